@@ -1,0 +1,1 @@
+"""erpsync: jobs that call APIs, on schedules, with tokens that hold."""

@@ -1,0 +1,1 @@
+"""Configuration: TOML with key positions, problems, fan-out over instances, secret references."""

@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values, pure rules and the error tree; standard library only."""

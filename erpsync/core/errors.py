@@ -1,0 +1,275 @@
+"""The error tree: every error says whether trying again can help and what an operator can do.
+
+    ErpsyncError                 .retryable  .hint
+    ├─ ConfigError               carries every Problem found
+    │  └─ SecretUnavailableError
+    ├─ IdentityError             DiscoveryError · TokenEndpointError
+    ├─ ErpNetError               instance, method, path
+    │  ├─ UnreachableError · ThrottledError · LicenseExhaustedError · ServerFaultError
+    │  └─ RejectedError          UnauthorizedError · ForbiddenError · NotFoundError · InvalidQueryError
+    │                            BusinessRuleError · ReadOnlyError
+    ├─ PluginError               PluginLoadError · InvalidSettingsError · TargetError
+    ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
+    ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
+    │                            OwnedElsewhereError · LostLeaseError
+    └─ NoDaemonError
+
+No message ever holds a secret or a token: errors are built from parts that cannot contain one, and what a
+foreign server says passes through the redactor before it is kept or shown.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from erpsync.core.problem import Problem
+
+
+class ErpsyncError(Exception):
+    """The root. `retryable`: may the same thing succeed later by itself? `hint`: what a person can do."""
+
+    retryable = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    @property
+    def message(self) -> str:
+        """What happened, in one sentence."""
+        return str(self.args[0])
+
+
+class ConfigError(ErpsyncError):
+    """The configuration cannot be used; `problems` holds all that was found, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = sum(problem.severity == "error" for problem in self.problems)
+        super().__init__(
+            f"the configuration has {count} error{'s' if count != 1 else ''}", hint="erpsync check"
+        )
+
+
+class SecretUnavailableError(ConfigError):
+    """A secret reference leads nowhere; parks the jobs that need it and nothing else."""
+
+    def __init__(self, message: str, *, hint: str = "", problems: Sequence[Problem] = ()) -> None:
+        super().__init__(problems)
+        self.args = (message,)
+        self.hint = hint
+
+
+class IdentityError(ErpsyncError):
+    """No valid token can be given for an identity."""
+
+
+class DiscoveryError(IdentityError):
+    """A server's own description cannot be had or contradicts itself."""
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
+
+
+class TokenEndpointError(IdentityError):
+    """The token endpoint refused or failed.
+
+    `error` and `description` are the server's own words (RFC 6749 section 5.2), `status` its HTTP status or
+    None where no answer came. `credentials` is true where the server refused who we are.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str = "",
+        description: str = "",
+        status: int | None = None,
+        retryable: bool = False,
+        credentials: bool = False,
+        retry_after: timedelta | None = None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.error = error
+        self.description = description
+        self.status = status
+        self.retryable = retryable
+        self.credentials = credentials
+        self.retry_after = retry_after
+
+
+class ErpNetError(ErpsyncError):
+    """An API call did not give what was asked; `where` is method and path, without a query."""
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.where = where
+
+
+class UnreachableError(ErpNetError):
+    """No answer, or half of one: connection, TLS, time-out, truncated body."""
+
+    retryable = True
+
+
+class ThrottledError(ErpNetError):
+    """The server asks to slow down (429); `retry_after` where it said how long."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", retry_after: timedelta | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.retry_after = retry_after
+
+
+class LicenseExhaustedError(ErpNetError):
+    """Every licence slot of the instance is taken; waiting minutes helps."""
+
+    retryable = True
+
+
+class ServerFaultError(ErpNetError):
+    """A 5xx without an ERP error object: the server, not the request."""
+
+    retryable = True
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", retry_after: timedelta | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.retry_after = retry_after
+
+
+class RejectedError(ErpNetError):
+    """The server understood and said no; the same request will be refused again.
+
+    `status` is the HTTP status, `code` and `type` are ERP.net's own, empty where it gave none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        status: int | None = None,
+        code: int | None = None,
+        type: str = "",  # noqa: A002 - ERP.net's field name
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.status = status
+        self.code = code
+        self.type = type
+
+
+class UnauthorizedError(RejectedError):
+    """The token is refused, a fresh one too."""
+
+
+class ForbiddenError(RejectedError):
+    """The identity may not do this (403, missing scope)."""
+
+
+class NotFoundError(RejectedError):
+    """No such entity set, row or path."""
+
+
+class InvalidQueryError(RejectedError):
+    """The query is malformed or uses what the server does not support."""
+
+
+class BusinessRuleError(RejectedError):
+    """An ERP.net rule forbids it; `code` 2029 is a validation, 2129 a duplicate."""
+
+
+class ReadOnlyError(RejectedError):
+    """Refused by us before it was sent: a dry run, or an instance with access = "read"."""
+
+
+class PluginError(ErpsyncError):
+    """A plugin cannot be used as configured."""
+
+
+class PluginLoadError(PluginError):
+    """A plugin is missing or broken."""
+
+
+class InvalidSettingsError(PluginError):
+    """The settings do not fit the plugin's model; `problems` as (key path, message) pairs."""
+
+    def __init__(self, message: str, *, problems: Sequence[tuple[str, str]] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+
+class TargetError(PluginError):
+    """The target database refuses; `retryable` where it is away or locked."""
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
+
+
+class RunError(ErpsyncError):
+    """An attempt did not end well."""
+
+
+class JobFailedError(RunError):
+    """The plugin failed; retryable as its cause is."""
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
+
+
+class AttemptTimedOutError(RunError):
+    """The attempt took longer than its time-out."""
+
+
+class ChildDiedError(RunError):
+    """The child process ended without a result: by a signal, by os._exit, or with a broken channel."""
+
+
+class RunCancelledError(RunError):
+    """Somebody asked for the end of the run, or the daemon is going down."""
+
+
+class StoreError(ErpsyncError):
+    """The state database cannot do what is asked."""
+
+
+class StoreUnavailableError(StoreError):
+    """Locked, full, away."""
+
+    retryable = True
+
+
+class StoreCorruptError(StoreError):
+    """The database file is damaged."""
+
+
+class SchemaMismatchError(StoreError):
+    """The schema is newer than this program."""
+
+
+class OwnedElsewhereError(StoreError):
+    """Another process owns the state; `owner` says which."""
+
+    retryable = True
+
+    def __init__(self, message: str, *, owner: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.owner = owner
+
+
+class LostLeaseError(StoreError):
+    """What we held is somebody else's now: stop, write nothing."""
+
+
+class NoDaemonError(ErpsyncError):
+    """No daemon answers on the control socket."""
+
+    retryable = True

@@ -1,0 +1,44 @@
+"""Removing secrets and tokens from text before anyone sees it."""
+
+import re
+
+_SHAPES = re.compile(
+    r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT
+    r"|enrt_[0-9A-Za-z]{8,}"  # an ERP.net reference token
+    r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}"
+    r"|(?i:\b(?:client_secret|refresh_token|access_token|code_verifier|client_assertion)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,}]+"
+    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # a password inside a URL
+)
+_MASK = "[redacted]"
+_SHORTEST = 6  # shorter values would tear ordinary words apart
+
+
+class Redactor:
+    """Knows the secret values of this process and removes them, and whatever looks like a token, from text.
+
+    One object is shared by everything that learns secrets and everything that writes text. Safe from several
+    threads: learning replaces one pattern by another.
+    """
+
+    def __init__(self) -> None:
+        self._known: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+
+    def learn(self, *values: str) -> None:
+        """From now on these values appear in no text that passes through here."""
+        fresh = {part for value in values for part in {value, *value.splitlines()} if len(part) >= _SHORTEST}
+        if fresh <= self._known:
+            return
+        self._known |= fresh
+        longest_first = sorted(self._known, key=len, reverse=True)
+        self._pattern = re.compile("|".join(re.escape(value) for value in longest_first))
+
+    def known(self) -> tuple[str, ...]:
+        """The values learnt so far, to hand to a child process over its private channel."""
+        return tuple(self._known)
+
+    def __call__(self, text: str) -> str:
+        """`text` without secrets."""
+        if self._pattern is not None:
+            text = self._pattern.sub(_MASK, text)
+        return _SHAPES.sub(_MASK, text)

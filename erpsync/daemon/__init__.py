@@ -1,0 +1,1 @@
+"""Composition and life cycle: the one place that knows everyone."""

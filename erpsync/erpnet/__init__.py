@@ -1,0 +1,1 @@
+"""The ERP.net client and the authorised transport under it; knows no identity."""

@@ -1,0 +1,1 @@
+"""Token sources: discovery, Client Credentials, one token manager an identity."""

@@ -1,0 +1,1 @@
+"""Log lines, metrics and health, fed by events."""

@@ -1,0 +1,1 @@
+"""The public plugin contract, discovery, context and sinks."""

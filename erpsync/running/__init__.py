@@ -1,0 +1,1 @@
+"""Takes pending runs: attempts, time-outs, retry, child processes, recovery."""

@@ -1,0 +1,1 @@
+"""Triggers, the pure planner and the engine; only writes pending runs."""

@@ -1,0 +1,1 @@
+"""The kit for plugin authors: a sandbox, run_job, fault scripts."""
