@@ -1,0 +1,510 @@
+"""The run ledger: the operations that move runs and attempts, and the queries that show them.
+
+Scheduling inserts runs, running begins and ends their attempts; both meet only here. Operations run in the
+store's writer (see `state.Store`), queries anywhere.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Insert, Row, bindparam, case, func, insert, literal_column, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from erpsync.core.errors import ErpsyncError, LostLeaseError
+from erpsync.core.run import (
+    Attempt,
+    AttemptOutcome,
+    Counts,
+    Outcome,
+    Run,
+    RunFailure,
+    RunTrigger,
+    State,
+)
+from erpsync.store import schema
+
+_RUN = schema.run.c
+_ATTEMPT = schema.attempt.c
+_COUNTS = Counts.__slots__
+_STARTABLE = (State.PENDING.value, State.WAITING.value)
+
+
+# -- what the other rooms ask for -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Start the next attempt of a run that is pending or waiting."""
+
+    run_id: str
+    owner: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """End attempt `number` of a running run and say where the run goes.
+
+    `state` FINISHED needs `run_outcome`; PENDING or WAITING may have `next_attempt_at`. With `store_cursor` the
+    value of `cursor_after` becomes the job's cursor in the same transaction. An attempt that was interrupted or
+    lost is not charged.
+    """
+
+    run_id: str
+    number: int
+    at: datetime
+    outcome: AttemptOutcome
+    state: State
+    run_outcome: Outcome | None = None
+    reason: str | None = None
+    waiting_for: str | None = None
+    next_attempt_at: datetime | None = None
+    counts: Counts = Counts()
+    error: RunFailure | None = None
+    cursor_before: str | None = None
+    cursor_after: str | None = None
+    store_cursor: bool = False
+    uncharged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A run that has not started waits for something; None: it is pending again."""
+
+    run_id: str
+    waiting_for: str | None
+    next_attempt_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End a run that is not running: cancelled, abandoned, missed, skipped."""
+
+    run_id: str
+    outcome: Outcome
+    at: datetime
+    reason: str | None = None
+    error: RunFailure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A finished range of skips or misses takes in more fire times."""
+
+    run_id: str
+    fire_until: datetime
+    fire_count: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs to list; what is None or empty does not restrict. `since` compares the time of writing."""
+
+    jobs: tuple[str, ...] | None = None
+    outcomes: tuple[Outcome, ...] = ()
+    states: tuple[State, ...] = ()
+    since: datetime | None = None
+    limit: int = 50
+
+
+# -- operations --------------------------------------------------------------------------------------
+
+
+def insert_runs(connection: Connection, runs: Sequence[Run]) -> list[bool]:
+    """Write runs whose (job, claim) is new; the others are already somebody's and change nothing."""
+    if not runs:
+        return []
+    rows = [_run_values(run) for run in runs]
+    if connection.execute(_insert_new(connection), rows).rowcount == len(rows):
+        return [True] * len(rows)
+    written = set(connection.scalars(select(_RUN.id).where(_RUN.id.in_([run.id for run in runs]))))
+    return [run.id in written for run in runs]
+
+
+def grow_runs(connection: Connection, growths: Sequence[Growth]) -> list[None]:
+    """Let ranges of skips and misses grow."""
+    if growths:
+        rows = [
+            {"key": growth.run_id, "until": growth.fire_until, "count": growth.fire_count, "at": growth.at}
+            for growth in growths
+        ]
+        connection.execute(_GROW, rows)
+    return [None] * len(growths)
+
+
+def begin_attempts(connection: Connection, begins: Sequence[Begin]) -> list[Attempt | None]:
+    """Move runs to running and open their attempts; None for a run that may not start any more."""
+    found = select(_RUN.id, _RUN.attempts).where(
+        _RUN.id.in_([begin.run_id for begin in begins]), _RUN.state.in_(_STARTABLE)
+    )
+    startable: dict[str, int] = {row.id: row.attempts for row in connection.execute(found)}
+    attempts: list[Attempt | None] = []
+    for begin in begins:
+        number = startable.pop(begin.run_id, None)
+        attempts.append(None if number is None else Attempt(begin.run_id, number + 1, begin.owner, begin.at))
+    rows = [
+        {"key": attempt.run_id, "number": attempt.number, "at": attempt.started_at, "by": attempt.owner}
+        for attempt in attempts
+        if attempt is not None
+    ]
+    if rows:
+        connection.execute(_BEGIN_RUN, rows)
+        connection.execute(_BEGIN_ATTEMPT, rows)
+    return attempts
+
+
+def end_attempts(connection: Connection, ends: Sequence[End]) -> list[Run]:
+    """Close attempts and move their runs on; the runs as they now are, in the order asked.
+
+    Raises:
+        LostLeaseError: an attempt is not the open one of its run.
+    """
+    rows = [_end_values(end) for end in ends]
+    if connection.execute(_END_RUN, rows).rowcount != len(rows):
+        raise LostLeaseError(
+            "the run is not ours any more", hint="was the state restored or moved meanwhile?"
+        )
+    connection.execute(_END_ATTEMPT, rows)
+    for end in ends:
+        if end.store_cursor and end.cursor_after is not None:
+            _store_cursor(connection, end)
+    by_id = _runs_by_id(connection, [end.run_id for end in ends])
+    return [by_id[end.run_id] for end in ends]
+
+
+def set_waiting(connection: Connection, waits: Sequence[Wait]) -> list[None]:
+    """Say what runs that have not started wait for."""
+    rows = [
+        {
+            "key": wait.run_id,
+            "to": State.WAITING.value if wait.waiting_for else State.PENDING.value,
+            "what": wait.waiting_for,
+            "next": wait.next_attempt_at,
+        }
+        for wait in waits
+    ]
+    connection.execute(_WAIT, rows)
+    return [None] * len(waits)
+
+
+def finish_runs(connection: Connection, finishes: Sequence[Finish]) -> list[Run | None]:
+    """End runs that are pending or waiting; None for one that has started or ended meanwhile."""
+    ids = [finish.run_id for finish in finishes]
+    found = select(_RUN.id).where(_RUN.id.in_(ids), _RUN.state.in_(_STARTABLE))
+    open_ids = set(connection.scalars(found))
+    rows = [
+        {
+            "key": finish.run_id,
+            "how": finish.outcome.value,
+            "why": finish.reason,
+            "at": finish.at,
+            **_error_values(finish.error, "e_"),
+        }
+        for finish in finishes
+        if finish.run_id in open_ids
+    ]
+    if rows:
+        connection.execute(_FINISH, rows)
+    by_id = _runs_by_id(connection, list(open_ids))
+    return [by_id.get(run_id) for run_id in ids]
+
+
+_GROW = (
+    update(schema.run)
+    .where(_RUN.id == bindparam("key"))
+    .values(fire_until=bindparam("until"), fire_count=bindparam("count"), finished_at=bindparam("at"))
+)
+_BEGIN_RUN = (
+    update(schema.run)
+    .where(_RUN.id == bindparam("key"))
+    .values(
+        state=State.RUNNING.value,
+        attempts=bindparam("number"),
+        started_at=func.coalesce(_RUN.started_at, bindparam("at", type_=schema.Instant())),
+        owner=bindparam("by"),
+        waiting_for=None,
+        next_attempt_at=None,
+    )
+)
+_BEGIN_ATTEMPT = insert(schema.attempt).values(
+    run_id=bindparam("key"), number=bindparam("number"), owner=bindparam("by"), started_at=bindparam("at")
+)
+_END_RUN = (
+    update(schema.run)
+    .where(
+        _RUN.id == bindparam("key"), _RUN.attempts == bindparam("number_"), _RUN.state == State.RUNNING.value
+    )
+    .values(
+        state=bindparam("to"),
+        outcome=bindparam("how"),
+        reason=bindparam("why"),
+        waiting_for=bindparam("what"),
+        next_attempt_at=bindparam("next"),
+        finished_at=case(
+            (bindparam("to") == State.FINISHED.value, bindparam("at", type_=schema.Instant())), else_=None
+        ),
+        uncharged=_RUN.uncharged + bindparam("free"),
+        losses=_RUN.losses + bindparam("lost"),
+        owner=None,
+        cursor_before=func.coalesce(_RUN.cursor_before, bindparam("c_before")),
+        cursor_after=bindparam("c_after"),
+        error_type=bindparam("e_type"),
+        error_message=bindparam("e_message"),
+        error_hint=bindparam("e_hint"),
+        **{name: bindparam(f"n_{name}") for name in _COUNTS},
+    )
+)
+_END_ATTEMPT = (
+    update(schema.attempt)
+    .where(_ATTEMPT.run_id == bindparam("key"), _ATTEMPT.number == bindparam("number_"))
+    .values(
+        finished_at=bindparam("at"),
+        outcome=bindparam("ended"),
+        error_type=bindparam("e_type"),
+        error_message=bindparam("e_message"),
+        error_hint=bindparam("e_hint"),
+    )
+)
+_WAIT = (
+    update(schema.run)
+    .where(_RUN.id == bindparam("key"), _RUN.state.in_(_STARTABLE))
+    .values(state=bindparam("to"), waiting_for=bindparam("what"), next_attempt_at=bindparam("next"))
+)
+_FINISH = (
+    update(schema.run)
+    .where(_RUN.id == bindparam("key"))
+    .values(
+        state=State.FINISHED.value,
+        outcome=bindparam("how"),
+        reason=bindparam("why"),
+        finished_at=bindparam("at"),
+        waiting_for=None,
+        next_attempt_at=None,
+        error_type=bindparam("e_type"),
+        error_message=bindparam("e_message"),
+        error_hint=bindparam("e_hint"),
+    )
+)
+
+
+def _insert_new(connection: Connection) -> Insert:
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"])
+    return sqlite.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"])
+
+
+def _end_values(end: End) -> dict[str, Any]:
+    return {
+        "key": end.run_id,
+        "number_": end.number,
+        "at": end.at,
+        "ended": end.outcome.value,
+        "to": end.state.value,
+        "how": end.run_outcome.value if end.run_outcome else None,
+        "why": end.reason,
+        "what": end.waiting_for,
+        "next": end.next_attempt_at,
+        "free": int(end.uncharged or end.outcome in (AttemptOutcome.INTERRUPTED, AttemptOutcome.LOST)),
+        "lost": int(end.outcome is AttemptOutcome.LOST),
+        "c_before": end.cursor_before,
+        "c_after": end.cursor_after,
+        **_error_values(end.error, "e_"),
+        **{f"n_{name}": getattr(end.counts, name) for name in _COUNTS},
+    }
+
+
+def _error_values(error: RunFailure | None, prefix: str) -> dict[str, str | None]:
+    return {
+        f"{prefix}type": error.type if error else None,
+        f"{prefix}message": error.message if error else None,
+        f"{prefix}hint": error.hint if error else None,
+    }
+
+
+def _store_cursor(connection: Connection, end: End) -> None:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    job = select(_RUN.job).where(_RUN.id == end.run_id).scalar_subquery()
+    values = {"value": end.cursor_after, "run_id": end.run_id, "updated_at": end.at}
+    connection.execute(
+        dialect.insert(schema.cursor)
+        .values(job=job, **values)
+        .on_conflict_do_update(index_elements=["job"], set_=values)
+    )
+
+
+# -- queries -----------------------------------------------------------------------------------------
+
+
+class AmbiguousRunError(ErpsyncError):
+    """More than one run begins with the given letters."""
+
+
+def find_run(connection: Connection, id_or_prefix: str) -> Run | None:
+    """The run with this id, or the only one whose id begins so.
+
+    Raises:
+        AmbiguousRunError: several begin so.
+    """
+    last = id_or_prefix + "\U0010ffff"
+    query = select(schema.run).where(_RUN.id >= id_or_prefix, _RUN.id < last).order_by(_RUN.id).limit(2)
+    rows = connection.execute(query).all()
+    if len(rows) > 1 and rows[0].id != id_or_prefix:
+        raise AmbiguousRunError(f'several runs begin with "{id_or_prefix}"', hint="type more of the id")
+    return _run(rows[0]) if rows else None
+
+
+def list_runs(connection: Connection, which: RunFilter) -> list[Run]:
+    """Runs, the newest first."""
+    query = select(schema.run).order_by(_RUN.seq.desc()).limit(which.limit)
+    if which.jobs is not None:
+        query = query.where(_RUN.job.in_(which.jobs))
+    if which.outcomes:
+        query = query.where(_RUN.outcome.in_([outcome.value for outcome in which.outcomes]))
+    if which.states:
+        query = query.where(_RUN.state.in_([state.value for state in which.states]))
+    if which.since is not None:
+        query = query.where(_RUN.created_at >= which.since)
+    return [_run(row) for row in connection.execute(query)]
+
+
+def list_attempts(connection: Connection, run_id: str) -> list[Attempt]:
+    """The attempts of a run, the first one first."""
+    query = select(schema.attempt).where(_ATTEMPT.run_id == run_id).order_by(_ATTEMPT.number)
+    return [_attempt(row) for row in connection.execute(query)]
+
+
+def unfinished_runs(connection: Connection) -> list[Run]:
+    """Everything pending, waiting or running, the oldest first."""
+    query = select(schema.run).where(literal_column("state <> 'finished'")).order_by(_RUN.seq)
+    return [_run(row) for row in connection.execute(query)]
+
+
+def live_counts(connection: Connection) -> dict[str, int]:
+    """How many runs of each job are claimed and not finished; jobs without any are absent."""
+    query = (
+        select(_RUN.job, func.count().label("live"))
+        .where(literal_column("state <> 'finished'"))
+        .group_by(_RUN.job)
+    )
+    return {row.job: row.live for row in connection.execute(query)}
+
+
+def last_runs(connection: Connection, jobs: Iterable[str]) -> dict[str, Run]:
+    """The newest run of each of these jobs; jobs that never had one are absent."""
+    query = select(schema.run).where(_RUN.job == bindparam("name")).order_by(_RUN.seq.desc()).limit(1)
+    found = {job: connection.execute(query, {"name": job}).first() for job in jobs}
+    return {job: _run(row) for job, row in found.items() if row is not None}
+
+
+def last_successes(connection: Connection) -> dict[str, datetime]:
+    """When each job last succeeded; reads the whole ledger, for start-up and reports."""
+    query = (
+        select(_RUN.job, func.max(_RUN.finished_at, type_=schema.Instant()).label("at"))
+        .where(_RUN.outcome == Outcome.SUCCEEDED.value)
+        .group_by(_RUN.job)
+    )
+    return {row.job: row.at for row in connection.execute(query)}
+
+
+def read_cursor(connection: Connection, job: str) -> str | None:
+    """The cursor that the job's last success left."""
+    return connection.scalar(select(schema.cursor.c.value).where(schema.cursor.c.job == job))
+
+
+def _runs_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
+    rows = connection.execute(select(schema.run).where(_RUN.id.in_(ids)))
+    return {row.id: _run(row) for row in rows}
+
+
+def _run_values(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "job": run.job,
+        "claim": run.claim,
+        "plugin": run.plugin,
+        "trigger": run.trigger.value,
+        "created_at": run.created_at,
+        "instance": run.instance,
+        "identity": run.identity,
+        "fire_at": run.fire_at,
+        "fire_until": run.fire_until,
+        "fire_count": run.fire_count,
+        "state": run.state.value,
+        "waiting_for": run.waiting_for,
+        "outcome": run.outcome.value if run.outcome else None,
+        "reason": run.reason,
+        "attempts": run.attempts,
+        "uncharged": run.uncharged,
+        "losses": run.losses,
+        "started_at": run.started_at,
+        "finished_at": run.finished_at,
+        "next_attempt_at": run.next_attempt_at,
+        "cursor_before": run.cursor_before,
+        "cursor_after": run.cursor_after,
+        "requested_by": run.requested_by,
+        "retry_of": run.retry_of,
+        "params": json.dumps(dict(run.params)) if run.params else None,
+        "priority": run.priority,
+        "owner": run.owner,
+        **_error_values(run.error, "error_"),
+        **run.counts.document(),
+    }
+
+
+def _run(row: Row[Any]) -> Run:
+    values = row._mapping
+    return Run(
+        id=values["id"],
+        job=values["job"],
+        claim=values["claim"],
+        plugin=values["plugin"],
+        trigger=RunTrigger(values["trigger"]),
+        created_at=values["created_at"],
+        instance=values["instance"],
+        identity=values["identity"],
+        fire_at=values["fire_at"],
+        fire_until=values["fire_until"],
+        fire_count=values["fire_count"],
+        state=State(values["state"]),
+        waiting_for=values["waiting_for"],
+        outcome=Outcome(values["outcome"]) if values["outcome"] else None,
+        reason=values["reason"],
+        attempts=values["attempts"],
+        uncharged=values["uncharged"],
+        losses=values["losses"],
+        started_at=values["started_at"],
+        finished_at=values["finished_at"],
+        next_attempt_at=values["next_attempt_at"],
+        counts=Counts(**{name: values[name] for name in _COUNTS}),
+        cursor_before=values["cursor_before"],
+        cursor_after=values["cursor_after"],
+        error=_failure(values),
+        requested_by=values["requested_by"],
+        retry_of=values["retry_of"],
+        params=json.loads(values["params"]) if values["params"] else {},
+        priority=values["priority"],
+        owner=values["owner"],
+    )
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    values = row._mapping
+    return Attempt(
+        run_id=values["run_id"],
+        number=values["number"],
+        owner=values["owner"],
+        started_at=values["started_at"],
+        finished_at=values["finished_at"],
+        outcome=AttemptOutcome(values["outcome"]) if values["outcome"] else None,
+        error=_failure(values),
+    )
+
+
+def _failure(values: Any) -> RunFailure | None:
+    if values["error_type"] is None:
+        return None
+    return RunFailure(values["error_type"], values["error_message"] or "", values["error_hint"] or "")

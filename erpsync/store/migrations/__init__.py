@@ -1,0 +1,1 @@
+"""Versions of the state database's schema, applied by Alembic."""

@@ -1,0 +1,61 @@
+"""The owner's lock: one process writes a state; whoever comes second is told who."""
+
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from erpsync.core.errors import OwnedElsewhereError
+
+
+class OwnerLock:
+    """An exclusive lock beside the state database; the kernel frees it however its holder ends."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state.with_name(state.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self, purpose: str) -> None:
+        """Become the owner; `purpose` ("daemon", "run products") is shown to whoever comes second.
+
+        Raises:
+            OwnedElsewhereError: somebody else is; retryable.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = _describe(os.pread(descriptor, 4096, 0))
+            os.close(descriptor)
+            raise OwnedElsewhereError(
+                f"the state {self._path.with_suffix('')} is owned by {owner}",
+                owner=owner,
+                hint="ask it (erpsync status), or wait until it has ended",
+            ) from error
+        note = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "purpose": purpose,
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Stop being the owner; the file stays, for a lock file that is deleted can be locked twice."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _describe(note: bytes) -> str:
+    try:
+        owner = json.loads(note)
+        return f"{owner['purpose']} (pid {owner['pid']} on {owner['host']}, since {owner['since']})"
+    except (ValueError, KeyError, TypeError):
+        return "another process"

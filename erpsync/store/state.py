@@ -1,0 +1,264 @@
+"""The state database: opening it, one writer thread with group commit, readers beside it.
+
+Whatever is queued while a transaction commits goes into the next one, so durability is paid once for many.
+SQLite runs in WAL mode with synchronous=FULL: what `write` returned survives a power cut.
+"""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from erpsync.core.errors import (
+    ErpsyncError,
+    SchemaMismatchError,
+    StoreCorruptError,
+    StoreError,
+    StoreUnavailableError,
+)
+from erpsync.store.schema import REVISION
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+Arguments = ParamSpec("Arguments")
+_Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
+_GROUP = 1000  # items in one transaction at most, so that none waits long
+
+
+class Store:
+    """The state of one daemon.
+
+    An *operation* is a module-level function `(connection, items) -> results`, one result an item. All that is
+    queued runs in one transaction, grouped by operation, and may run twice (alone, after a neighbour failed), so
+    it has no effect outside the database. A *query* is `(connection, *args) -> result`.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        self.path = path
+        self._readers = _engine(path, begin="BEGIN", read_only=True)
+        self._writers = None if read_only else _engine(path, begin="BEGIN IMMEDIATE", read_only=False)
+        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """Open the database, create it (mode 0600) and bring its schema up to date unless `read_only`.
+
+        Raises:
+            StoreUnavailableError: missing (read_only), locked, no room; retryable.
+            StoreCorruptError, SchemaMismatchError: not retryable.
+        """
+        if read_only and not path.exists():
+            raise StoreUnavailableError(
+                f"there is no state at {path} yet", hint="start the daemon: erpsync daemon"
+            )
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        store = cls(path, read_only=read_only)
+        try:
+            store._prepare()
+        except (SQLAlchemyError, ErpsyncError) as error:
+            store.close()
+            if isinstance(error, ErpsyncError):
+                raise
+            raise _translated(error, path) from error
+        return store
+
+    def submit(self, operation: _Operation, item: Any) -> "Future[Any]":
+        """Queue one item; the future is resolved after the commit, or with a StoreError."""
+        task = _Task(operation, item)
+        self._queue.put(task)
+        return task.future
+
+    async def write(
+        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Answer]], item: Item
+    ) -> Answer:
+        """Do one item durably. A cancelled caller may find it done nevertheless."""
+        result: Answer = await asyncio.wrap_future(self.submit(operation, item))
+        return result
+
+    def write_now(
+        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Answer]], item: Item
+    ) -> Answer:
+        """`write` for callers without an event loop."""
+        result: Answer = self.submit(operation, item).result()
+        return result
+
+    async def read(
+        self,
+        query: Callable[Concatenate[Connection, Arguments], Answer],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Answer:
+        """Run a query in a thread."""
+        return await asyncio.to_thread(lambda: self.read_now(query, *args, **kwargs))
+
+    def read_now(
+        self,
+        query: Callable[Concatenate[Connection, Arguments], Answer],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Answer:
+        """Run a query here and now, on a consistent snapshot."""
+        try:
+            with self._readers.begin() as connection:
+                return query(connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise _translated(error, self.path) from error
+
+    def close(self) -> None:
+        """Commit what is queued, then close. Closing twice is fine."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+        for engine in (self._readers, self._writers):
+            if engine is not None:
+                engine.dispose()
+
+    def _prepare(self) -> None:
+        if self._writers is None:
+            with self._readers.begin() as connection:
+                _require_revision(connection, _revision(connection))
+            return
+        with self._writers.begin() as connection:
+            found = _revision(connection)
+            if found != REVISION:
+                _upgrade(connection, found)
+        self._thread = threading.Thread(target=self._write_loop, name="erpsync-store", daemon=True)
+        self._thread.start()
+
+    def _write_loop(self) -> None:
+        assert self._writers is not None
+        open_end = True
+        while open_end:
+            tasks: list[_Task] = []
+            task = self._queue.get()
+            while task is not None:
+                tasks.append(task)
+                if self._queue.empty() or len(tasks) >= _GROUP:
+                    break
+                task = self._queue.get()
+            open_end = task is not None
+            if tasks:
+                self._commit(self._writers, tasks)
+
+    def _commit(self, engine: Engine, tasks: "list[_Task]") -> None:
+        """One transaction for all; where it fails, one for each, so that a bad item harms nobody else."""
+        groups: dict[_Operation, list[_Task]] = {}
+        for task in tasks:
+            groups.setdefault(task.operation, []).append(task)
+        results: list[tuple[_Task, Any]] = []
+        try:
+            with engine.begin() as connection:
+                for operation, group in groups.items():
+                    answers = operation(connection, [task.item for task in group])
+                    results += zip(group, answers, strict=True)
+        except Exception as error:  # noqa: BLE001 - whatever an operation raises belongs to its caller
+            if len(tasks) > 1 and not isinstance(error, OperationalError):
+                for task in tasks:
+                    self._commit(engine, [task])
+            else:  # one alone, or the database itself: locked, full
+                for task in tasks:
+                    task.fail(error, self.path)
+            return
+        for task, answer in results:
+            task.future.set_result(answer)
+
+
+class _Task:
+    """One queued item and the future of its answer."""
+
+    __slots__ = ("future", "item", "operation")
+
+    def __init__(self, operation: _Operation, item: Any) -> None:
+        self.operation = operation
+        self.item = item
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # a queued write cannot be taken back
+
+    def fail(self, error: Exception, path: Path) -> None:
+        self.future.set_exception(_translated(error, path) if isinstance(error, SQLAlchemyError) else error)
+
+
+def _engine(path: Path, *, begin: str, read_only: bool) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10, "check_same_thread": False})
+
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            if read_only and pragma.startswith("journal"):
+                continue
+            connection.execute(f"PRAGMA {pragma}")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    value = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if value is None else str(value)
+
+
+def _require_revision(connection: Connection, found: str | None) -> None:
+    if found is None:
+        raise StoreUnavailableError("the state database is empty", hint="start the daemon: erpsync daemon")
+    if found != REVISION:
+        raise (
+            _newer(found)
+            if found > REVISION
+            else StoreUnavailableError(
+                f"the state database has the older schema {found}",
+                hint="the daemon upgrades it when it starts",
+            )
+        )
+
+
+def _upgrade(connection: Connection, found: str | None) -> None:
+    if found is not None and found > REVISION:
+        raise _newer(found)
+    from alembic import command  # a quarter of a second, needed once a version
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _newer(found: str) -> SchemaMismatchError:
+    return SchemaMismatchError(
+        f"the state database has schema {found}, this erpsync knows {REVISION} at most",
+        hint="run the newer erpsync that wrote it",
+    )
+
+
+def _translated(error: Exception, path: Path) -> StoreError:
+    """A database library's error in our words; parameters, which may hold data, stay out."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    words = str(cause)
+    if "malformed" in words or "not a database" in words:
+        return StoreCorruptError(
+            f"the state database {path} is damaged: {words}", hint="restore a copy of the file"
+        )
+    if "locked" in words or "busy" in words:
+        return StoreUnavailableError("the state database is locked", hint="is another program writing to it?")
+    if "full" in words:
+        return StoreUnavailableError("no room for the state database", hint=f"free space for {path.parent}")
+    if isinstance(cause, sqlite3.OperationalError):
+        return StoreUnavailableError(f"the state database cannot be used: {words}", hint=f"look at {path}")
+    return StoreError(f"the state database refused: {words}")

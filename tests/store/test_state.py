@@ -1,0 +1,115 @@
+"""The store: opening, group commit, durability, failures."""
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+
+from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreUnavailableError
+from erpsync.store.schema import REVISION, metadata
+from erpsync.store.state import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(tmp_path / "state.db")
+    yield store
+    store.close()
+
+
+def note(connection: Connection, items: list[str]) -> list[int]:
+    """An operation that writes a cursor an item and answers how many came together."""
+    for item in items:
+        if item == "bad":
+            raise ValueError("a bad item")
+        statement = text("INSERT INTO cursor VALUES (:job, 'v', 'r', 0)")
+        connection.execute(statement, {"job": item})
+    return [len(items)] * len(items)
+
+
+def count(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM cursor")).scalar_one())
+
+
+def test_what_is_queued_together_is_committed_together(store: Store) -> None:
+    """Items that wait behind a commit share the next transaction."""
+    futures = [store.submit(note, f"job-{number}") for number in range(500)]
+    wait(futures)
+    assert max(future.result() for future in futures) > 1
+    assert store.read_now(count) == 500
+
+
+def test_a_bad_item_harms_nobody_else(store: Store) -> None:
+    """An operation that raises fails its own item only."""
+    futures = [store.submit(note, name) for name in ("one", "bad", "two", "three")]
+    wait(futures)
+    assert [future.exception() is None for future in futures] == [True, False, True, True]
+    assert store.read_now(count) == 3
+
+
+def test_what_was_answered_is_there_after_closing(tmp_path: Path) -> None:
+    """A second process finds everything that was committed, in a file only its owner can read."""
+    path = tmp_path / "deep" / "state.db"
+    first = Store.open(path)
+    first.write_now(note, "kept")
+    first.close()
+    first.close()
+    second = Store.open(path, read_only=True)
+    assert second.read_now(count) == 1
+    second.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_reader_cannot_write(store: Store) -> None:
+    """Queries run on a connection that refuses to change anything."""
+    with pytest.raises(StoreUnavailableError):
+        store.read_now(note, ["sneaky"])
+
+
+def test_the_migrations_make_what_the_tables_say(store: Store) -> None:
+    """Every table and column of the schema module exists after the migrations."""
+    connection = sqlite3.connect(store.path)
+    for table in metadata.sorted_tables:
+        found = [row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")]
+        assert found == [column.name for column in table.columns]
+    connection.close()
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    """A database of a later erpsync is left alone."""
+    path = tmp_path / "state.db"
+    Store.open(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(SchemaMismatchError, match=f"9999, this erpsync knows {REVISION}"):
+        Store.open(path)
+    with pytest.raises(SchemaMismatchError):
+        Store.open(path, read_only=True)
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    """Garbage in place of a database is an error that says so."""
+    path = tmp_path / "state.db"
+    path.write_bytes(b"this is not a database" * 1000)
+    with pytest.raises(StoreCorruptError, match="damaged"):
+        Store.open(path)
+
+
+def test_reading_before_any_state_says_what_to_do(tmp_path: Path) -> None:
+    """Opening nothing for reading creates nothing and hints at the daemon."""
+    with pytest.raises(StoreUnavailableError) as caught:
+        Store.open(tmp_path / "none.db", read_only=True)
+    assert "daemon" in caught.value.hint
+    assert not (tmp_path / "none.db").exists()
+
+
+async def test_writes_are_awaited(store: Store) -> None:
+    """`write` answers after the commit."""
+    assert await store.write(note, "async") == 1
+    assert await store.read(count) == 1
