@@ -1,0 +1,125 @@
+"""The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
+
+from collections.abc import Mapping
+from typing import Annotated, Protocol
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from erpsync.control.selection import UnknownJobError
+from erpsync.core.errors import ErpsyncError
+from erpsync.core.event import Emit
+from erpsync.core.run import Run
+from erpsync.version import __version__
+
+Document = dict[str, object]
+
+
+class UnknownRunError(ErpsyncError):
+    """The ledger has no such run."""
+
+
+class Parameters(BaseModel):
+    """What a run is asked to do differently; such a run never moves the watermark."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    set: dict[str, object] = Field(default_factory=dict, description="settings by key, dotted for tables")
+    dry_run: bool = False
+
+
+class RunRequest(BaseModel):
+    """A run to be claimed now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job: str = Field(description="the name of one job")
+    params: Parameters = Parameters()
+
+
+class Controls(Protocol):
+    """What the daemon lets itself be asked and told."""
+
+    def status(self) -> Document:
+        """What is true now; see the `status` command."""
+        ...
+
+    def identities(self) -> list[Document]:
+        """The state of every identity in use, without any token."""
+        ...
+
+    async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
+        """Claim a run of `job` now. UnknownJobError, StoreError."""
+        ...
+
+    async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
+        """A run and its progress (done, total), after its end or `wait` seconds. UnknownRunError."""
+        ...
+
+    async def cancel(self, run_id: str, requested_by: str) -> bool:
+        """End a run that has not ended; False where there is nothing to end."""
+        ...
+
+
+def control_application(controls: Controls, emit: Emit) -> FastAPI:
+    """The ASGI application; `request.client.host` is who asks. Errors are {error: {type, message, hint}}."""
+    app = FastAPI(title="erpsync control API", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/status", summary="What is true now")
+    async def status() -> Document:
+        return controls.status()
+
+    @app.get("/identities", summary="The state of every identity")
+    async def identities() -> list[Document]:
+        return controls.identities()
+
+    @app.post("/runs", status_code=201, summary="Claim a run now")
+    async def claim(request: Request, wish: RunRequest) -> Document:
+        params = {key: value for key, value in wish.params.model_dump().items() if value}
+        run = await controls.claim(wish.job, params, _peer(request))
+        return run.document()
+
+    @app.get("/runs/{run_id}", summary="A run with its progress, after its end or after `wait` seconds")
+    async def find(run_id: str, wait: Annotated[float, Query(ge=0, le=30)] = 0) -> Document:
+        run, progress = await controls.find(run_id, wait)
+        shown = None if progress is None else {"done": progress[0], "total": progress[1]}
+        return run.document() | {"progress": shown}
+
+    @app.post("/runs/{run_id}/cancel", summary="End a run")
+    async def cancel(request: Request, run_id: str) -> Document:
+        return {"cancelled": await controls.cancel(run_id, _peer(request))}
+
+    @app.exception_handler(ErpsyncError)
+    async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:
+        missing = isinstance(error, UnknownJobError | UnknownRunError)
+        status = 404 if missing else 503 if error.retryable else 409
+        return _answer(status, type(error).__name__, error.message, error.hint)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+        places = ", ".join(".".join(str(part) for part in each["loc"]) for each in error.errors())
+        return _answer(
+            422, "InvalidRequestError", f"the request is not understood: {places}", "/openapi.json"
+        )
+
+    @app.exception_handler(HTTPException)
+    async def unknown(_request: Request, error: HTTPException) -> JSONResponse:
+        return _answer(error.status_code, "InvalidRequestError", error.detail, "/openapi.json")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        emit("control.failed", level="error", path=request.url.path, error_type=type(error).__name__)
+        return _answer(500, type(error).__name__, "a fault of erpsync itself", "the daemon's log")
+
+    return app
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+def _answer(status: int, kind: str, message: str, hint: str) -> JSONResponse:
+    return JSONResponse({"error": {"type": kind, "message": message, "hint": hint}}, status)

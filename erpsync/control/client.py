@@ -1,0 +1,107 @@
+"""The commands' side of the control API."""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2
+
+from erpsync.control.selection import UnknownJobError
+from erpsync.core.errors import ErpsyncError, NoDaemonError
+
+_PATIENCE = 10.0  # seconds for an answer, beyond the wait that was asked for
+
+
+class ControlRefusedError(ErpsyncError):
+    """The rights on the control socket do not let this user in."""
+
+
+class DaemonRefusedError(ErpsyncError):
+    """The daemon answered no; `kind` is the class of its error."""
+
+    def __init__(self, message: str, *, kind: str, retryable: bool, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+        self.retryable = retryable
+
+
+class ControlClient:
+    """Asks the daemon that listens on the socket `path`.
+
+    Every call raises NoDaemonError where none listens, ControlRefusedError where we may not ask,
+    UnknownJobError or DaemonRefusedError where the daemon says no.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._socket = path
+        transport = httpx2.HTTPTransport(uds=str(path))
+        self._http = httpx2.Client(transport=transport, base_url="http://daemon", timeout=_PATIENCE)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def status(self) -> dict[str, Any]:
+        """What is true now."""
+        status: dict[str, Any] = self._ask("GET", "/status")
+        return status
+
+    def claim(self, job: str, params: Mapping[str, object]) -> dict[str, Any]:
+        """Claim a run of `job`; the run as a document."""
+        run: dict[str, Any] = self._ask("POST", "/runs", json={"job": job, "params": dict(params)})
+        return run
+
+    def find(self, run_id: str, wait: float = 0) -> dict[str, Any]:
+        """The run and its `progress` {done, total} or None, after its end or `wait` seconds (30 at most)."""
+        timeout = _PATIENCE + wait
+        run: dict[str, Any] = self._ask("GET", f"/runs/{run_id}", params={"wait": wait}, timeout=timeout)
+        return run
+
+    def cancel(self, run_id: str) -> bool:
+        """End a run; False where it has ended already."""
+        return bool(self._ask("POST", f"/runs/{run_id}/cancel")["cancelled"])
+
+    def _ask(self, method: str, path: str, **request: Any) -> Any:
+        self._knock()
+        try:
+            answer = self._http.request(method, path, **request)
+        except httpx2.TransportError as error:
+            raise self._nobody() from error
+        if answer.is_success:
+            return answer.json()
+        raise _refusal(answer)
+
+    def _knock(self) -> None:
+        """Tell "no daemon" from "no right", which the HTTP library's errors do not."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self._socket))
+            except PermissionError as error:
+                hint = "join the group of [control], or use sudo"
+                raise ControlRefusedError(f"you have no right to use {self._socket}", hint=hint) from error
+            except OSError as error:
+                raise self._nobody() from error
+
+    def _nobody(self) -> NoDaemonError:
+        return NoDaemonError(f"no daemon answers on {self._socket}", hint="start it: erpsync daemon")
+
+
+def _refusal(answer: httpx2.Response) -> ErpsyncError:
+    try:
+        error = answer.json()["error"]
+        kind, message, hint = str(error["type"]), str(error["message"]), str(error["hint"])
+    except (ValueError, KeyError, TypeError):
+        kind, message, hint = (
+            "InvalidAnswerError",
+            f"the daemon answered {answer.status_code}",
+            "same version?",
+        )
+    if kind == UnknownJobError.__name__:
+        return UnknownJobError(message, hint=hint)
+    return DaemonRefusedError(message, kind=kind, retryable=answer.status_code == 503, hint=hint)

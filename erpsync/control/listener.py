@@ -1,0 +1,95 @@
+"""The control socket: its rights, and who is at the other end."""
+
+import asyncio
+import grp
+import os
+import pwd
+import socket
+import struct
+from pathlib import Path
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from erpsync.core.errors import ConfigError, OwnedElsewhereError
+from erpsync.core.problem import Problem
+
+_LONGEST = 107  # bytes of a Unix socket's path, unix(7)
+_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: SO_PEERCRED in unix(7)
+
+
+def bind_control_socket(path: Path, mode: int, group: str | None) -> socket.socket:
+    """A listening Unix socket at `path` with these rights; a dead predecessor's socket is replaced.
+
+    Raises:
+        ConfigError: the path is too long, or there is no such group.
+        OwnedElsewhereError: somebody answers there already; retryable.
+    """
+    if len(os.fsencode(path)) > _LONGEST:
+        raise _problem(f"{path} is too long for a Unix socket", "control.socket", "a shorter path")
+    group_id = _group_id(group)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _remove_dead(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)  # nobody else until the rights are set
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    if group_id is not None:
+        os.chown(path, -1, group_id)
+    path.chmod(mode)
+    listener.listen(64)
+    return listener
+
+
+class PeerProtocol(H11Protocol):
+    """HTTP on a Unix socket: `request.client.host` is the name of the user who connected."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.client = (peer_name(transport.get_extra_info("socket")), 0)
+
+
+def peer_name(connection: socket.socket) -> str:
+    """The user at the other end of a Unix socket, as the kernel says (SO_PEERCRED)."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return user_name(user)
+
+
+def user_name(user: int) -> str:
+    """The name of a user id, or "uid 1234" where it has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"uid {user}"
+
+
+def _group_id(group: str | None) -> int | None:
+    if group is None:
+        return None
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError as error:
+        raise _problem(f'there is no group "{group}" on this machine', "control.group", "groupadd") from error
+
+
+def _remove_dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OwnedElsewhereError(
+        f"another daemon listens on {path}", hint="give each daemon its own data folder or [control] socket"
+    )
+
+
+def _problem(message: str, key: str, remedy: str) -> ConfigError:
+    return ConfigError([Problem("E401", "error", message, key=key, help=remedy)])

@@ -1,0 +1,78 @@
+"""A control API on a real Unix socket, with what it was told written down."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from erpsync.control.api import UnknownRunError, control_application
+from erpsync.control.listener import PeerProtocol, bind_control_socket
+from erpsync.control.selection import UnknownJobError
+from erpsync.core.errors import StoreUnavailableError
+from erpsync.core.event import silent
+from erpsync.core.run import Outcome, Run, RunTrigger, State
+from erpsync.daemon.server import EmbeddedServer
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+@dataclass
+class Desk:
+    """Controls over runs in memory: the API's neighbour, not the API."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    heard: list[tuple[object, ...]] = field(default_factory=list)
+
+    def status(self) -> dict[str, object]:
+        return {"pid": 7}
+
+    def identities(self) -> list[dict[str, object]]:
+        return [{"identity": "night@acme", "state": "fresh"}]
+
+    async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
+        self.heard.append((job, dict(params), requested_by))
+        if job == "locked":
+            raise StoreUnavailableError("the state database is locked", hint="wait")
+        if job == "fault":
+            raise ZeroDivisionError("sandbox-secret")
+        if job != "products":
+            raise UnknownJobError(f'there is no job "{job}"', hint='did you mean "products"?')
+        run = Run("r1", job, "manual:1", "mirror", RunTrigger.MANUAL, NOW, requested_by=requested_by)
+        self.runs[run.id] = run
+        return run
+
+    async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
+        if run_id not in self.runs:
+            raise UnknownRunError(f'there is no run "{run_id}"')
+        if wait:
+            await asyncio.wait_for(self.ended.wait(), wait)
+        return self.runs[run_id], None if self.ended.is_set() else (3, None)
+
+    async def cancel(self, run_id: str, requested_by: str) -> bool:
+        self.runs[run_id] = replace(self.runs[run_id], state=State.FINISHED, outcome=Outcome.CANCELLED)
+        self.ended.set()
+        return True
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+def socket_path(tmp_path: Path) -> Path:
+    return tmp_path / "control.sock"
+
+
+@pytest.fixture
+async def served(desk: Desk, socket_path: Path) -> AsyncIterator[Desk]:
+    """The desk, with its API served on `socket_path`."""
+    listener = bind_control_socket(socket_path, 0o660, None)
+    server = EmbeddedServer(control_application(desk, silent), listener, PeerProtocol)
+    await server.start()
+    yield desk
+    await server.stop()

@@ -1,0 +1,88 @@
+"""The control API and its client, over a real Unix socket."""
+
+import asyncio
+import os
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from erpsync.control.client import ControlClient, DaemonRefusedError
+from erpsync.control.selection import UnknownJobError
+from erpsync.core.errors import NoDaemonError
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+
+
+async def ask(socket: Path, question: Callable[[ControlClient], Any]) -> Any:
+    def blocking() -> Any:
+        with ControlClient(socket) as client:
+            return question(client)
+
+    return await asyncio.to_thread(blocking)
+
+
+async def test_a_claim_says_who_asked_and_for_what(served: Any, socket_path: Path) -> None:
+    """The kernel says who asks; parameters arrive as given, empty ones not at all."""
+    run = await ask(
+        socket_path, lambda client: client.claim("products", {"dry_run": True, "set": {"a.b": 1}})
+    )
+    assert served.heard == [("products", {"dry_run": True, "set": {"a.b": 1}}, ME)]
+    assert (run["id"], run["state"], run["requested_by"]) == ("r1", "pending", ME)
+
+
+async def test_a_run_is_followed_to_its_end(served: Any, socket_path: Path) -> None:
+    """Waiting for a run answers with its progress meanwhile and with its outcome after the end."""
+    await ask(socket_path, lambda client: client.claim("products", {}))
+    assert (await ask(socket_path, lambda client: client.find("r1")))["progress"] == {
+        "done": 3,
+        "total": None,
+    }
+    waiting = asyncio.create_task(ask(socket_path, lambda client: client.find("r1", wait=20)))
+    assert await ask(socket_path, lambda client: client.cancel("r1")) is True
+    run = await waiting
+    assert (run["state"], run["outcome"], run["progress"]) == ("finished", "cancelled", None)
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "retryable"),
+    [
+        ("prodcts", UnknownJobError, False),
+        ("locked", DaemonRefusedError, True),
+        ("fault", DaemonRefusedError, False),
+    ],
+)
+async def test_refusals_keep_their_kind(
+    served: Any, socket_path: Path, job: str, error: type[Exception], retryable: bool
+) -> None:
+    """An unknown job comes back as such with its hint, a locked state is retryable, a fault says nothing secret."""
+    with pytest.raises(error) as caught:
+        await ask(socket_path, lambda client: client.claim(job, {}))
+    assert caught.value.retryable is retryable  # type: ignore[attr-defined]
+    assert caught.value.hint  # type: ignore[attr-defined]
+    assert "sandbox-secret" not in str(caught.value)
+
+
+async def test_malformed_requests_are_told_where(served: Any, socket_path: Path) -> None:
+    """An unknown key, an unknown path and an unknown run are answered in the one error shape."""
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        answers = [
+            await http.post("/runs", json={"job": "products", "parms": {}}),
+            await http.get("/nothing"),
+            await http.get("/runs/none"),
+        ]
+        paths = (await http.get("/openapi.json")).json()["paths"]
+    assert [answer.status_code for answer in answers] == [422, 404, 404]
+    assert all(set(answer.json()["error"]) == {"type", "message", "hint"} for answer in answers)
+    assert "parms" in answers[0].json()["error"]["message"]
+    assert set(paths) == {"/status", "/identities", "/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
+
+
+def test_no_daemon_is_said_so(tmp_path: Path) -> None:
+    """Where nothing listens the client says that there is no daemon."""
+    with ControlClient(tmp_path / "absent.sock") as client, pytest.raises(NoDaemonError):
+        client.status()
