@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python
+PIP := $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --python $(BIN)/python
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
@@ -59,7 +59,7 @@ lock: LOCK = UV_SYSTEM_CERTS=1 build/uv/bin/uv pip compile --quiet --universal -
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 lock:
 	@$(PYTHON) -m venv --without-pip build/uv
-	@$(PYTHON) -m pip --quiet --disable-pip-version-check --python build/uv/bin/python install uv
+	@$(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --python build/uv/bin/python install uv
 	@$(LOCK) --output-file requirements/run.txt pyproject.toml
 	@$(LOCK) --output-file requirements/dev.txt --group dev pyproject.toml
 	@echo hatchling | $(LOCK) --output-file requirements/build.txt --constraint requirements/dev.txt -

@@ -20,17 +20,17 @@ build_base() {
     local prefix=${PYTHON313:?the prefix of a CPython 3.13} mirror
     mirror=$(grep -rhm1 '^URIs:' /etc/apt/sources.list.d/*.sources | head -1 | awk '{print $2}')
     debootstrap --variant=minbase --include=ca-certificates,libssl3,libsqlite3-0,libffi8,libbz2-1.0,liblzma5,libreadline8 \
-        bookworm "$work/root" "$mirror" >"$work/debootstrap.log" 2>&1 || { tail "$work/debootstrap.log"; exit 1; }
-    rm -rf "$work"/root/var/lib/apt/lists/* "$work"/root/var/cache/apt/* "$work/root/etc/apt/sources.list"
+        bookworm "$work/tree" "$mirror" >"$work/debootstrap.log" 2>&1 || { tail "$work/debootstrap.log"; exit 1; }
+    rm -rf "$work"/tree/var/lib/apt/lists/* "$work"/tree/var/cache/apt/* "$work/tree/etc/apt/sources.list"
     tar -C "$prefix" --exclude='lib/python3.13/test' --exclude='*.a' --exclude=__pycache__ -cf - bin lib include \
-        | tar -C "$work/root/usr/local" -xf -
+        | tar -C "$work/tree/usr/local" -xf -
     # What only a machine behind its own authority needs lives in the stand-in, not in the Dockerfile.
-    cp /etc/ssl/certs/ca-certificates.crt "$work/root/etc/ssl/certs/ca-certificates.crt"
-    printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/root/etc/pip.conf"
-    sed -i '1s|^#!.*python.*|#!/usr/local/bin/python3.13|' "$work"/root/usr/local/bin/pip*
-    ln -sf python3.13 "$work/root/usr/local/bin/python3"
-    ln -sf python3.13 "$work/root/usr/local/bin/python"
-    tar -C "$work/root" -cf "$work/base.tar" .
+    cp /etc/ssl/certs/ca-certificates.crt "$work/tree/etc/ssl/certs/ca-certificates.crt"
+    printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/tree/etc/pip.conf"
+    sed -i '1s|^#!.*python.*|#!/usr/local/bin/python3.13|' "$work"/tree/usr/local/bin/pip*
+    ln -sf python3.13 "$work/tree/usr/local/bin/python3"
+    ln -sf python3.13 "$work/tree/usr/local/bin/python"
+    tar -C "$work/tree" -cf "$work/base.tar" .
     container=$(buildah from scratch)
     buildah add -q "$container" "$work/base.tar" / >/dev/null
     buildah config --env PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin --env LANG=C.UTF-8 "$container"
