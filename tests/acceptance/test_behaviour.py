@@ -1,0 +1,353 @@
+"""What the product promises, seen from outside: the real command against a real sandbox."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.site import BASE, MIRROR, Site, eventually
+
+
+def test_a_mirror_is_the_image_of_the_instance(site: Site) -> None:
+    """One run copies every row with exact text; the next one reads only what changed."""
+    first = site.erpsync("run", "products")
+    assert first.returncode == 0, first.stderr
+    total = site.sandbox.rows("General_Products_Products")
+    assert site.rows("products.db", "SELECT count(*), count(DISTINCT Id) FROM products") == [(total, total)]
+    site.sandbox.touch("General_Products_Products", count=3)
+    assert site.erpsync("run", "products").returncode == 0
+    newest, oldest = site.runs("products")
+    assert oldest["counts"]["written"] == total
+    assert newest["counts"]["written"] == 3
+    assert newest["cursor"]["after"] > oldest["cursor"]["after"]
+
+
+def test_kill_9_in_the_middle_of_a_mirror_costs_nothing(site: Site) -> None:
+    """After kill -9 and a second start the target has exactly the rows of the API, and the ledger tells it."""
+    site.sandbox.fail(
+        where="api",
+        path="/api/domain/odata/General_Products_Products",
+        delay_ms=150,
+        times=1000,
+        **{"pass": True},
+    )
+    with site.daemon() as daemon:
+        assert site.erpsync("trigger", "products").returncode == 0
+        eventually(
+            lambda: (site.folder / "data/products.db").exists() and _count(site) >= 200, "pages are written"
+        )
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    written = _count(site)
+    total = site.sandbox.rows("General_Products_Products")
+    assert 200 <= written < total
+    with site.daemon() as daemon:
+        eventually(lambda: site.runs("products")[0]["state"] == "finished", "the run ends")
+        assert site.stop(daemon) == 0
+    assert site.rows("products.db", "SELECT count(*), count(DISTINCT Id) FROM products") == [(total, total)]
+    (run,) = site.runs("products")
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 2)
+    shown = site.json("show", run["id"])
+    assert [attempt["outcome"] for attempt in shown["attempts"]] == ["lost", "succeeded"]
+
+
+def _count(site: Site) -> int:
+    try:
+        return int(site.rows("products.db", "SELECT count(*) FROM products")[0][0])
+    except Exception:
+        return 0
+
+
+NOOP = '''
+from erpsync import JobContext, JobResult, Settings, job
+
+@job("look")
+async def look(ctx: JobContext[Settings]) -> JobResult:
+    """One small read."""
+    await ctx.erp.count("General_Currencies_Currencies")
+    return ctx.result()
+'''
+
+
+def test_a_thousand_runs_take_one_token(site: Site) -> None:
+    """1 000 runs of one identity within one session are one token request and one session, counted there."""
+    site.write(NOOP, "plugins/look.py")
+    jobs = "".join(
+        f'[jobs.look-{number}]\nplugin = "look"\nidentity = "service"\n'
+        f'schedule = {{ every = "250ms", offset = "{number * 10}ms" }}\n'
+        for number in range(25)
+    )
+    site.write(BASE + jobs)
+    with site.daemon() as daemon:
+        eventually(lambda: site.sandbox.stats()["api_requests"] >= 1000, "1 000 runs read something")
+        assert site.stop(daemon) == 0
+    succeeded = sum(
+        run["outcome"] == "succeeded" for number in range(25) for run in site.runs(f"look-{number}")
+    )
+    assert succeeded >= 1000
+    stats = site.sandbox.stats()
+    assert stats["token_requests"] == {"erpsync.sandbox/service": 1}
+    assert (stats["sessions_opened"], stats["violations"]) == (1, 0)
+
+
+def test_every_fire_time_is_in_the_ledger_once_through_kill_9(site: Site) -> None:
+    """A job of every 200 ms, a daemon killed again and again: each fire time has one run, skips and misses included."""
+    site.write(NOOP, "plugins/look.py")
+    site.write(
+        BASE
+        + '[jobs.look]\nplugin = "look"\nidentity = "service"\nschedule = { every = "200ms" }\ncatch_up = "all"\n'
+    )
+    for kill in range(4):
+        with site.daemon() as daemon:
+            before = len(site.runs("look"))
+            eventually(lambda: len(site.runs("look")) >= before + 5, "runs are claimed")  # noqa: B023
+            daemon.send_signal(signal.SIGKILL if kill < 3 else signal.SIGTERM)
+            daemon.wait()
+    spans = sorted(
+        (run["fire_at"], run["fire_until"] or run["fire_at"], run["fire_count"]) for run in site.runs("look")
+    )
+    covered = [count for _, _, count in spans]
+    assert all(later[0] > earlier[1] for earlier, later in pairwise(spans))
+    first, last = (_seconds(spans[0][0]), _seconds(spans[-1][1]))
+    assert -1 not in covered
+    assert sum(covered) == round((last - first) / 0.2) + 1
+
+
+def _seconds(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+WRONG = [
+    ("a typo in a key", BASE + MIRROR.replace("schedule =", "shedule ="), 78, 'did you mean "schedule"'),
+    ("an unknown plugin", BASE + MIRROR.replace('"mirror"', '"miror"'), 78, 'did you mean "mirror"'),
+    (
+        "a setting of the wrong type",
+        BASE + MIRROR.replace("page_size = 100", 'page_size = "many"'),
+        78,
+        "page_size",
+    ),
+    (
+        "an unknown setting",
+        BASE + MIRROR.replace("page_size =", "pagesize ="),
+        78,
+        'did you mean "page_size"',
+    ),
+    ("a secret that is missing", BASE.replace("BOX_SECRET", "NO_SUCH") + MIRROR, 78, "NO_SUCH"),
+    ("a bad cron expression", BASE + MIRROR.replace('"manual"', '"61 2 * * *"'), 78, "61"),
+    ("broken TOML", BASE + MIRROR + "\n[jobs.x\n", 78, "erpsync.toml"),
+    (
+        "a literal secret",
+        BASE.replace('{ env = "BOX_SECRET" }', '"hunter2-hunter2"') + MIRROR,
+        78,
+        "client_secret",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG]
+)
+def test_wrong_configuration_is_told_and_costs_nothing(site: Site, text: str, code: int, said: str) -> None:
+    """`check` names the place and the remedy and exits 78; JSON has the same problems."""
+    site.write(text)
+    done = site.erpsync("check")
+    assert done.returncode == code, done.stdout + done.stderr
+    shown = done.stdout + done.stderr
+    assert said in shown
+    assert "erpsync.toml:" in shown
+    assert "Traceback" not in shown
+    assert "hunter2" not in shown
+    report = site.erpsync("check", "--format", "json")
+    assert report.returncode == code
+    assert json.loads(report.stdout)
+    assert not (site.folder / "data" / "products.db").exists()
+
+
+def test_a_wrong_client_secret_is_refused_with_the_field_to_mend(site: Site) -> None:
+    """Exit 77, the Trusted Application's field, one or two requests and no more."""
+    done = site.erpsync("run", "products", BOX_SECRET="not-the-secret")
+    assert done.returncode == 77, done.stdout + done.stderr
+    assert "ApplicationSecretHash" in done.stdout + done.stderr
+    assert "not-the-secret" not in done.stdout + done.stderr
+    assert sum(site.sandbox.stats()["token_requests"].values()) <= 2
+
+
+def test_an_unreachable_host_is_temporary(site: Site) -> None:
+    """Exit 75, and the run says where nobody answered."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # bound, never listening
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        site.write((BASE + MIRROR).replace("{url}", address) + "[jobs.products.retry]\nattempts = 1\n")
+        done = site.erpsync("run", "products")
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert address.removeprefix("http://") in done.stdout + done.stderr
+
+
+def test_html_in_place_of_json_is_temporary_and_named(site: Site) -> None:
+    """A proxy's page instead of a token exits 75 and says what came."""
+    page = "<html><body>Gateway login</body></html>"
+    site.sandbox.fail(where="token", status=200, raw=page, headers={"content-type": "text/html"}, times=100)
+    site.write(BASE + MIRROR + "[jobs.products.retry]\nattempts = 1\n")
+    done = site.erpsync("run", "products", patience=120)
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert "HTML" in done.stdout + done.stderr
+
+
+def test_a_parked_job_stops_nobody_else(site: Site) -> None:
+    """A job whose secret is missing is parked; the others run on, and status says which and why."""
+    site.write(
+        BASE
+        + MIRROR.replace('"manual"', '{ every = "300ms" }')
+        + '[identities.lost]\nclient_id = "x"\nscope = ["read"]\ninstance = "box"\n'
+        + 'client_secret = { env = "NO_SUCH_SECRET" }\n'
+        + MIRROR.replace("jobs.products", "jobs.orphan")
+        .replace('"service"', '"lost"')
+        .replace("products.db", "orphan.db")
+    )
+    with site.daemon() as daemon:
+        eventually(
+            lambda: any(run["outcome"] == "succeeded" for run in site.runs("products")), "the good job runs"
+        )
+        status = site.erpsync("status")
+        assert "NO_SUCH_SECRET" in status.stdout
+        assert site.stop(daemon) == 0
+
+
+def test_sigterm_drains(site: Site) -> None:
+    """A run under way at SIGTERM ends well within `drain`, and the daemon exits 0."""
+    site.sandbox.fail(
+        where="api",
+        path="/api/domain/odata/General_Products_Products",
+        delay_ms=60,
+        times=1000,
+        **{"pass": True},
+    )
+    with site.daemon() as daemon:
+        site.erpsync("trigger", "products")
+        eventually(lambda: _count(site) >= 100, "the mirror works")
+        assert site.stop(daemon) == 0
+    (run,) = site.runs("products")
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 1)
+
+
+def test_a_second_owner_is_told_who_the_first_is(site: Site) -> None:
+    """A second daemon exits 75 and names the first; `run` goes through the daemon."""
+    with site.daemon() as daemon:
+        second = site.erpsync("daemon")
+        assert second.returncode == 75
+        assert str(daemon.pid) in second.stderr
+        through = site.erpsync("run", "products")
+        assert through.returncode == 0, through.stderr
+        assert site.runs("products")[0]["outcome"] == "succeeded"
+        assert site.stop(daemon) == 0
+
+
+def test_without_a_daemon_there_is_nobody_to_ask(site: Site) -> None:
+    """`trigger` exits 69 with the remedy; what only reads works."""
+    done = site.erpsync("trigger", "products")
+    assert done.returncode == 69
+    assert "erpsync daemon" in done.stderr
+    for command in (["jobs"], ["runs"], ["status"], ["plugins"], ["next", "products"], ["check"]):
+        assert site.erpsync(*command).returncode == 0, command
+    unknown = site.erpsync("run", "product")
+    assert unknown.returncode == 2
+    assert "products" in unknown.stderr
+
+
+LOUD = '''
+import sys
+from erpsync import JobContext, JobResult, Secret, Settings, job
+
+class Options(Settings):
+    password: Secret
+
+@job("loud")
+def loud(ctx: JobContext[Options]) -> JobResult:
+    """Says what it should not, in every way it can."""
+    secret = ctx.settings.password.get()
+    print("printed", secret)
+    print("to stderr", secret, file=sys.stderr)
+    ctx.log.info("logged", text=f"the password is {secret}", **{"deep": {"list": [secret]}})
+    ctx.log.info(str(ctx.settings))
+    raise RuntimeError(f"failed with {secret}")
+'''
+UNUSUAL = ["pa$$ wörd%&=+", "Тайна-парола-7", 'quo"te\\back', "x" * 40 + "-end"]
+
+
+@pytest.mark.parametrize("secret", UNUSUAL, ids=["symbols", "Cyrillic", "quotes", "long"])
+def test_no_secret_and_no_token_appears_anywhere(site: Site, secret: str) -> None:
+    """A secret and every token issued stand in no output, log, file or database that erpsync writes."""
+    site.sandbox.register("unusual/app", secret, scope="read update")
+    site.environment["BOX_SECRET"] = secret
+    site.write(LOUD, "plugins/loud.py")
+    site.write(
+        BASE.replace("erpsync.sandbox/service", "unusual/app")
+        + MIRROR
+        + '[jobs.loud]\nplugin = "loud"\nschedule = "manual"\nidentity = "service"\nretry = { attempts = 1 }\n'
+        + 'with = { password = { env = "BOX_SECRET" } }\n'
+    )
+    with site.daemon() as daemon:
+        assert site.erpsync("run", "products").returncode == 0
+        failed = site.erpsync("run", "loud")
+        assert failed.returncode == 1, failed.stdout + failed.stderr
+        run = site.runs("loud")[0]
+        for command in (
+            ["show", run["id"]],
+            ["logs", run["id"]],
+            ["status"],
+            ["jobs", "show", "loud"],
+            ["check"],
+        ):
+            site.erpsync(*command)
+        assert site.stop(daemon) == 0
+    assert "logged" in "".join(site.outputs)
+    _assert_absent(site, [secret, *site.sandbox.tokens()])
+
+
+def _assert_absent(site: Site, values: list[str]) -> None:
+    said = "\n".join(site.outputs)
+    files = {path: path.read_bytes() for path in (site.folder / "data").rglob("*") if path.is_file()}
+    assert files
+    for value in values:
+        forms = {
+            value,
+            json.dumps(value)[1:-1],
+            json.dumps(value, ensure_ascii=False)[1:-1],
+            repr(value)[1:-1],
+        }
+        for form in forms:
+            assert form not in said
+            assert [str(path) for path, data in files.items() if form.encode() in data] == []
+
+
+def test_files_are_for_their_owner_only(site: Site) -> None:
+    """State, targets and logs are 0600, folders 0700, whatever the umask."""
+    assert site.erpsync("run", "products").returncode == 0
+    for path in (site.folder / "data").rglob("*"):
+        allowed = 0o700 if path.is_dir() else 0o600
+        assert path.stat().st_mode & 0o777 & ~allowed == 0, path
+
+
+def test_the_sandbox_command_is_an_instance(site: Site, tmp_path: Path) -> None:
+    """`erpsync sandbox` prints its address when it answers, with as many products as asked for."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "erpsync.cli.main", "sandbox", "--port", "0", "--rows", "42"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.stdout is not None
+    word, url = process.stdout.readline().split()
+    assert word == "ready"
+    site.write((BASE + MIRROR).replace("{url}", url))
+    assert site.erpsync("run", "products").returncode == 0
+    assert site.rows("products.db", "SELECT count(*) FROM products") == [(42,)]
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode in (0, 143)
