@@ -113,8 +113,7 @@ class Site:
     def runs(self, job: str, **filters: str) -> list[dict[str, Any]]:
         """The ledger's runs of a job, the newest first."""
         extra = [text for name, value in filters.items() for text in (f"--{name}", value)]
-        answer = self.json("runs", job, "--limit", "5000", *extra)
-        return answer  # type: ignore[no-any-return]
+        return self.json("runs", job, "--limit", "5000", *extra)  # type: ignore[no-any-return]
 
 
 BASE = """

@@ -97,7 +97,7 @@ def test_a_thousand_runs_take_one_token(site: Site) -> None:
 
 
 def test_every_fire_time_is_in_the_ledger_once_through_kill_9(site: Site) -> None:
-    """A job of every 200 ms, a daemon killed again and again: each fire time has one run, skips and misses included."""
+    """A job of every 200 ms, a daemon killed again and again: each fire time has one run, skips and misses too."""
     site.write(NOOP, "plugins/look.py")
     site.write(
         BASE
