@@ -1,4 +1,4 @@
-"""Runs the benches named (`command_line`, `mirror`, `fire_time`; all by default) and prints one table."""
+"""Runs the benches named (`command_line`, `scale`, `mirror`, `fire_time`; all by default) and prints one table."""
 
 import os
 import platform
@@ -8,9 +8,15 @@ from datetime import UTC, datetime
 import command_line
 import fire_time
 import mirror
+import scale
 from measure import table
 
-BENCHES = {"command_line": command_line.figures, "mirror": mirror.figures, "fire_time": fire_time.figures}
+BENCHES = {
+    "command_line": command_line.figures,
+    "scale": scale.figures,
+    "mirror": mirror.figures,
+    "fire_time": fire_time.figures,
+}
 
 
 def main() -> None:
