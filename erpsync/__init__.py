@@ -1,1 +1,68 @@
-"""erpsync: jobs that call APIs, on schedules, with tokens that hold."""
+"""erpsync: jobs that call APIs, on schedules, with tokens that hold.
+
+Everything a plugin needs comes from here; names are loaded when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from erpsync.core.errors import TargetError
+    from erpsync.core.run import Counts
+    from erpsync.plugins.context import BlockingContext, JobContext
+    from erpsync.plugins.contract import (
+        AuthFailed,
+        ConfigProblem,
+        Duration,
+        JobResult,
+        Plugin,
+        Retry,
+        Secret,
+        Settings,
+        Skip,
+        job,
+    )
+    from erpsync.plugins.target import Column, Target
+
+_HOMES = {
+    "erpsync.core.errors": ("TargetError",),
+    "erpsync.core.run": ("Counts",),
+    "erpsync.plugins.context": ("BlockingContext", "JobContext"),
+    "erpsync.plugins.contract": (
+        "AuthFailed", "ConfigProblem", "Duration", "JobResult", "Plugin", "Retry", "Secret", "Settings", "Skip",
+        "job",
+    ),
+    "erpsync.plugins.target": ("Column", "Target"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AuthFailed",
+    "BlockingContext",
+    "Column",
+    "ConfigProblem",
+    "Counts",
+    "Duration",
+    "JobContext",
+    "JobResult",
+    "Plugin",
+    "Retry",
+    "Secret",
+    "Settings",
+    "Skip",
+    "Target",
+    "TargetError",
+    "job",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'erpsync' has no attribute '{name}'")
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

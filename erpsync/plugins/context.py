@@ -1,0 +1,249 @@
+"""What a plugin gets: settings, clients, cursor, counts, files and sinks of one attempt."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
+
+import msgspec
+
+from erpsync.core.clock import Clock, SystemClock
+from erpsync.core.errors import RunCancelledError
+from erpsync.core.event import Level
+from erpsync.core.run import Counts, utc_text
+from erpsync.plugins.contract import ConfigProblem, JobResult, Settings
+from erpsync.plugins.target import Column, Target
+
+if TYPE_CHECKING:
+    import httpx2
+
+    from erpsync.erpnet.blocking import BlockingErp
+    from erpsync.erpnet.client import ErpClient
+    from erpsync.plugins.sink import SinkOpening
+
+S = TypeVar("S", bound=Settings)
+
+
+class Reporter(Protocol):
+    """Where an attempt tells what it does; nothing here blocks or raises."""
+
+    def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+        """A line for the run's log; the receiver removes secrets."""
+        ...
+
+    def counted(self, counts: Counts) -> None:
+        """All rows so far, not the difference."""
+        ...
+
+    def progress(self, done: int, total: int | None) -> None: ...
+
+    def stopping(self) -> bool:
+        """Whether the attempt should end at its next checkpoint."""
+        ...
+
+
+class Cursor:
+    """Where the next incremental read begins: kept by the daemon, stored when the run succeeds."""
+
+    __slots__ = ("staged", "value")
+
+    def __init__(self, value: str | None = None) -> None:
+        self.value = value
+        self.staged: str | None = None
+
+    def stage(self, value: str) -> None:
+        """Make `value` the cursor once the run has succeeded."""
+        self.staged = value
+
+
+class JobLog:
+    """Writes to the run's log: `ctx.log.info("page.read", rows=1000)`."""
+
+    __slots__ = ("_reporter",)
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._reporter.log("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._reporter.log("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._reporter.log("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._reporter.log("error", event, fields)
+
+
+class JobContext(Generic[S]):
+    """One attempt as its plugin sees it.
+
+    In a `def` plugin `erp`, `http` and `sink` are blocking twins with the same names (annotate with BlockingContext
+    to have their types). `params` holds what was set by hand for this run. `window` is None in a normal run.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: S,
+        job: str,
+        run_id: str,
+        reporter: Reporter,
+        data: Path,
+        artifacts: Path,
+        dead_letters: Path,
+        attempt: int = 1,
+        dry_run: bool = False,
+        params: Mapping[str, object] | None = None,
+        window: tuple[datetime, datetime] | None = None,
+        erp: "ErpClient | BlockingErp | None" = None,
+        http: "httpx2.AsyncClient | httpx2.Client | None" = None,
+        cursor: Cursor | None = None,
+        clock: Clock | None = None,
+        redact: Callable[[str], str] = str,
+    ) -> None:
+        """`data` is where relative targets lie, `artifacts` a folder and `dead_letters` a file of this run."""
+        self.settings = settings
+        self.job = job
+        self.run_id = run_id
+        self.attempt = attempt
+        self.dry_run = dry_run
+        self.params: Mapping[str, object] = params or {}
+        self.window = window
+        self.cursor = cursor or Cursor()
+        self.log = JobLog(reporter)
+        self.counts = Counts()
+        self._reporter = reporter
+        self._data = data
+        self._artifacts = artifacts
+        self._dead_letters = dead_letters
+        self._erp = erp
+        self._http = http
+        self._clock = clock or SystemClock()
+        self._redact = redact
+
+    @property
+    def erp(self) -> "ErpClient":
+        """The Domain API of the job's instance, with the job's identity."""
+        if self._erp is None:
+            raise ConfigProblem("", "this job has no ERP.net instance; give it an identity of one")
+        return self._erp  # type: ignore[return-value]  # BlockingContext has the other type
+
+    @property
+    def http(self) -> "httpx2.AsyncClient":
+        """An HTTP client whose requests carry the token, to the instance's own origins and nowhere else."""
+        if self._http is None:
+            raise ConfigProblem("", "this job has no HTTP client")
+        return self._http  # type: ignore[return-value]
+
+    def now(self) -> datetime:
+        """The clock of this run: an aware UTC instant."""
+        return self._clock.now()
+
+    def count(
+        self,
+        *,
+        read: int = 0,
+        written: int = 0,
+        unchanged: int = 0,
+        deleted: int = 0,
+        failed: int = 0,
+        skipped: int = 0,
+    ) -> None:
+        """Add to the rows of this run."""
+        self.counts = self.counts.plus(
+            read=read, written=written, unchanged=unchanged, deleted=deleted, failed=failed, skipped=skipped
+        )
+        self._reporter.counted(self.counts)
+
+    def progress(self, done: int, total: int | None = None) -> None:
+        """How far the work is, for people who watch."""
+        self._reporter.progress(done, total)
+
+    def checkpoint(self) -> None:
+        """A place where the run may stop without harm.
+
+        Raises:
+            RunCancelledError: it should stop now; let it pass.
+        """
+        if self._reporter.stopping():
+            raise RunCancelledError("the run was asked to stop and did so at a checkpoint")
+
+    def result(self, note: str = "") -> JobResult:
+        """The result with all that was counted."""
+        return JobResult(self.counts, note)
+
+    def sink(
+        self, target: Target, columns: Sequence[Column], *, key: Sequence[str] = ("Id",), scope: str = ""
+    ) -> "SinkOpening":
+        """Open a SQL table whose units commit rows and position together; `async with`, in `def` plugins `with`.
+
+        `scope` says what the rows are (a query, say): where it has changed, watermark and position begin anew.
+        Runs with parameters or a window leave watermark and position alone; a dry run writes nothing.
+        """
+        from erpsync.plugins.sink import SinkOpening, SqlSink  # SQLAlchemy costs 0.3 s: only where it is used
+
+        return SinkOpening(
+            SqlSink(
+                target,
+                columns,
+                key=tuple(key),
+                scope=scope,
+                job=self.job,
+                run_id=self.run_id,
+                data=self._data,
+                clock=self._clock,
+                dry_run=self.dry_run,
+                moves=not (self.dry_run or self.params or self.window),
+            )
+        )
+
+    @contextmanager
+    def artifact(self, name: str) -> Iterator[BinaryIO]:
+        """A file of this run that appears whole, under `name`, when the block ends well; never in a dry run."""
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
+            raise ValueError(f'"{name}" is no name for an artifact; it lies inside the folder of the run')
+        final = self._artifacts / name
+        final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".", dir=final.parent)  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if not self.dry_run:
+                Path(temporary).replace(final)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def dead_letter(self, row: Mapping[str, object], error: str | Exception) -> None:
+        """Count a failed row and keep it with its error, for a look and another try."""
+        self.count(failed=1)
+        if self.dry_run:
+            return
+        line = msgspec.json.encode(
+            {"at": utc_text(self.now()), "error": self._redact(str(error)), "row": row}, enc_hook=str
+        )
+        self._dead_letters.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(self._dead_letters, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(handle, line + b"\n")
+        finally:
+            os.close(handle)
+
+
+class BlockingContext(JobContext[S]):
+    """The context of a `def` plugin, for its types; what happens is the same with either annotation."""
+
+    @property
+    def erp(self) -> "BlockingErp":  # type: ignore[override]  # the blocking twin
+        return super().erp  # type: ignore[return-value]
+
+    @property
+    def http(self) -> "httpx2.Client":  # type: ignore[override]
+        return super().http  # type: ignore[return-value]

@@ -1,0 +1,282 @@
+"""Where plugins are found: folders (read, not imported), installed packages, dotted paths.
+
+A plugin is imported only when somebody asks for it by name. A broken one is listed with its error and stops nothing
+else.
+"""
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+import stat
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Literal
+
+from erpsync.core.errors import PluginLoadError
+from erpsync.plugins.contract import Plugin
+
+GROUP = "erpsync.plugins"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A plugin as listed. `origin` is a file and line, or a distribution and import path.
+
+    `is_async`, `doc` and `settings` (JSON Schema) are None where they are known only after an import.
+    """
+
+    name: str
+    source: Literal["folder", "package"]
+    origin: str
+    is_async: bool | None = None
+    doc: str | None = None
+    settings: Mapping[str, object] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    info: PluginInfo
+    load: Callable[[], object]
+
+
+class PluginCatalog:
+    """All plugins of these folders and of the installed packages; what it has read or imported it keeps."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+        self._loaded: dict[str, Plugin] = {}
+
+    def find(self, name: str) -> Plugin:
+        """The plugin of this name, or at a dotted path "package.module:attribute".
+
+        Raises:
+            PluginLoadError: unknown, ambiguous, or broken; the hint says what to do.
+        """
+        if name not in self._loaded:
+            self._loaded[name] = _at_path(name) if ":" in name else self._named(name)
+        return self._loaded[name]
+
+    def all(self, *, details: bool = False) -> list[PluginInfo]:
+        """Every plugin and every file that cannot be used, by name; `details` imports them for their settings."""
+        infos = [self._checked(found.info) for found in self._found]
+        if details:
+            infos = [info if info.error else self._detailed(info) for info in infos]
+        return sorted(infos, key=lambda info: (info.name, info.origin))
+
+    @cached_property
+    def _found(self) -> list[_Found]:
+        return [*(found for folder in self._folders for found in _in_folder(folder)), *_in_packages()]
+
+    def _named(self, name: str) -> Plugin:
+        matches = [found for found in self._found if found.info.name == name]
+        if not matches:
+            raise self._unknown(name)
+        error = self._checked(matches[0].info).error
+        if error:
+            raise PluginLoadError(f'plugin "{name}" cannot be used: {error}', hint="erpsync plugins")
+        plugin = _guarded(name, matches[0].load)
+        if plugin.name != name:
+            raise PluginLoadError(f'{matches[0].info.origin} is called "{plugin.name}", not "{name}"')
+        return plugin
+
+    def _checked(self, info: PluginInfo) -> PluginInfo:
+        """The same, with an error where another plugin has the name."""
+        others = [found.info.origin for found in self._found if found.info.name == info.name]
+        if info.error or len(others) == 1:
+            return info
+        return replace(info, error=f"the name is taken twice: {' and '.join(others)}")
+
+    def _detailed(self, info: PluginInfo) -> PluginInfo:
+        try:
+            plugin = self.find(info.name)
+        except PluginLoadError as error:
+            return replace(info, error=error.message)
+        schema = plugin.settings_type.model_json_schema()
+        return replace(info, is_async=plugin.is_async, doc=plugin.doc, settings=schema)
+
+    def _unknown(self, name: str) -> PluginLoadError:
+        close = difflib.get_close_matches(name, [found.info.name for found in self._found], n=1)
+        broken = [f"{found.info.origin}: {found.info.error}" for found in self._found if found.info.error]
+        hint = f'did you mean "{close[0]}"?' if close else "; ".join(broken) or "erpsync plugins"
+        return PluginLoadError(f'there is no plugin "{name}"', hint=hint)
+
+
+def _in_folder(folder: Path) -> Iterator[_Found]:
+    """The plugins of the Python files and packages of a folder; names that begin with "_" or "test_" are not read."""
+    if not folder.is_dir():
+        yield _broken(folder.name, str(folder), "the folder does not exist")
+        return
+    if _others_write(folder):
+        yield _broken(folder.name, str(folder), f"others can write this folder (chmod go-w {folder})")
+        return
+    package = _package(folder)
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith(("_", ".", "test_")):
+            continue
+        if entry.suffix == ".py":
+            yield from _in_file(entry, f"{package}.{entry.stem}")
+        elif entry.is_dir() and (entry / "__init__.py").is_file():
+            yield from _in_package_folder(entry, f"{package}.{entry.name}")
+
+
+def _in_package_folder(folder: Path, module: str) -> Iterator[_Found]:
+    if _others_write(folder):
+        yield _broken(folder.name, str(folder), f"others can write this folder (chmod go-w {folder})")
+        return
+    for file in sorted(folder.glob("*.py")):
+        if not file.name.startswith("test_"):
+            yield from _in_file(file, module if file.stem == "__init__" else f"{module}.{file.stem}")
+
+
+def _in_file(file: Path, module: str) -> Iterator[_Found]:
+    if _others_write(file):
+        yield _broken(file.stem, str(file), f"others can write this file (chmod go-w {file})")
+        return
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except SyntaxError as error:
+        yield _broken(file.stem, f"{file}:{error.lineno or 1}", f"line {error.lineno or 1}: {error.msg}")
+        return
+    except (OSError, ValueError) as error:
+        yield _broken(file.stem, str(file), f"the file cannot be read: {error}")
+        return
+    for function, name in _jobs(tree):
+        origin = f"{file}:{function.lineno}"
+        if name is None:
+            yield _broken(file.stem, origin, f"line {function.lineno}: @job needs its name as a literal text")
+            continue
+        doc = (ast.get_docstring(function) or "").partition("\n")[0]
+        is_async = isinstance(function, ast.AsyncFunctionDef)
+        info = PluginInfo(name, "folder", origin, is_async, doc)
+        yield _Found(info, partial(_attribute, module, function.name))
+
+
+def _jobs(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str | None]]:
+    """The functions that `erpsync.job` decorates, with their names; None where the name is no literal."""
+    direct = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module == "erpsync" and not node.level
+        for alias in node.names
+        if alias.name == "job"
+    }
+    modules = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.Import)
+        for alias in node.names
+        if alias.name == "erpsync"
+    }
+    for function in tree.body:
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for decorator in function.decorator_list:
+            if isinstance(decorator, ast.Call) and _is_job(decorator.func, direct, modules):
+                yield function, _literal_name(decorator)
+
+
+def _is_job(node: ast.expr, direct: set[str], modules: set[str]) -> bool:
+    if isinstance(node, ast.Name):
+        return node.id in direct
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == "job"
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    )
+
+
+def _literal_name(call: ast.Call) -> str | None:
+    named = [keyword.value for keyword in call.keywords if keyword.arg == "name"]
+    node = next(iter([*call.args[:1], *named]), None)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _in_packages() -> Iterator[_Found]:
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+        yield _Found(PluginInfo(entry.name, "package", f"{distribution}: {entry.value}"), entry.load)
+
+
+def _at_path(path: str) -> Plugin:
+    module, _, attribute = path.partition(":")
+    return _guarded(path, partial(_attribute, module, attribute))
+
+
+def _guarded(name: str, load: Callable[[], object]) -> Plugin:
+    """What `load` imports, as a plugin whose needs are there; whatever else happens becomes a PluginLoadError."""
+    try:
+        plugin = load()
+    except ModuleNotFoundError as error:
+        raise PluginLoadError(f'plugin "{name}": {error}', hint=_install_hint(error.name or "")) from error
+    except (Exception, SystemExit) as error:  # foreign code runs at import: it may raise anything, even leave
+        raise PluginLoadError(
+            f'plugin "{name}" cannot be imported: {type(error).__name__}: {error}{_line(error)}'
+        ) from error
+    if not isinstance(plugin, Plugin):
+        raise PluginLoadError(f'"{name}" leads to {type(plugin).__name__}, not to a function with @job')
+    missing = [package for package in plugin.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        raise PluginLoadError(
+            f'plugin "{name}" needs the package "{missing[0]}", which is not installed',
+            hint=_install_hint(missing[0]),
+        )
+    return plugin
+
+
+def _attribute(module: str, attribute: str) -> object:
+    found: object = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _line(error: BaseException) -> str:
+    """Where in the plugin's own file an import failed: the last frame that is a file."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not file.startswith("<") and file != __file__:
+            place = f" ({file}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _install_hint(package: str) -> str:
+    """How to get a missing package: by our extra where one holds it."""
+    top = package.partition(".")[0]
+    for requirement in importlib.metadata.requires("erpsync") or []:
+        extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
+        if extra and re.match(rf"{re.escape(top)}\b", requirement.replace("-", "_")):
+            return f"pip install 'erpsync[{extra[1]}]'"
+    return f"pip install {top}" if top else ""
+
+
+def _package(folder: Path) -> str:
+    """A package made for the folder, so that its files may import each other (`from .rates import …`)."""
+    name = f"erpsync_plugins_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
+    if name not in sys.modules:
+        module = types.ModuleType(name, f"The plugins in {folder}.")
+        module.__path__ = [str(folder)]
+        sys.modules[name] = module
+    return name
+
+
+def _others_write(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
+def _broken(name: str, origin: str, error: str) -> _Found:
+    def load() -> object:
+        raise PluginLoadError(error)
+
+    return _Found(PluginInfo(name, "folder", origin, error=error), load)
