@@ -286,7 +286,7 @@ class _Seeder:
         )
         for number in _scattered(count):
             first, second = _ADJECTIVES[number % 9], _NOUNS[number // 9 % 11]
-            updated = _moment(number // 4 * 97 % 31_536_000)
+            updated = _moment(number // 4 * 100_003 % 31_536_000)
             row: Row = {
                 "PartNumber": f"PRD-{number + 1:06d}",
                 "Name": f'{{"EN":"{first[0]} {second[0]} {number + 1}","BG":"{first[1]} {second[1]} {number + 1}"}}',
