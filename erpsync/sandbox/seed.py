@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from erpsync.sandbox.data import Database, Row
@@ -12,6 +13,7 @@ from erpsync.sandbox.model import RELEASED, SETS
 _DAYS: Final = tuple((date(2025, 1, 1) + timedelta(days=day)).isoformat() for day in range(365))
 """Every row was last changed on one of these days: long before any test begins."""
 _ORDERS: Final = 240
+_COPIED: Final = 5000
 
 _CURRENCIES: Final = (
     ("BGN", "Български лев"),
@@ -54,7 +56,22 @@ _TRADES: Final = (
 
 
 def seed(database: Database, products: int) -> None:
-    """Fills an empty database with `products` products and a few hundred rows around them."""
+    """Fills an empty database with `products` products and a few thousand rows around them."""
+    if products <= _COPIED:
+        _template(products).copy_to(database)
+    else:
+        _fill(database, products)
+
+
+@lru_cache(maxsize=4)
+def _template(products: int) -> Database:
+    """A small database is made once in a process and copied from then on: tests start many sandboxes."""
+    database = Database()
+    _fill(database, products)
+    return database
+
+
+def _fill(database: Database, products: int) -> None:
     with database.unit():
         _Seeder(database).run(products)
 

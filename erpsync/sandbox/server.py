@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
@@ -81,7 +82,7 @@ class Sandbox:
     def stop(self) -> None:
         """Returns when it has stopped; open connections are closed. Stopping twice is fine; it can start again."""
         if self._server is not None and self._thread is not None:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.leave()
             self._thread.join()
         self._server = self._thread = None
 
@@ -231,7 +232,7 @@ def _listen(port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with an event for being ready and each connection's transport at hand for faults."""
+    """uvicorn, which starts and stops at once and has each connection's transport at hand for faults."""
 
     def __init__(self, instance: Instance) -> None:
         transports: _Transports = {}
@@ -257,10 +258,39 @@ class _Server(uvicorn.Server):
             )
         )
         self.ready = threading.Event()
+        self._transports = transports
+        self._leaving = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
         self.ready.set()
+
+    def leave(self) -> None:
+        """Asks the server, from another thread, to end."""
+        self._loop.call_soon_threadsafe(self._leaving.set)
+
+    async def main_loop(self) -> None:
+        """Keeps the Date header right until it is time to leave; uvicorn's own looks ten times a second."""
+        while not self._leaving.is_set():
+            await self.on_tick(0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Closes everything without waiting for answers under way: nobody misses a sandbox."""
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()
+        for transport in list(self._transports.values()):
+            transport.abort()
+        await asyncio.sleep(0)  # the protocols learn that their connections are lost
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _FrontDoor:
@@ -285,7 +315,8 @@ class _FrontDoor:
             await self._sites(scope, receive, send)
         else:
             transport = self._transports.get(tuple(scope["client"]))
-            await perform(fault, self._sites, scope, receive, send, transport)
+            with suppress(asyncio.CancelledError):  # the sandbox stops while an answer is late
+                await perform(fault, self._sites, scope, receive, send, transport)
 
     def _arrival(self, where: Where, scope: Scope) -> Fault | None:
         query = scope["query_string"].decode()
