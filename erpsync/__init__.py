@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from erpsync.core.errors import TargetError
+    from erpsync.core.errors import ErpNetError, JobFailedError, RejectedError, TargetError, UnreachableError
     from erpsync.core.run import Counts
     from erpsync.plugins.context import BlockingContext, JobContext
     from erpsync.plugins.contract import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from erpsync.plugins.target import Column, Target
 
 _HOMES = {
-    "erpsync.core.errors": ("TargetError",),
+    "erpsync.core.errors": ("ErpNetError", "JobFailedError", "RejectedError", "TargetError", "UnreachableError"),
     "erpsync.core.run": ("Counts",),
     "erpsync.plugins.context": ("BlockingContext", "JobContext"),
     "erpsync.plugins.contract": (
@@ -43,15 +43,19 @@ __all__ = [
     "ConfigProblem",
     "Counts",
     "Duration",
+    "ErpNetError",
     "JobContext",
+    "JobFailedError",
     "JobResult",
     "Plugin",
+    "RejectedError",
     "Retry",
     "Secret",
     "Settings",
     "Skip",
     "Target",
     "TargetError",
+    "UnreachableError",
     "job",
 ]
 

@@ -2,11 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
@@ -103,11 +104,15 @@ class JobContext(Generic[S]):
         window: tuple[datetime, datetime] | None = None,
         erp: "ErpClient | BlockingErp | None" = None,
         http: "httpx2.AsyncClient | httpx2.Client | None" = None,
+        root: Callable[[], Awaitable[str]] | None = None,
         cursor: Cursor | None = None,
         clock: Clock | None = None,
         redact: Callable[[str], str] = str,
     ) -> None:
-        """`data` is where relative targets lie, `artifacts` a folder and `dead_letters` a file of this run."""
+        """`data` is where relative targets lie, `artifacts` a folder and `dead_letters` a file of this run.
+
+        `root` gives the address of the instance's Domain API; None where it has none.
+        """
         self.settings = settings
         self.job = job
         self.run_id = run_id
@@ -124,6 +129,7 @@ class JobContext(Generic[S]):
         self._dead_letters = dead_letters
         self._erp = erp
         self._http = http
+        self._root = root
         self._clock = clock or SystemClock()
         self._redact = redact
 
@@ -140,6 +146,16 @@ class JobContext(Generic[S]):
         if self._http is None:
             raise ConfigProblem("", "this job has no HTTP client")
         return self._http  # type: ignore[return-value]
+
+    async def absolute(self, url: str) -> str:
+        """`url` itself, or, where it is relative, the address below the instance's Domain API."""
+        if urlsplit(url).scheme:
+            return url
+        if self._root is None:
+            raise ConfigProblem(
+                "url", "is relative, and this job has no ERP.net instance; write a whole address"
+            )
+        return urljoin((await self._root()).rstrip("/") + "/", url)
 
     def now(self) -> datetime:
         """The clock of this run: an aware UTC instant."""

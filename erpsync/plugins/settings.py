@@ -64,6 +64,22 @@ def validate_settings(plugin: Plugin, raw: Mapping[str, object], resolve: Resolv
         ) from None  # pydantic's own text could repeat values
 
 
+def references(plugin: Plugin, raw: Mapping[str, object]) -> list[SecretReference]:
+    """The references to secrets that these settings hold, in order.
+
+    Raises:
+        InvalidSettingsError: as `validate_settings`.
+    """
+    found: dict[SecretReference, None] = {}
+
+    def note(reference: SecretReference) -> str:
+        found[reference] = None
+        return ""
+
+    validate_settings(plugin, raw, note)
+    return list(found)
+
+
 def _problems(
     model: type[BaseModel], raw: Mapping[str, object], errors: Iterable[Any]
 ) -> list[tuple[str, str]]:

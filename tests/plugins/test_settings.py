@@ -8,7 +8,7 @@ from pydantic import Field
 from erpsync import Duration, JobContext, JobResult, Secret, Settings, Target, job
 from erpsync.core.errors import InvalidSettingsError, SecretUnavailableError
 from erpsync.core.secret import SecretReference
-from erpsync.plugins.settings import validate_settings
+from erpsync.plugins.settings import references, validate_settings
 
 
 class Options(Settings):
@@ -142,3 +142,9 @@ def test_a_missing_secret_keeps_its_own_error() -> None:
 
     with pytest.raises(SecretUnavailableError, match="secret:db is nowhere"):
         validate_settings(demo, {"entity": "e", "password": {"secret": "db"}}, resolve)
+
+
+def test_references_are_listed_in_order_and_once() -> None:
+    """What must be resolved before a run can be known without any secret at hand."""
+    raw = {"entity": "e", "password": {"secret": "db"}, "headers": {"A": {"env": "X"}, "B": {"env": "X"}}}
+    assert [str(reference) for reference in references(demo, raw)] == ["env:X", "secret:db"]
