@@ -1,6 +1,7 @@
 """The data with which a sandbox starts, with Cyrillic and Latin names; always the same for as many products."""
 
 import random
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 from functools import lru_cache
@@ -8,28 +9,13 @@ from typing import Any, Final
 
 from erpsync.sandbox.data import Database, Row
 from erpsync.sandbox.guid import from_sort_key
-from erpsync.sandbox.model import RELEASED, SETS
+from erpsync.sandbox.model import RELEASED, SETS, Attribute
 
 _DAYS: Final = tuple((date(2025, 1, 1) + timedelta(days=day)).isoformat() for day in range(365))
 """Every row was last changed on one of these days: long before any test begins."""
 _ORDERS: Final = 240
 _COPIED: Final = 5000
 
-_CURRENCIES: Final = (
-    ("BGN", "Български лев"),
-    ("EUR", "Euro"),
-    ("GBP", "Pound sterling"),
-    ("USD", "US dollar"),
-)
-_UNITS: Final = (("pcs", "Piece", "Брой"), ("box", "Box", "Кутия"), ("kg", "Kilogram", "Килограм"))
-_GROUPS: Final = (
-    ("FAST", "Fasteners", "Крепежни елементи"),
-    ("TOOL", "Tools", "Инструменти"),
-    ("PAINT", "Paints", "Бои"),
-    ("ELEC", "Electrical", "Електро"),
-    ("PLUMB", "Plumbing", "ВиК"),
-    ("GARD", "Garden", "Градина"),
-)
 _ADJECTIVES: Final = (
     ("Steel", "Стоманен"), ("Brass", "Месингов"), ("Black", "Черен"), ("Long", "Дълъг"), ("Short", "Къс"),
     ("Sealed", "Уплътнен"), ("Light", "Лек"), ("Heavy", "Тежък"), ("Round", "Кръгъл"),
@@ -53,6 +39,49 @@ _TRADES: Final = (
     ("Pharm", "Фарма"),
     ("Auto", "Ауто"),
 )
+
+
+_MASTERS: Final = """
+General_Currencies_Currencies CurrencySign Name IsActive ShowOrder
+    BGN | Български лев | 1 | 1
+    EUR | Euro | 1 | 2
+    GBP | Pound sterling | 1 | 3
+    USD | US dollar | 1 | 4
+General_Products_MeasurementCategories Name IsDefault
+    Pieces = Бройки | 1
+General_Products_MeasurementUnits Code Name Multiplier Divisor IsDefaultUnit MeasurementCategory
+    pcs | Piece = Брой | 1 | 1 | 1 | 0
+    box | Box = Кутия | 1 | 1 | 0 | 0
+    kg | Kilogram = Килограм | 1 | 1 | 0 | 0
+General_Products_ProductGroups Code Name Active FullPath
+    FAST | Fasteners = Крепежни елементи | 1 | /FAST/
+    TOOL | Tools = Инструменти | 1 | /TOOL/
+    PAINT | Paints = Бои | 1 | /PAINT/
+    ELEC | Electrical = Електро | 1 | /ELEC/
+    PLUMB | Plumbing = ВиК | 1 | /PLUMB/
+    GARD | Garden = Градина | 1 | /GARD/
+Systems_Documents_DocumentTypes Code TypeName EntityName CreateManully
+    CRM_SALES_ORDER | Sales order = Поръчка | Crm_Sales_Orders | 1
+    CRM_INVOICE | Invoice = Фактура | Crm_Invoicing_Invoices | 1
+General_Contacts_CompanyLocations PartyCode LocationName IsActive Company
+    L00001 | Sofia = София | 1 | 0
+    L00002 | Plovdiv = Пловдив | 1 | 0
+    L00003 | Varna = Варна | 1 | 0
+General_EnterpriseCompanies IsActive DefaultCostingMethod Company BaseCurrency
+    1 | 2 | 0 | 1
+Logistics_Inventory_Stores Code Name IsActive EnterpriseCompany Currency
+    ST1 | Store Sofia = Склад София | 1 | 0 | 1
+    ST2 | Store Plovdiv = Склад Пловдив | 1 | 0 | 1
+    ST3 | Store Varna = Склад Варна | 1 | 0 | 1
+    ST4 | Store Ruse = Склад Русе | 1 | 0 | 1
+Crm_SalesForce_SalesPersons Code Name IsActive
+    SP1 | Desk 1 = Гише 1 | 1
+    SP2 | Desk 2 = Гише 2 | 1
+Systems_Security_Users Login Name Active UserType
+    admin | Administrator = Администратор | 1 | 0
+    SYSTEM_APPLICATION_USER | System = Система | 1 | 0
+"""
+"""Sets with their columns, and below each its rows; a reference is the number of a row, from 0."""
 
 
 def seed(database: Database, products: int) -> None:
@@ -105,9 +134,9 @@ class _Seeder:
         self._ids: dict[str, list[str]] = {}
 
     def run(self, products: int) -> None:
+        self._companies()
         self._masters()
-        self._parties()
-        self._sales_masters()
+        self._customers()
         self._rows("General_Products_Products", products, self._products(products))
         self._stock()
         self._orders()
@@ -131,54 +160,28 @@ class _Seeder:
         return ids[number % len(ids)]
 
     def _masters(self) -> None:
-        last = {"AggregateLastUpdateTimeUtc": _moment(0)}
-        self._rows(
-            "General_Currencies_Currencies",
-            len(_CURRENCIES),
-            (
-                {"CurrencySign": sign, "Name": name, "IsActive": 1, "ShowOrder": place, **last}
-                for place, (sign, name) in enumerate(_CURRENCIES, 1)
-            ),
-        )
-        category = {"Name": _ml("Pieces", "Бройки"), "IsDefault": 1, **last}
-        self._rows("General_Products_MeasurementCategories", 1, [category])
-        self._rows(
-            "General_Products_MeasurementUnits",
-            len(_UNITS),
-            (
-                {
-                    "Code": code,
-                    "Name": _ml(english, bulgarian),
-                    "Multiplier": "1",
-                    "Divisor": "1",
-                    "IsDefaultUnit": int(code == "pcs"),
-                    "MeasurementCategory": self._pick("General_Products_MeasurementCategories", 0),
-                }
-                for code, english, bulgarian in _UNITS
-            ),
-        )
-        groups = "General_Products_ProductGroups"
-        self._rows(
-            groups,
-            len(_GROUPS),
-            (
-                {"Code": code, "Name": _ml(english, bulgarian), "Active": 1, "FullPath": f"/{code}/", **last}
-                for code, english, bulgarian in _GROUPS
-            ),
-        )
-        self._rows(
-            "Systems_Documents_DocumentTypes",
-            2,
-            (
-                {"Code": code, "TypeName": _ml(*names), "EntityName": entity, "CreateManully": 1, **last}
-                for code, names, entity in (
-                    ("CRM_SALES_ORDER", ("Sales order", "Поръчка"), "Crm_Sales_Orders"),
-                    ("CRM_INVOICE", ("Invoice", "Фактура"), "Crm_Invoicing_Invoices"),
-                )
-            ),
-        )
+        for block in re.split(r"\n(?=\w)", _MASTERS.strip()):
+            head, *lines = block.splitlines()
+            name, *columns = head.split()
+            attributes = [SETS[name].attributes[column] for column in columns]
+            rows = [self._master(attributes, line.split("|")) for line in lines]
+            self._rows(name, len(rows), rows)
 
-    def _parties(self) -> None:
+    def _master(self, attributes: list[Attribute], cells: list[str]) -> Row:
+        row: Row = {"AggregateLastUpdateTimeUtc": _moment(0)}
+        for attribute, cell in zip(attributes, map(str.strip, cells), strict=True):
+            match attribute.kind:
+                case "ml":
+                    row[attribute.name] = _ml(*cell.split(" = "))
+                case "ref":
+                    row[attribute.name] = self._pick(attribute.target, int(cell))
+                case "bool" | "int" | "enum":
+                    row[attribute.name] = int(cell)
+                case _:
+                    row[attribute.name] = cell
+        return row
+
+    def _companies(self) -> None:
         self._rows(
             "General_Contacts_Companies",
             120,
@@ -197,47 +200,10 @@ class _Seeder:
                 for town, trade in [(_TOWNS[number % 5], _TRADES[number // 5 % 5])]
             ),
         )
-        company = self._pick("General_Contacts_Companies", 0)
-        self._rows(
-            "General_Contacts_CompanyLocations",
-            len(_TOWNS),
-            (
-                {
-                    "PartyCode": f"L{number:05d}",
-                    "LocationName": _ml(*town),
-                    "IsActive": 1,
-                    "Company": company,
-                    "AggregateLastUpdateTimeUtc": _moment(number),
-                }
-                for number, town in enumerate(_TOWNS)
-            ),
-        )
-        self._rows(
-            "General_EnterpriseCompanies",
-            1,
-            [
-                {
-                    "IsActive": 1,
-                    "DefaultCostingMethod": 2,
-                    "Company": company,
-                    "BaseCurrency": self._pick("General_Currencies_Currencies", 1),
-                    "AggregateLastUpdateTimeUtc": _moment(0),
-                }
-            ],
-        )
 
-    def _sales_masters(self) -> None:
+    def _customers(self) -> None:
         company = self._pick("General_EnterpriseCompanies", 0)
         euro = self._pick("General_Currencies_Currencies", 1)
-        self._rows(
-            "Crm_SalesForce_SalesPersons",
-            3,
-            (
-                {"Code": f"SP{number}", "Name": _ml(f"Desk {number}", f"Гише {number}"), "IsActive": 1}
-                | {"AggregateLastUpdateTimeUtc": _moment(0)}
-                for number in range(1, 4)
-            ),
-        )
         self._rows(
             "Crm_Sales_Customers",
             120,
@@ -259,34 +225,6 @@ class _Seeder:
                     "AggregateLastUpdateTimeUtc": _moment(number * 7200),
                 }
                 for number in range(120)
-            ),
-        )
-        self._rows(
-            "Logistics_Inventory_Stores",
-            len(_TOWNS),
-            (
-                {
-                    "Code": f"ST{number}",
-                    "Name": _ml(f"Store {town[0]}", f"Склад {town[1]}"),
-                    "IsActive": 1,
-                    "EnterpriseCompany": company,
-                    "Currency": euro,
-                    "AggregateLastUpdateTimeUtc": _moment(number),
-                }
-                for number, town in enumerate(_TOWNS)
-            ),
-        )
-        users = (
-            ("admin", "Administrator", "Администратор"),
-            ("SYSTEM_APPLICATION_USER", "System", "Система"),
-        )
-        self._rows(
-            "Systems_Security_Users",
-            len(users),
-            (
-                {"Login": login, "Name": _ml(*names), "Active": 1, "UserType": 0}
-                | {"AggregateLastUpdateTimeUtc": _moment(0)}
-                for login, *names in users
             ),
         )
 
