@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from erpsync.sandbox.errors import ErpError, malformed, not_found
+from erpsync.sandbox.filter import Sql
 from erpsync.sandbox.identity import Token
 from erpsync.sandbox.instance import Instance
 from erpsync.sandbox.metadata import csdl, service_document
 from erpsync.sandbox.model import RENAMED, SETS, VERSION, EntitySet
-from erpsync.sandbox.query import Query, Sql, page_sql, parse_projection, parse_query
+from erpsync.sandbox.query import Query, page_sql, parse_projection, parse_query
 from erpsync.sandbox.sessions import LicensesExhaustedError
 
 _JSON: Final = (

@@ -4,28 +4,20 @@
 ...     httpx.get(f"{sandbox.url}/sys/auto-discovery")
 """
 
-import asyncio
 import signal
-import socket
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any, Self
-from urllib.parse import parse_qsl
 
 import msgspec
-import uvicorn
-from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from erpsync.sandbox.behaviour import Behaviour
-from erpsync.sandbox.faults import Fault, Where, perform
+from erpsync.sandbox.faults import Fault
 from erpsync.sandbox.instance import Instance
+from erpsync.sandbox.listener import Server, listen
 from erpsync.sandbox.model import SETS
 from erpsync.sandbox.query import Projection, Query, Sql, page_sql
-from erpsync.sandbox.sites import application, touch
-
-_Transports = dict[tuple[str, int], asyncio.Transport]
+from erpsync.sandbox.sites import touch
 
 
 class Sandbox:
@@ -51,7 +43,7 @@ class Sandbox:
             {"license_slots": license_slots, "token_ttl": token_ttl}
         )
         self._instance = Instance(behaviour, rows=rows, clock_scale=clock_scale, database=database)
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -69,10 +61,10 @@ class Sandbox:
 
     def start(self) -> None:
         """Returns when it accepts connections. Raises OSError when the port is taken."""
-        listener = _listen(self._port)
+        listener = listen(self._port)
         self._port = listener.getsockname()[1]
         self._instance.url = f"http://127.0.0.1:{self._port}"
-        self._server = _Server(self._instance)
+        self._server = Server(self._instance)
         self._thread = threading.Thread(
             target=self._server.run, args=([listener],), name="sandbox", daemon=True
         )
@@ -216,140 +208,3 @@ class Sandbox:
         query = self._instance.database.query
         found = {item.name: f"{item.target}({query(first.format(item.target))[0][0]})" for item in missing}
         return {**{name: {"@odata.id": reference} for name, reference in found.items()}, **values}
-
-
-def _listen(port: int) -> socket.socket:
-    """A socket that says it is TCP: only then does asyncio switch Nagle's delay off (40 ms an answer)."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        listener.listen(512)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which starts and stops at once and has each connection's transport at hand for faults."""
-
-    def __init__(self, instance: Instance) -> None:
-        transports: _Transports = {}
-
-        class Protocol(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                super().connection_made(transport)
-                if self.client is not None:
-                    transports[self.client] = transport
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                super().connection_lost(exc)
-                if self.client is not None:
-                    transports.pop(self.client, None)
-
-        super().__init__(
-            uvicorn.Config(
-                _FrontDoor(instance, transports),
-                http=Protocol,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-            )
-        )
-        self.ready = threading.Event()
-        self._transports = transports
-        self._leaving = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        self.ready.set()
-
-    def leave(self) -> None:
-        """Asks the server, from another thread, to end."""
-        self._loop.call_soon_threadsafe(self._leaving.set)
-
-    async def main_loop(self) -> None:
-        """Keeps the Date header right until it is time to leave; uvicorn's own looks ten times a second."""
-        while not self._leaving.is_set():
-            await self.on_tick(0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._leaving.wait(), 1)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Closes everything without waiting for answers under way: nobody misses a sandbox."""
-        for server in self.servers:
-            server.close()
-        for listener in sockets or []:
-            listener.close()
-        for transport in list(self._transports.values()):
-            transport.abort()
-        await asyncio.sleep(0)  # the protocols learn that their connections are lost
-        tasks = list(self.server_state.tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-class _FrontDoor:
-    """The outermost application: counts what arrives, faulty or not, and lets the faults act."""
-
-    def __init__(self, instance: Instance, transports: _Transports) -> None:
-        self._instance = instance
-        self._transports = transports
-        self._sites = application(instance)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        where = _where(scope["path"])
-        if where is None:
-            await self._sites(scope, receive, send)
-            return
-        if where == "token":
-            receive = await self._count_token_request(scope, receive)
-        fault = self._arrival(where, scope)
-        if self._instance.behaviour.latency_ms:
-            await asyncio.sleep(self._instance.behaviour.latency_ms / 1000)
-        if fault is None:
-            await self._sites(scope, receive, send)
-        else:
-            transport = self._transports.get(tuple(scope["client"]))
-            with suppress(asyncio.CancelledError):  # the sandbox stops while an answer is late
-                await perform(fault, self._sites, scope, receive, send, transport)
-
-    def _arrival(self, where: Where, scope: Scope) -> Fault | None:
-        query = scope["query_string"].decode()
-        target = f"{scope['path']}?{query}" if query else scope["path"]
-        with self._instance.lock:
-            self._instance.api_requests += where == "api"
-            return self._instance.faults.take(where, scope["method"], target)
-
-    async def _count_token_request(self, scope: Scope, receive: Receive) -> Receive:
-        """Reads the form to see who asks; returns a `receive` that gives it once more."""
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-        form = dict(parse_qsl(body.decode(errors="replace")))
-        authorization = dict(scope["headers"]).get(b"authorization", b"").decode(errors="replace")
-        with self._instance.lock:
-            self._instance.identity.count_request(form, authorization)
-        again: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return again.pop() if again else await receive()
-
-        return replay
-
-
-def _where(path: str) -> Where | None:
-    """The kind of a request; None for the side door, which has no faults."""
-    if path.startswith("/_sandbox/"):
-        return None
-    if path.startswith("/api/"):
-        return "api"
-    if path == "/id/connect/token":
-        return "token"
-    return "discovery" if path.endswith("/auto-discovery") or "/.well-known/" in path else "other"

@@ -7,10 +7,8 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
-
-import msgspec
 
 from erpsync.sandbox.data import Database, Row
 from erpsync.sandbox.errors import (
@@ -23,7 +21,7 @@ from erpsync.sandbox.errors import (
     unknown_property,
 )
 from erpsync.sandbox.model import RELEASED, RENAMED, SETS, TYPES, Attribute, EntitySet
-from erpsync.sandbox.query import read_moment
+from erpsync.sandbox.values import exact_number, stored_value
 
 Body = Mapping[str, Any]
 
@@ -239,10 +237,10 @@ class Writer:
                 raise unknown_property(name, entity_set.type_name)
             if "readonly" in attribute.flags:
                 raise refused(f"The property '{name}' is read-only.")
-            row |= self._columns(entity_set, attribute, {"@odata.id": value} if name != key else value)
+            row |= self._columns(attribute, {"@odata.id": value} if name != key else value)
         return children
 
-    def _columns(self, entity_set: EntitySet, attribute: Attribute, value: Any) -> Row:
+    def _columns(self, attribute: Attribute, value: Any) -> Row:
         """The columns of an attribute for a JSON value. Raises ErpError where the value does not fit."""
         if value is None:
             return dict.fromkeys(attribute.columns)
@@ -250,16 +248,7 @@ class Writer:
             return {attribute.name: self._reference(attribute, value)}
         if attribute.kind in ("amount", "quantity"):
             return self._measure(attribute, value)
-        stored = _STORED[attribute.kind](attribute, value)
-        if stored is None:
-            raise malformed(
-                f"Cannot convert the value of '{attribute.name}' on type 'Erp.{entity_set.type_name}'."
-            )
-        if attribute.max_length and len(stored) > attribute.max_length:
-            raise refused(
-                f"The value of '{attribute.name}' is longer than {attribute.max_length} characters."
-            )
-        return {attribute.name: stored}
+        return {attribute.name: stored_value(attribute, value)}
 
     def _reference(self, attribute: Attribute, value: Any) -> str | None:
         if not isinstance(value, Mapping):
@@ -283,10 +272,7 @@ class Writer:
         master, code = _MEASURES[attribute.kind]
         if not self._database.find_ids(master, code, value[key], 1):
             raise refused(f"{key} '{value[key]}' of '{attribute.name}' was not found.")
-        amount = _decimal(attribute, value.get("Value"))
-        if amount is None:
-            raise malformed(f"Cannot convert the value of '{attribute.name}'.")
-        return {number: amount, sign: value[key]}
+        return {number: exact_number(attribute, value.get("Value")), sign: value[key]}
 
     def _place_children(
         self, entity_set: EntitySet, owner_id: str, children: Mapping[str, list[Body]]
@@ -401,39 +387,7 @@ def _calculate(row: Row) -> None:
         row |= {"LineAmount": str(amount), "LineAmount.Currency": row["UnitPrice.Currency"]}
 
 
-def _decimal(_attribute: Attribute, value: Any) -> str | None:
-    """A JSON number or a quoted one; the digits stay as they were sent."""
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
-        return None
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    return f"{number:f}" if number.is_finite() else None
-
-
-def _languages(_attribute: Attribute, value: Any) -> str | None:
-    """All languages are replaced together; keys are kept in upper case."""
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-        return None
-    return msgspec.json.encode({language.upper(): text for language, text in value.items()}).decode()
-
-
-def _moment(_attribute: Attribute, value: Any) -> str | None:
-    return read_moment(value) if isinstance(value, str) else None
-
-
 _MEASURES: Final = {
     "amount": ("General_Currencies_Currencies", "CurrencySign"),
     "quantity": ("General_Products_MeasurementUnits", "Code"),
-}
-_STORED: Final[Mapping[str, Callable[[Attribute, Any], Any]]] = {
-    "string": lambda _, value: value if isinstance(value, str) else None,
-    "bool": lambda _, value: int(value) if isinstance(value, bool) else None,
-    "int": lambda _, value: value if isinstance(value, int) and not isinstance(value, bool) else None,
-    "enum": lambda attribute, value: attribute.values.get(value) if isinstance(value, str) else None,
-    "decimal": _decimal,
-    "ml": _languages,
-    "date": lambda attribute, value: (_moment(attribute, value) or "")[:10] or None,
-    "datetime": _moment,
 }
