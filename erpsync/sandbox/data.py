@@ -7,6 +7,7 @@ nobody else does.
 # ruff: noqa: S608 - names in statements come from the model, values are bound
 
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -29,6 +30,7 @@ class Database:
     def __init__(self, path: str | None = None) -> None:
         """Opens `path`, or a database of its own that goes away with it."""
         self._connection = sqlite3.connect(path or "", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._connection.close)
         self._connection.create_function("fold", 1, _fold, deterministic=True)
         for pragma in ("journal_mode=MEMORY", "synchronous=OFF", "cache_size=-65536", "temp_store=MEMORY"):
             self._connection.execute(f"PRAGMA {pragma}")

@@ -61,6 +61,13 @@ class Server(uvicorn.Server):
         self._leaving = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until `leave`; whoever waits for `ready` is released even when it cannot start."""
+        try:
+            super().run(sockets)
+        finally:
+            self.ready.set()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()

@@ -7,16 +7,18 @@
 import signal
 import threading
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, Self
 
 import msgspec
 
 from erpsync.sandbox.behaviour import Behaviour
 from erpsync.sandbox.faults import Fault
+from erpsync.sandbox.filter import Sql
 from erpsync.sandbox.instance import Instance
 from erpsync.sandbox.listener import Server, listen
 from erpsync.sandbox.model import SETS
-from erpsync.sandbox.query import Projection, Query, Sql, page_sql
+from erpsync.sandbox.query import Projection, Query, page_sql
 from erpsync.sandbox.sites import touch
 
 
@@ -26,8 +28,8 @@ class Sandbox:
     def __init__(
         self,
         port: int = 0,
-        license_slots: int = 5,
-        token_ttl: int = 3600,
+        license_slots: int | None = None,
+        token_ttl: int | None = None,
         rows: int = 1250,
         clock_scale: float = 1.0,
         database: str | None = None,
@@ -35,13 +37,14 @@ class Sandbox:
     ) -> None:
         """Seeds `rows` products, unless the SQLite file `database` holds an earlier sandbox.
 
-        Without `database` the rows live in a temporary one. With a `clock_scale` of 60 sessions last a 60th of their
-        time; tokens live for `token_ttl` seconds whatever the scale.
+        Without `database` the rows live in a temporary one. `license_slots` (5) and `token_ttl` (3600 seconds) win
+        over those of `behaviour`. With a `clock_scale` of 60 sessions last a 60th of their time;
+        tokens live for `token_ttl` seconds whatever the scale.
         """
         self._port = port
-        behaviour = (behaviour or Behaviour()).changed(
-            {"license_slots": license_slots, "token_ttl": token_ttl}
-        )
+        given = {"license_slots": license_slots, "token_ttl": token_ttl}
+        changes = {name: value for name, value in given.items() if value is not None}
+        behaviour = (behaviour or Behaviour()).changed(changes)
         self._instance = Instance(behaviour, rows=rows, clock_scale=clock_scale, database=database)
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
@@ -170,11 +173,12 @@ class Sandbox:
             return int(self._instance.database.query(sql)[0][0])
 
     def read(self, set_name: str, *attributes: str) -> list[dict[str, Any]]:
-        """All rows with these attributes, in page order, as the API would show them."""
+        """All rows with these attributes, in page order, as the API would show them; numbers are Decimal."""
         sql = page_sql(SETS[set_name], Query(Projection(attributes), Sql("")))
         with self._instance.lock:
             rows = self._instance.database.query(sql.text, sql.values)
-        return [msgspec.json.decode(row[0]) for row in rows]
+        decoder = msgspec.json.Decoder(float_hook=Decimal)
+        return [decoder.decode(row[0]) for row in rows]
 
     def touch(self, set_name: str, count: int = 1) -> list[str]:
         """Saves the first rows as if somebody had changed them: version and update time rise. Returns their ids."""
