@@ -9,17 +9,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from erpsync.control.selection import UnknownJobError
+from erpsync.control.selection import UnknownJobError, UnknownRunError
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.core.run import Run
 from erpsync.version import __version__
 
 Document = dict[str, object]
-
-
-class UnknownRunError(ErpsyncError):
-    """The ledger has no such run."""
 
 
 class Parameters(BaseModel):

@@ -12,6 +12,10 @@ class UnknownJobError(ErpsyncError):
     """No job has this name or fits this pattern; the hint suggests what was perhaps meant."""
 
 
+class UnknownRunError(ErpsyncError):
+    """The ledger has no such run."""
+
+
 def is_pattern(text: str) -> bool:
     """Whether `text` is a glob and may mean several jobs."""
     return any(sign in text for sign in "*?[")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from erpsync.control.api import UnknownRunError, control_application
+from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
-from erpsync.control.selection import UnknownJobError
+from erpsync.control.selection import UnknownJobError, UnknownRunError
 from erpsync.core.errors import StoreUnavailableError
 from erpsync.core.event import silent
 from erpsync.core.run import Outcome, Run, RunTrigger, State

@@ -1,0 +1,55 @@
+"""The commands and the options that stand before them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from erpsync.cli.check import check, plugins, schema
+from erpsync.cli.demo import demo
+from erpsync.cli.history import logs, runs, show
+from erpsync.cli.jobs import jobs_app
+from erpsync.cli.next import next_
+from erpsync.cli.options import workspace_of
+from erpsync.cli.run import run, trigger
+from erpsync.cli.serve import daemon, sandbox
+from erpsync.cli.status import status
+from erpsync.version import __version__
+
+app = typer.Typer(
+    help="Runs API-calling jobs on schedules, with Client Credentials tokens.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="The configuration file; else $ERPSYNC_CONFIG, ./erpsync.toml, …")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """What holds for every command."""
+    if version:
+        typer.echo(f"erpsync {__version__}")
+        raise typer.Exit
+    workspace_of(context).explicit = config
+
+
+app.command()(demo)
+app.command()(check)
+app.command("next")(next_)
+app.command()(run)
+app.command()(daemon)
+app.command()(status)
+app.add_typer(jobs_app)
+app.command()(runs)
+app.command()(show)
+app.command()(logs)
+app.command()(trigger)
+app.command()(plugins)
+app.command()(sandbox)
+app.command()(schema)

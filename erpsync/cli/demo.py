@@ -1,0 +1,4 @@
+"""`demo`: placeholder"""
+
+
+def demo() -> None: ...

@@ -1,0 +1,210 @@
+"""`runs`, `show`, `logs`: what was, read from the ledger and the run logs without a daemon."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
+from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, run_row, say, table
+from erpsync.cli.workspace import Workspace
+from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
+from erpsync.core.run import Attempt, Outcome, Run, State
+
+_LOG_TAIL = 20  # records that `show` prints
+_POLL_SECONDS = 0.3
+
+
+def runs(
+    context: typer.Context,
+    jobs: JobArguments = None,
+    outcome: Annotated[
+        list[Outcome] | None, typer.Option(help="Only runs that ended so; repeatable.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help='"24h", "18:00" or an instant.')] = None,
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    instance: InstanceOption = None,
+    tag: TagOption = None,
+    format: FormatOption = "text",  # noqa: A002 - the option's name
+) -> None:
+    """What ran, the newest first."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    workspace = workspace_of(context)
+    which = RunFilter(
+        jobs=_names(workspace, jobs, instance, tag),
+        outcomes=tuple(outcome or ()),
+        since=_since(workspace, since),
+        limit=limit,
+    )
+    found = workspace.read(list_runs, [], which)
+    if format == "json":
+        print_json([run.document() for run in found])
+        return
+    times = Times(workspace.configuration.daemon.timezone)
+    if not found:
+        note("no runs")
+        return
+    say(f"times in {times.zone}")
+    table(RUN_COLUMNS, (run_row(run, times) for run in found), fold=("rows", "why"))
+
+
+def show(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(help="A run's id, or its first letters.")],
+    format: FormatOption = "text",  # noqa: A002
+) -> None:
+    """One run: its attempts, its error, the end of its log."""
+    from erpsync.store.ledger import list_attempts
+
+    workspace = workspace_of(context)
+    found = _find(workspace, run)
+    attempts = workspace.read(list_attempts, [], found.id)
+    records, _ = workspace.run_log.read(found.id)
+    if format == "json":
+        history = [attempt.document() for attempt in attempts]
+        print_json({**found.document(), "attempts": history, "log": records[-_LOG_TAIL:]})
+        return
+    times = Times(_zone(workspace, found.job))
+    _print_run(found, attempts, times)
+    if records:
+        say(f"\nlog (the last {min(len(records), _LOG_TAIL)} of {len(records)} lines)")
+    for record in records[-_LOG_TAIL:]:
+        say(f"  {_log_line(record, times)}")
+
+
+def logs(
+    context: typer.Context,
+    subject: Annotated[str, typer.Argument(metavar="RUN|JOB", help="A run, or a job: its newest run.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    format: FormatOption = "text",  # noqa: A002
+) -> None:
+    """What a run said. With --follow and JSON: one document a line."""
+    workspace = workspace_of(context)
+    run = _newest(workspace, subject) or _find(workspace, subject)
+    if format == "json" and not follow:
+        print_json(workspace.run_log.read(run.id)[0])
+        return
+    times = Times(_zone(workspace, run.job))
+    if format == "text":
+        note(f"{run.id} {run.job}, times in {times.zone}")
+    for record in _records(workspace, run.id, follow):
+        line = json.dumps(record, ensure_ascii=False) if format == "json" else _log_line(record, times)
+        say(line)
+        sys.stdout.flush()
+
+
+def _names(
+    workspace: Workspace, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
+) -> tuple[str, ...] | None:
+    """The names to look for, None for all; a job that is configured no more is found by its exact name."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    if not (patterns or instances or tags):
+        return None
+    try:
+        chosen = select_jobs(
+            workspace.configuration.jobs, patterns or (), instances=instances or (), tags=tags or ()
+        )
+        return tuple(job.name for job in chosen)
+    except UnknownJobError:
+        former = tuple(patterns or ())
+        found: list[Run] = workspace.read(list_runs, [], RunFilter(jobs=former, limit=1))
+        if found:
+            return former
+        raise
+
+
+def _since(workspace: Workspace, text: str | None) -> datetime | None:
+    from erpsync.cli.instant import parse_instant
+
+    if text is None:
+        return None
+    try:
+        return parse_instant(text, workspace.configuration.daemon.timezone, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--since") from error
+
+
+def _find(workspace: Workspace, run_id: str) -> Run:
+    from erpsync.store.ledger import find_run
+
+    run = workspace.read(find_run, None, run_id)
+    if run is None:
+        raise UnknownRunError(f'there is no run "{run_id}"', hint="erpsync runs")
+    return run
+
+
+def _newest(workspace: Workspace, job: str) -> Run | None:
+    """The newest run of a job of this name or definition; None where there is no such job."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    try:
+        names = _names(workspace, [job], None, None)
+    except UnknownJobError:
+        return None
+    found = workspace.read(list_runs, [], RunFilter(jobs=names, limit=1))
+    if not found:
+        raise UnknownRunError(f'"{job}" has not run yet', hint=f"erpsync run {job}")
+    return found[0]
+
+
+def _zone(workspace: Workspace, job: str) -> str:
+    known = workspace.configuration.jobs.get(job)
+    return known.timezone if known else workspace.configuration.daemon.timezone
+
+
+def _print_run(run: Run, attempts: list[Attempt], times: Times) -> None:
+    say(f"times in {times.zone}")
+    cells = zip(RUN_COLUMNS, run_row(run, times), strict=True)
+    extra = {
+        "plugin": run.plugin,
+        "instance": run.instance,
+        "identity": run.identity,
+        "asked by": run.requested_by,
+        "next try": times(run.next_attempt_at) if run.next_attempt_at else None,
+        "cursor": f"{run.cursor_before or '-'} → {run.cursor_after}" if run.cursor_after else None,
+    }
+    for name, value in [*cells, *extra.items()]:
+        if value not in (None, "", "-"):
+            say(f"{name:>10}  {value}")
+    if run.error:
+        say(f"{'error':>10}  {run.error.type}: {run.error.message}")
+        say(f"{'help':>10}  {run.error.hint}" if run.error.hint else "")
+    say()
+    rows = (
+        (
+            attempt.number,
+            times(attempt.started_at),
+            times(attempt.finished_at),
+            attempt.outcome or "running",
+            f"{attempt.error.type}: {attempt.error.message}" if attempt.error else "",
+        )
+        for attempt in attempts
+    )
+    table(("try", "started", "ended", "outcome", "why"), rows, fold=("why",))
+
+
+def _log_line(record: Mapping[str, Any], times: Times) -> str:
+    rest = {key: value for key, value in record.items() if key not in ("at", "level", "event")}
+    fields = " ".join(f"{key}={value}" for key, value in rest.items())
+    return (
+        f"{times(record.get('at'))} {record.get('level', ''):7} {record.get('event', '')} {fields}".rstrip()
+    )
+
+
+def _records(workspace: Workspace, run_id: str, follow: bool) -> Iterator[Mapping[str, Any]]:
+    log, offset = workspace.run_log, 0
+    while True:
+        over = (
+            not follow or _find(workspace, run_id).state is State.FINISHED
+        )  # asked before reading: no last words lost
+        records, offset = log.read(run_id, offset)
+        yield from records
+        if over:
+            return
+        time.sleep(_POLL_SECONDS)

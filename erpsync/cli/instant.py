@@ -1,0 +1,31 @@
+"""Instants as people type them."""
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from erpsync.core.duration import parse_duration
+
+
+def parse_instant(text: str, zone: str, now: datetime) -> datetime:
+    """An aware UTC instant from "2026-03-29T03:30" (in `zone` where it names none), "18:00" or "24h" (ago).
+
+    A time of day means the newest one that is over. ValueError says what is accepted.
+    """
+    local = ZoneInfo(zone)
+    try:
+        instant = datetime.fromisoformat(text)
+        return (instant if instant.tzinfo else instant.replace(tzinfo=local)).astimezone(UTC)
+    except ValueError:
+        pass
+    try:
+        clock = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - a time of day has no zone
+        today = datetime.combine(now.astimezone(local).date(), clock, local)
+        return (today if today <= now else today - timedelta(days=1)).astimezone(UTC)
+    except ValueError:
+        pass
+    try:
+        return now - parse_duration(text)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f'"{text}" is no instant; write "2026-03-29T03:30", "2026-03-29", "18:00" or an age like "24h"'
+        ) from error

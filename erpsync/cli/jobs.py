@@ -1,0 +1,136 @@
+"""`jobs` and `jobs show`: what is configured, when it is due next and how it ended last."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from erpsync.cli.options import FormatOption, InstanceOption, TagOption, workspace_of
+from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.core.duration import format_duration
+from erpsync.core.job import At, Cron, Every, Job, Schedule
+from erpsync.core.run import Run, utc_text
+
+jobs_app = typer.Typer(name="jobs", help="The jobs, their next fire times and last runs.")
+
+
+@jobs_app.callback(invoke_without_command=True)
+def jobs(
+    context: typer.Context,
+    instance: InstanceOption = None,
+    tag: TagOption = None,
+    format: FormatOption = "text",  # noqa: A002 - the option's name
+) -> None:
+    """All jobs; `jobs show JOB` for one."""
+    if context.invoked_subcommand is not None:
+        return
+    from erpsync.control.selection import select_jobs
+    from erpsync.daemon.check import require_schedules
+    from erpsync.scheduling.trigger import build_trigger, next_after
+    from erpsync.store.ledger import last_runs
+
+    workspace = workspace_of(context)
+    configuration = workspace.configuration
+    require_schedules(configuration)
+    chosen = select_jobs(configuration.jobs, instances=instance or (), tags=tag or ())
+    last: dict[str, Run] = workspace.read(last_runs, {}, [job.name for job in chosen])
+    now = datetime.now(UTC)
+    fires = {job.name: next_after(build_trigger(job), now) if job.enabled else None for job in chosen}
+    if format == "json":
+        print_json([_document(job, fires[job.name], last.get(job.name)) for job in chosen])
+        return
+    if not chosen:
+        note("no jobs are configured")
+        return
+    times = Times(configuration.daemon.timezone)
+    say(f"times in {times.zone}")
+    rows = (_row(job, fires[job.name], last.get(job.name), times) for job in chosen)
+    table(
+        ("job", "plugin", "identity", "schedule", "zone", "next", "last", "ended"), rows, fold=("schedule",)
+    )
+
+
+@jobs_app.command("show")
+def show_job(
+    context: typer.Context,
+    job: Annotated[str, typer.Argument(help="The name of one job.")],
+    format: FormatOption = "text",  # noqa: A002
+) -> None:
+    """One effective job, with the file and line of every key."""
+    from erpsync.control.selection import find_job
+
+    configuration = workspace_of(context).configuration
+    found = find_job(configuration.jobs, job)
+    document, origins = configuration.document(found), configuration.origins(found.name)
+    if format == "json":
+        places = {
+            key: {"file": origin.file, "line": origin.line, "column": origin.column, "layer": origin.layer}
+            for key, origin in origins.items()
+        }
+        print_json({"name": found.name, "job": document, "origins": places})
+        return
+    say(found.name)
+    rows = []
+    for key, value in _flat(document):
+        origin = origins.get(key)
+        place = "" if origin is None else f"{origin.file}:{origin.line}" if origin.file else origin.layer
+        rows.append((key, _value_text(value), place))
+    table(("key", "value", "from"), rows, fold=("value",))
+
+
+def schedule_texts(schedules: Sequence[Schedule]) -> list[str]:
+    """Schedules as people write them."""
+    return [_schedule_text(schedule) for schedule in schedules]
+
+
+def _schedule_text(schedule: Schedule) -> str:
+    match schedule:
+        case Cron(expression, zone, dst):
+            return " ".join(filter(None, (expression, zone and f"({zone})", dst and f"dst={dst}")))
+        case Every(every, offset):
+            return f"every {format_duration(every)}" + (f" + {format_duration(offset)}" if offset else "")
+        case At(at):
+            return f"at {utc_text(at)}"
+        case _:
+            return "manual"
+
+
+def _document(job: Job, fires: datetime | None, last: Run | None) -> dict[str, object]:
+    return {
+        "name": job.name,
+        "definition": job.definition,
+        "plugin": job.plugin,
+        "instance": job.instance,
+        "identity": job.identity,
+        "enabled": job.enabled,
+        "schedule": schedule_texts(job.schedules),
+        "timezone": job.timezone,
+        "description": job.description,
+        "tags": sorted(job.tags),
+        "next_fire_at": utc_text(fires),
+        "last_run": last.document() if last else None,
+    }
+
+
+def _row(job: Job, fires: datetime | None, last: Run | None, times: Times) -> tuple[object, ...]:
+    schedule = ", ".join(schedule_texts(job.schedules)) if job.enabled else "disabled"
+    ended = (last.outcome or last.state) if last else "-"
+    at = times(last.started_at or last.fire_at) if last else "-"
+    return job.name, job.plugin, job.identity or "-", schedule, job.timezone, times(fires), at, ended
+
+
+def _flat(document: object, prefix: str = "") -> list[tuple[str, object]]:
+    """The leaves of nested tables under dotted keys."""
+    if not isinstance(document, dict) or not document:
+        return [(prefix, document)]
+    leaves = []
+    for key, value in document.items():
+        leaves += _flat(value, f"{prefix}.{key}" if prefix else key)
+    return leaves
+
+
+def _value_text(value: object) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,64 @@
+"""The entry of the program: the version at once, everything else through the commands."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from erpsync.version import __version__
+
+if TYPE_CHECKING:
+    from erpsync.cli.workspace import Workspace
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:  # asked by scripts and monitoring: answered before anything is imported
+        sys.stdout.write(f"erpsync {__version__}\n")
+        return
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code. Problems are told on standard error."""
+    from typer.exceptions import TyperException
+
+    from erpsync.cli.app import app
+    from erpsync.cli.workspace import Workspace
+
+    workspace = Workspace()
+    try:
+        return int(app(list(arguments), prog_name="erpsync", standalone_mode=False, obj=workspace) or 0)
+    except TyperException as error:
+        getattr(error, "show", lambda: None)()
+        return int(getattr(error, "exit_code", 1))
+    except Exception as error:  # noqa: BLE001 - the one place where an error becomes words and an exit code
+        return _report(error, workspace)
+
+
+def _report(error: Exception, workspace: "Workspace") -> int:
+    from erpsync.cli.exit_code import code_of_error
+    from erpsync.cli.output import note
+    from erpsync.core.errors import ConfigError, ErpsyncError
+
+    if os.environ.get("ERPSYNC_DEBUG"):
+        import traceback
+
+        note(workspace.redactor("".join(traceback.format_exception(error))))
+    if isinstance(error, ConfigError) and error.problems:
+        note("\n\n".join(problem.text() for problem in error.problems))
+    elif isinstance(error, ErpsyncError):
+        note(workspace.redactor(f"error: {error.message}"))
+        if error.hint:
+            note(workspace.redactor(f"  help: {error.hint}"))
+    elif isinstance(error, PermissionError):
+        note(f"error: no right to use {error.filename}")
+    else:
+        note(workspace.redactor(f"error: a fault of erpsync itself: {type(error).__name__}: {error}"))
+        note("  help: ERPSYNC_DEBUG=1 shows where; please report it")
+    return code_of_error(error)
+
+
+if __name__ == "__main__":
+    main()

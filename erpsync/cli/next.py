@@ -1,0 +1,89 @@
+"""`next`: when jobs are due, and why then."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from erpsync.cli.instant import parse_instant
+from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
+from erpsync.cli.output import note, print_json, say, table
+from erpsync.core.job import Dst
+
+
+def next_(
+    context: typer.Context,
+    jobs: JobArguments = None,
+    expr: Annotated[str | None, typer.Option("--expr", help="A cron expression instead of a job.")] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="The zone of --expr.")] = None,
+    dst: Annotated[Dst, typer.Option("--dst", help="The rule of --expr for clock changes.")] = "vixie",
+    start: Annotated[str | None, typer.Option("--from", help="After this instant instead of now.")] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, help="So many for each job.")] = None,
+    instance: InstanceOption = None,
+    tag: TagOption = None,
+    format: FormatOption = "text",  # noqa: A002 - the option's name
+) -> None:
+    """The next fire times, with the reason of every shift."""
+    if expr is not None:
+        found = _of_expression(expr, tz or "UTC", dst, start, count or 5)
+    else:
+        found = _of_jobs(context, jobs, instance, tag, start, count)
+    if format == "json":
+        print_json(found)
+        return
+    if not found:
+        note("nothing is due: no job has a schedule that fires again")
+    columns = ("at", "utc", "job", "note") if expr is None else ("at", "utc", "note")
+    rows = ([time[column] for column in columns] for time in found)
+    say("local times carry their offset")
+    table(columns, rows, fold=("note",))
+
+
+def _of_expression(
+    expression: str, zone: str, dst: Dst, start: str | None, count: int
+) -> list[dict[str, object]]:
+    from erpsync.core.job import Cron
+    from erpsync.scheduling.explain import fire_times
+    from erpsync.scheduling.trigger import build_schedule
+
+    after = _instant(start, zone)
+    try:
+        trigger = build_schedule(Cron(expression), zone, dst)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--expr") from error
+    return [time.document(None) for time in fire_times(trigger, after, count)]
+
+
+def _of_jobs(
+    context: typer.Context,
+    patterns: list[str] | None,
+    instances: list[str] | None,
+    tags: list[str] | None,
+    start: str | None,
+    count: int | None,
+) -> list[dict[str, object]]:
+    from erpsync.control.selection import select_jobs
+    from erpsync.daemon.check import require_schedules
+    from erpsync.scheduling.explain import fire_times
+    from erpsync.scheduling.timetable import timetable
+
+    configuration = workspace_of(context).configuration
+    require_schedules(configuration)
+    jobs = select_jobs(configuration.jobs, patterns or (), instances=instances or (), tags=tags or ())
+    each = count or (5 if len(jobs) == 1 else 1)
+    found = []
+    for job in jobs:
+        due = timetable(job)
+        times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay)
+        found += [(time.utc, time.document(job.name)) for time in times]
+    return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def _instant(text: str | None, zone: str) -> datetime:
+    now = datetime.now(UTC)
+    if text is None:
+        return now
+    try:
+        return parse_instant(text, zone, now)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from error

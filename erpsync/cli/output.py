@@ -1,0 +1,145 @@
+"""What people and programs see: tables and times for the one, one JSON document for the other."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+from erpsync.core.duration import format_duration
+from erpsync.core.run import Run
+
+Format = Literal["text", "json"]
+
+_QUIET_SECONDS = 1.0  # what ends sooner needs no progress
+
+
+def print_json(document: object) -> None:
+    """One document, alone on standard output."""
+    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+
+
+def say(text: str = "") -> None:
+    """A line of text for people on standard output."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def note(text: str) -> None:
+    """A line beside the result, on standard error."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which foreign words could use to forge what a terminal shows."""
+    return "".join(
+        sign if sign.isprintable() or sign in "\n\t" else "\N{REPLACEMENT CHARACTER}" for sign in text
+    )
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Sequence[str] = ()) -> None:
+    """A table on standard output: fitted to a terminal by folding the columns `fold`, else as wide as it needs.
+
+    Identifiers and names are never shortened. Text in a pipe has no trailing blanks and no colour.
+    """
+    from rich.console import Console  # fifty milliseconds that JSON need not pay
+    from rich.table import Table
+    from rich.text import Text
+
+    people = sys.stdout.isatty()
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        view.add_column(name, no_wrap=name not in fold, overflow="fold")
+    for row in rows:
+        view.add_row(*(Text(printable("" if cell is None else str(cell)), _style(cell)) for cell in row))
+    console = Console(width=None if people else 4000, no_color=not people, highlight=False)
+    with console.capture() as captured:
+        console.print(view)
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+_STYLES = {
+    "succeeded": "green",
+    "partial": "yellow",
+    "missed": "yellow",
+    "failed": "red",
+    "timed_out": "red",
+    "abandoned": "red",
+    "running": "cyan",
+    "parked": "yellow",
+}
+
+
+def _style(cell: object) -> str:
+    return _STYLES.get(str(cell), "")
+
+
+class Times:
+    """Instants as people read them, in one zone that the heading names."""
+
+    def __init__(self, zone: str) -> None:
+        self.zone = zone
+        self._info = ZoneInfo(zone)
+
+    def __call__(self, instant: datetime | str | None) -> str:
+        """Date and time in the zone; "-" where there is none. Text is the ISO form of a document."""
+        if instant is None:
+            return "-"
+        if isinstance(instant, str):
+            instant = datetime.fromisoformat(instant)
+        return f"{instant.astimezone(self._info):%Y-%m-%d %H:%M:%S}"
+
+
+RUN_COLUMNS = ("run", "job", "trigger", "fire time", "started", "took", "state", "try", "rows", "why")
+
+
+def run_row(run: Run, times: Times) -> tuple[object, ...]:
+    """The cells of `RUN_COLUMNS`."""
+    fired = times(run.fire_at)
+    if run.fire_count != 1:
+        fired += f" … {times(run.fire_until)} ({run.fire_count if run.fire_count > 0 else 'many'})"
+    took = "-" if run.duration_seconds is None else format_duration(run.duration_seconds)
+    state = run.outcome or (f"waiting: {run.waiting_for}" if run.waiting_for else run.state)
+    why = run.error.message if run.error else run.reason or ""
+    return (
+        run.id,
+        run.job,
+        run.trigger,
+        fired,
+        times(run.started_at),
+        took,
+        state,
+        run.attempts,
+        rows_text(run),
+        why,
+    )
+
+
+def rows_text(run: Run) -> str:
+    """The counts that are not zero: "read 1250, written 3"."""
+    return ", ".join(f"{kind} {amount}" for kind, amount in run.counts.document().items() if amount) or "-"
+
+
+class LiveLine:
+    """One line on a terminal's standard error that changes in place; silent elsewhere and in the first second."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._people = sys.stderr.isatty()
+        self._shown = False
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if self._people and time.monotonic() - self._since >= _QUIET_SECONDS:
+            sys.stderr.write(f"\r\x1b[2K{printable(text)}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        """Leave no trace."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+            self._shown = False

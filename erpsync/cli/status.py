@@ -1,0 +1,122 @@
+"""`status`: the whole state on one screen, or in one exit code."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, run_row, say, table
+from erpsync.cli.workspace import Workspace
+from erpsync.core.errors import NoDaemonError
+from erpsync.core.run import Run
+
+_RECENT = 10
+
+
+def status(
+    context: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Say only what is wrong; exit 0 or 1.")] = False,
+    format: FormatOption = "text",  # noqa: A002 - the option's name
+) -> int:
+    """What is now, what was, what comes; without a daemon what the ledger knows."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    workspace = workspace_of(context)
+    daemon = _ask(workspace)
+    problems = ["no daemon is running"] if daemon is None else list(daemon["problems"])
+    runs: list[Run] = workspace.read(list_runs, [], RunFilter(limit=1 if check else 1000))
+    if format == "json":
+        recent = [run.document() for run in runs[:_RECENT]]
+        print_json({"daemon": daemon, "problems": problems, "runs": recent})
+    elif check:
+        for problem in problems:
+            note(problem)
+    else:
+        _print(workspace, daemon, problems, runs)
+    return 1 if check and problems else 0
+
+
+def _ask(workspace: Workspace) -> dict[str, Any] | None:
+    try:
+        with workspace.client() as client:
+            return client.status()
+    except NoDaemonError:
+        return None
+
+
+def _print(
+    workspace: Workspace, daemon: Mapping[str, Any] | None, problems: Sequence[str], runs: Sequence[Run]
+) -> None:
+    configuration = workspace.configuration
+    times = Times(configuration.daemon.timezone)
+    enabled = sum(job.enabled for job in configuration.jobs.values())
+    since = "not running" if daemon is None else f"pid {daemon['pid']}, since {times(daemon['started_at'])}"
+    say(f"daemon   {since}")
+    say(f"config   {configuration.path}, times in {times.zone}")
+    say(f"jobs     {len(configuration.jobs)}, {enabled} enabled")
+    say(f"state    {configuration.daemon.state}")
+    outcomes = Counter(str(run.outcome or run.state) for run in runs)
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+    say(f"runs     {f'the last {len(runs)}: {counted}' if runs else 'none yet'}")
+    if problems:
+        say("problems")
+        for problem in problems:
+            say(f"  {problem}")
+    if daemon is not None:
+        _print_daemon(daemon, times)
+    if runs:
+        _section("runs")
+        table(RUN_COLUMNS, (run_row(run, times) for run in runs[:_RECENT]), fold=("rows", "why"))
+
+
+def _print_daemon(daemon: Mapping[str, Any], times: Times) -> None:
+    if daemon["identities"]:
+        _section("identities")
+        rows = [
+            (
+                each["identity"],
+                each["state"],
+                times(each["expires_at"]),
+                each["requests"],
+                _why(each["last_error"]),
+            )
+            for each in daemon["identities"]
+        ]
+        table(("identity", "token", "until", "requests", "error"), rows, fold=("error",))
+    if daemon["running"]:
+        _section("running")
+        now = datetime.now(UTC)
+        table(
+            ("run", "job", "for", "progress"),
+            [
+                (run["id"], run["job"], _age(run["started_at"], now), progress_text(run["progress"]))
+                for run in daemon["running"]
+            ],
+        )
+    if daemon["next"]:
+        _section("next")
+        table(("job", "at"), [(each["job"], times(each["at"])) for each in daemon["next"]])
+
+
+def progress_text(progress: Mapping[str, Any] | None) -> str:
+    """ "1000 of 1250" or "1000"; empty where nothing is known."""
+    if progress is None:
+        return ""
+    return f"{progress['done']} of {progress['total']}" if progress["total"] else str(progress["done"])
+
+
+def _section(title: str) -> None:
+    say(f"\n{title}")
+
+
+def _why(error: Mapping[str, Any] | None) -> str:
+    return error["message"] if error else ""
+
+
+def _age(started: str | None, now: datetime) -> str:
+    from erpsync.core.duration import format_duration
+
+    return format_duration(now - datetime.fromisoformat(started)) if started else "-"

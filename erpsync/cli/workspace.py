@@ -1,0 +1,67 @@
+"""What commands share: the configuration, the state that is only read, the daemon that may be asked."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from erpsync.core.redaction import Redactor
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from erpsync.config.configuration import Configuration
+    from erpsync.control.client import ControlClient
+    from erpsync.store.run_log import RunLog
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Workspace:
+    """Everything is loaded when first used; what a command does not need costs it nothing."""
+
+    def __init__(self) -> None:
+        self.explicit: Path | None = None
+        self.redactor = Redactor()
+
+    @cached_property
+    def configuration(self) -> "Configuration":
+        """The configuration. Raises ConfigError with all problems."""
+        from erpsync.config.find import find_configuration
+        from erpsync.config.load import load_configuration
+
+        return load_configuration(find_configuration(self.explicit, os.environ), os.environ)
+
+    @contextmanager
+    def client(self) -> "Iterator[ControlClient]":
+        """The daemon of this configuration; every question raises NoDaemonError where it does not run."""
+        from erpsync.control.client import ControlClient
+
+        with ControlClient(self.configuration.control.socket) as client:
+            yield client
+
+    def read(
+        self, query: "Callable[Concatenate[Connection, P], R]", default: R, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Ask the state, read-only; `default` where nothing has run yet. Raises StoreError."""
+        from erpsync.store.state import Store
+
+        path = self.configuration.daemon.state
+        if not path.exists():
+            return default
+        store = Store.open(path, read_only=True)
+        try:
+            return store.read_now(query, *args, **kwargs)
+        finally:
+            store.close()
+
+    @property
+    def run_log(self) -> "RunLog":
+        """What the runs said."""
+        from erpsync.daemon.place import run_log_folder
+        from erpsync.store.run_log import RunLog
+
+        return RunLog(run_log_folder(self.configuration))

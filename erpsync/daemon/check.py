@@ -1,0 +1,90 @@
+"""What can be found out about a configuration without running anything, and which jobs a problem parks."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from erpsync.config.configuration import Configuration
+from erpsync.config.secrets import SecretResolver, secret_problems
+from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
+from erpsync.core.job import Job
+from erpsync.core.problem import Problem
+from erpsync.core.secret import SecretReference
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.plugins.settings import Resolve, validate_settings
+from erpsync.scheduling.check import schedule_problems
+
+
+def all_problems(
+    configuration: Configuration, resolver: SecretResolver | None, *, tell: Callable[[str], object] = str
+) -> list[Problem]:
+    """Every problem, warnings too, in the order of the files. Without `resolver` secrets are not looked for.
+
+    `tell` hears what is being looked at.
+    """
+    tell("plugins and their settings")
+    catalog = PluginCatalog(configuration.daemon.plugins)
+    problems = list(configuration.warnings)
+    for job in configuration.jobs.values():
+        problems += _settings_problems(configuration, catalog, job, None)
+    tell("schedules")
+    problems += schedule_problems(configuration)
+    if resolver is not None:
+        tell("secrets")
+        problems += secret_problems(configuration, resolver)
+    unique = dict.fromkeys(problems)  # a definition's fault is the same for all its instances
+    return sorted(unique, key=lambda each: (each.file or "", each.line or 0, each.column or 0))
+
+
+def require_schedules(configuration: Configuration) -> None:
+    """Raises ConfigError where a schedule is not valid: nothing that needs fire times can go on."""
+    problems = schedule_problems(configuration)
+    if any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
+
+
+def parked_jobs(
+    configuration: Configuration, catalog: PluginCatalog, resolver: SecretResolver
+) -> dict[str, tuple[Problem, ...]]:
+    """The enabled jobs that cannot run as things are: a broken plugin, settings that do not fit, a missing secret."""
+    resolve = cache(resolver.resolve)  # for this look only: a command that asks a vault may take a second
+    parked = {}
+    for job in configuration.jobs.values():
+        if job.enabled:
+            problems = (
+                *_settings_problems(configuration, catalog, job, resolve),
+                *_identity_problems(configuration, job, resolve),
+            )
+            if problems:
+                parked[job.name] = problems
+    return parked
+
+
+def _settings_problems(
+    configuration: Configuration, catalog: PluginCatalog, job: Job, resolve: Resolve | None
+) -> Iterator[Problem]:
+    try:
+        validate_settings(catalog.find(job.plugin), job.settings, resolve)
+    except PluginLoadError as error:
+        yield configuration.place(job.name, "plugin", code="E201", message=error.message, help=error.hint)
+    except InvalidSettingsError as error:
+        for key, message in error.problems:
+            yield configuration.place(job.name, f"with.{key}", code="E202", message=message)
+    except SecretUnavailableError as error:
+        yield configuration.place(job.name, "with", code="E119", message=error.message, help=error.hint)
+
+
+def _identity_problems(configuration: Configuration, job: Job, resolve: Resolve) -> Iterator[Problem]:
+    """The identity's secrets, of which one is enough."""
+    references = configuration.identities[job.identity].client_secret if job.identity else ()
+    missing = [error for reference in references if (error := _missing(resolve, reference))]
+    if references and len(missing) == len(references):
+        error = missing[0]
+        yield configuration.place(job.name, "identity", code="E119", message=error.message, help=error.hint)
+
+
+def _missing(resolve: Resolve, reference: SecretReference) -> SecretUnavailableError | None:
+    try:
+        resolve(reference)
+    except SecretUnavailableError as error:
+        return error
+    return None

@@ -1,0 +1,72 @@
+"""The object graph: every room's objects, made from a configuration and put together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from erpsync.config.configuration import Configuration
+from erpsync.core.clock import Clock
+from erpsync.core.event import Emit
+from erpsync.core.problem import Problem
+from erpsync.core.redaction import Redactor
+from erpsync.daemon.check import parked_jobs, require_schedules
+from erpsync.daemon.connections import Connections
+from erpsync.daemon.place import resolver_of, run_log_folder
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.running.runner import Runner
+from erpsync.scheduling.engine import Engine
+from erpsync.store.run_log import RunLog
+from erpsync.store.state import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """What works together in one process. `parked` names the jobs that cannot run, with the reasons."""
+
+    configuration: Configuration
+    clock: Clock
+    store: Store
+    connections: Connections
+    runner: Runner
+    engine: Engine
+    parked: Mapping[str, tuple[Problem, ...]]
+
+    async def close(self) -> None:
+        """After the engine and the runner have stopped: connections, then the state."""
+        await self.connections.close()
+        self.store.close()
+
+
+def compose(configuration: Configuration, redactor: Redactor, clock: Clock, emit: Emit) -> Composition:
+    """Everything, not yet started; the caller owns the state (see OwnerLock) and runs in an event loop.
+
+    Raises:
+        ConfigError: a schedule is not valid.
+        StoreError: the state cannot be opened.
+    """
+    require_schedules(configuration)
+    resolver = resolver_of(configuration, redactor)
+    catalog = PluginCatalog(configuration.daemon.plugins)
+    parked = parked_jobs(configuration, catalog, resolver)
+    connections = Connections(configuration, resolver, clock, emit, redactor)
+    store = Store.open(configuration.daemon.state)
+    runner = Runner(
+        jobs=configuration.jobs,
+        catalog=catalog,
+        connections=connections.of_job,
+        secrets=resolver.resolve,
+        store=store,
+        run_logs=RunLog(run_log_folder(configuration)),
+        data=configuration.daemon.data,
+        clock=clock,
+        emit=emit,
+        redactor=redactor,
+        max_runs=configuration.daemon.max_runs,
+        instance_limits={
+            name: instance.max_runs
+            for name, instance in configuration.instances.items()
+            if instance.max_runs is not None
+        },
+    )
+    planned = {name: job for name, job in configuration.jobs.items() if name not in parked}
+    engine = Engine(planned, store, clock, emit, runner.offer)
+    return Composition(configuration, clock, store, connections, runner, engine, parked)

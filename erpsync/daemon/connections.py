@@ -1,0 +1,163 @@
+"""The way of each job to its instance: pools of connections, addresses, one token manager an identity."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import httpx2
+
+from erpsync.config.configuration import Configuration
+from erpsync.config.secrets import SecretResolver
+from erpsync.core.clock import Clock
+from erpsync.core.errors import SecretUnavailableError
+from erpsync.core.event import Emit
+from erpsync.core.instance import Instance
+from erpsync.core.job import Job
+from erpsync.core.redaction import Redactor
+from erpsync.core.secret import SecretReference
+from erpsync.erpnet.pace import Pace
+from erpsync.erpnet.sites import SiteDirectory
+from erpsync.erpnet.transport import AuthorizedTransport, Origins
+from erpsync.identity.manager import TokenManager
+from erpsync.identity.status import IdentityStatus
+from erpsync.running.connection import Connection
+
+_TOKEN_REQUESTS = 2  # at once at one server
+_NOWHERE = Instance("", "oidc")  # for jobs without an instance: any address, never a token
+
+
+class InstanceSite:
+    """One instance: connections with verified TLS, its addresses, its pace, its gate for token requests."""
+
+    def __init__(self, instance: Instance, trust: ssl.SSLContext, clock: Clock) -> None:
+        self.instance = instance
+        self.gate = asyncio.Semaphore(_TOKEN_REQUESTS)
+        self.pace = Pace(instance.rate, clock) if instance.rate else None
+        reading, connecting = instance.read_timeout.total_seconds(), instance.connect_timeout.total_seconds()
+        self.timeout = httpx2.Timeout(reading, connect=connecting)
+        # Runs are limited, not requests: a pool that waits for a free connection would look like a dead server.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
+        self.base = httpx2.AsyncHTTPTransport(
+            verify=trust, trust_env=False, proxy=instance.proxy, limits=limits
+        )
+        self.client = httpx2.AsyncClient(transport=self.base, timeout=self.timeout)
+        self._directory = SiteDirectory(self.client, instance.url, clock=clock) if instance.url else None
+
+    async def issuer(self) -> str:
+        """The identity server. Raises DiscoveryError."""
+        if self.instance.issuer is not None:
+            return self.instance.issuer
+        assert self._directory is not None  # the configuration asks for one of the two
+        return await self._directory.identity_url()
+
+    @property
+    def root(self) -> Callable[[], Awaitable[str]] | None:
+        """Gives the root of the Domain API; None for a server that is not ERP.net."""
+        return self._directory.odata_root if self._directory and self.instance.kind == "erpnet" else None
+
+    @property
+    def origins(self) -> Origins:
+        """The only origins that get tokens of this instance."""
+        if self._directory is not None and self.instance.kind == "erpnet":
+            return self._directory.origins
+        return frozenset(self.instance.api)
+
+
+class Connections:
+    """Makes each connection when its first job needs it, and keeps it. To be used in one event loop."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        resolver: SecretResolver,
+        clock: Clock,
+        emit: Emit,
+        redactor: Redactor,
+    ) -> None:
+        self._configuration = configuration
+        self._resolver = resolver
+        self._clock = clock
+        self._emit = emit
+        self._redactor = redactor
+        self._trust: dict[Path | None, ssl.SSLContext] = {}
+        self._sites: dict[str, InstanceSite] = {}
+        self._tokens: dict[str, TokenManager] = {}
+        self._connections: dict[tuple[str | None, str | None], Connection] = {}
+
+    def of_job(self, job: Job) -> Connection:
+        """The connection that all jobs of this identity at this instance share."""
+        key = (job.instance, job.identity)
+        if key not in self._connections:
+            self._connections[key] = self._connection(job)
+        return self._connections[key]
+
+    def identities(self) -> list[IdentityStatus]:
+        """How each identity in use stands, by name."""
+        return [self._tokens[name].status() for name in sorted(self._tokens)]
+
+    async def close(self) -> None:
+        """End renewals under way and close all connections."""
+        await asyncio.gather(*(manager.close() for manager in self._tokens.values()))
+        await asyncio.gather(*(site.client.aclose() for site in self._sites.values()))
+
+    def _connection(self, job: Job) -> Connection:
+        site = self._site(job.instance)
+        instance = site.instance
+        transport = AuthorizedTransport(
+            base=site.base,
+            auth=self._manager(job.identity, site) if job.identity else None,
+            origins=site.origins,
+            access=instance.access,
+            rate=site.pace,
+            clock=self._clock,
+            emit=self._emit,
+            instance=instance.name,
+        )
+        return Connection(transport, site.root, job.identity, job.instance, site.timeout)
+
+    def _site(self, name: str | None) -> InstanceSite:
+        instance = self._configuration.instances[name] if name else _NOWHERE
+        if instance.name not in self._sites:
+            trust = self._trusted(instance.ca_file)
+            self._sites[instance.name] = InstanceSite(instance, trust, self._clock)
+        return self._sites[instance.name]
+
+    def _manager(self, name: str, site: InstanceSite) -> TokenManager:
+        if name not in self._tokens:
+            identity = self._configuration.identities[name]
+            self._tokens[name] = TokenManager(
+                identity,
+                issuer=site.issuer,
+                secrets=partial(_resolve_all, self._resolver, identity.client_secret),
+                client=site.client,
+                gate=site.gate,
+                clock=self._clock,
+                emit=self._emit,
+                redactor=self._redactor,
+                renewal="late" if site.instance.kind == "erpnet" else "early",
+            )
+        return self._tokens[name]
+
+    def _trusted(self, ca_file: Path | None) -> ssl.SSLContext:
+        """Certificates take milliseconds to read: once for all instances that trust the same."""
+        if ca_file not in self._trust:
+            context = httpx2.create_ssl_context()
+            if ca_file is not None:
+                context.load_verify_locations(ca_file)
+            self._trust[ca_file] = context
+        return self._trust[ca_file]
+
+
+def _resolve_all(resolver: SecretResolver, references: tuple[SecretReference, ...]) -> list[str]:
+    """The secrets that can be had, at least one: while one is replaced by another, either may be missing."""
+    values, missing = [], None
+    for reference in references:
+        try:
+            values.append(resolver.resolve(reference))
+        except SecretUnavailableError as error:
+            missing = missing or error
+    if missing is not None and not values:
+        raise missing
+    return values

@@ -1,0 +1,208 @@
+"""The daemon's life: start in order, serve until told to stop, drain, stop in reverse."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack
+from typing import Any
+
+from erpsync.config.configuration import Configuration
+from erpsync.control.api import control_application
+from erpsync.control.listener import PeerProtocol, bind_control_socket
+from erpsync.core.clock import SystemClock
+from erpsync.core.errors import ConfigError, ErpsyncError
+from erpsync.core.event import Emit
+from erpsync.core.problem import Problem
+from erpsync.core.redaction import Redactor
+from erpsync.daemon.compose import Composition, compose
+from erpsync.daemon.controls import DaemonControls
+from erpsync.daemon.server import EmbeddedServer
+from erpsync.observe.health import health_application
+from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
+from erpsync.observe.metrics import Metrics
+from erpsync.observe.systemd import ServiceNotifier
+from erpsync.store.ledger import last_successes
+from erpsync.store.owner import OwnerLock
+from erpsync.version import __version__
+
+_PULSE = 1.0  # seconds between two looks at how late the loop wakes
+
+
+class AddressTakenError(ErpsyncError):
+    """Somebody listens where [metrics] wants to; perhaps a predecessor that is just ending."""
+
+    retryable = True
+
+
+def serve(configuration: Configuration, redactor: Redactor) -> int:
+    """Be the daemon of this configuration until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        OwnedElsewhereError, StoreError, ConfigError: it could not start.
+    """
+    os.umask(0o077)
+    lock = OwnerLock(configuration.daemon.state)
+    lock.acquire("daemon")
+    try:
+        return asyncio.run(Service(configuration, redactor).run())
+    finally:
+        lock.release()
+
+
+class Service:
+    """One daemon in one event loop."""
+
+    def __init__(self, configuration: Configuration, redactor: Redactor) -> None:
+        self._configuration = configuration
+        self._redactor = redactor
+        self._metrics = Metrics(self._snapshot)
+        daemon = configuration.daemon
+        logger = configure_logging(daemon.log_format, daemon.log_level, redactor)
+        self._emit: Emit = emitter(logger, [self._metrics.observe])
+        self._notifier = ServiceNotifier()
+        self._controls: DaemonControls | None = None
+        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+
+    async def run(self) -> int:
+        """Start, wait for a signal, drain and stop."""
+        adopt_foreign_logs(self._emit)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._tell_fault)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signals.put_nowait, number)
+        async with AsyncExitStack() as stack:
+            house = await self._start(stack)
+            await self._signals.get()
+            code = await self._drain(house)
+        self._emit("daemon.stopped", code=code)
+        return code
+
+    async def _start(self, stack: AsyncExitStack) -> Composition:
+        """Everything, lowest first; the stack undoes it in reverse order."""
+        configuration = self._configuration
+        listener = bind_control_socket(
+            configuration.control.socket, configuration.control.mode, configuration.control.group
+        )
+        stack.callback(configuration.control.socket.unlink, missing_ok=True)
+        stack.callback(listener.close)
+        metrics_listener = _bind_metrics(configuration)
+        if metrics_listener is not None:
+            stack.callback(metrics_listener.close)
+        house = compose(configuration, self._redactor, SystemClock(), self._emit)
+        stack.push_async_callback(house.close)
+        controls = self._controls = DaemonControls(house)
+        await self._restore(house)
+        await house.runner.start()
+        stack.push_async_callback(house.runner.stop)
+        await house.engine.start()
+        stack.push_async_callback(house.engine.stop)
+        await self._serve(stack, control_application(controls, self._emit), listener, PeerProtocol)
+        if metrics_listener is not None:
+            await self._serve(stack, health_application(self._metrics, controls.problems), metrics_listener)
+        pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
+        stack.callback(pulse.cancel)
+        controls.ready = True
+        self._tell_started(house)
+        return house
+
+    async def _serve(
+        self, stack: AsyncExitStack, application: Any, listener: socket.socket, protocol: Any = "h11"
+    ) -> None:
+        server = EmbeddedServer(application, listener, protocol)
+        await server.start()
+        stack.push_async_callback(server.stop)
+
+    async def _drain(self, house: Composition) -> int:
+        """Let what runs end, for `drain` at most; a second signal ends it now."""
+        assert self._controls is not None
+        self._controls.ready = False
+        running = len(house.runner.running())
+        self._notifier.tell(STOPPING=1, STATUS=f"waiting for {running} runs")
+        self._emit("daemon.draining", running=running)
+        await house.engine.stop()
+        draining = asyncio.ensure_future(house.runner.drain(self._configuration.daemon.drain))
+        again = asyncio.ensure_future(self._signals.get())
+        await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if draining.done():
+            draining.result()
+            return 0
+        draining.cancel()
+        return 128 + int(again.result())
+
+    async def _restore(self, house: Composition) -> None:
+        """Metrics that would else begin at nothing."""
+        successes = await house.store.read(last_successes)
+        for job, at in successes.items():
+            if known := self._configuration.jobs.get(job):
+                self._metrics.restore_success(job, known.instance, at)
+
+    async def _pulse(self, controls: DaemonControls, house: Composition) -> None:
+        """Measure how late the loop wakes, and feed the watchdog from the loop itself."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _PULSE
+            await asyncio.sleep(_PULSE)
+            controls.lag = loop.time() - due
+            if self._notifier.watchdog_seconds is not None:
+                self._notifier.tell(WATCHDOG=1, STATUS=f"{len(house.runner.running())} running")
+
+    def _tell_started(self, house: Composition) -> None:
+        for job, problems in house.parked.items():
+            for problem in problems:
+                place = f"{problem.file}:{problem.line}" if problem.file else None
+                self._emit(
+                    "job.parked",
+                    level="error",
+                    job=job,
+                    message=problem.message,
+                    place=place,
+                    hint=problem.help,
+                )
+        for warning in self._configuration.warnings:
+            self._emit("config.doubted", level="warning", message=warning.message, code=warning.code)
+        enabled = sum(job.enabled for job in self._configuration.jobs.values())
+        self._emit(
+            "daemon.started",
+            version=__version__,
+            pid=os.getpid(),
+            configuration=str(self._configuration.path),
+            state=str(self._configuration.daemon.state),
+            jobs=enabled,
+            parked=len(house.parked),
+        )
+        self._notifier.tell(READY=1, STATUS=f"{enabled} jobs, {len(house.parked)} parked")
+
+    def _snapshot(self) -> Any:
+        assert self._controls is not None
+        return self._controls.snapshot()
+
+    def _tell_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self._emit(
+            "daemon.faulted",
+            level="error",
+            message=str(context.get("message")),
+            error_type=type(error).__name__ if error else None,
+            error_message=str(error) if error else None,
+        )
+
+
+def _bind_metrics(configuration: Configuration) -> socket.socket | None:
+    """The socket of [metrics]. Raises ConfigError where the address cannot be had."""
+    listen = configuration.metrics.listen
+    if listen is None:
+        return None
+    try:
+        family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
+        return socket.create_server(listen, family=family)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise AddressTakenError(f"another process listens on {listen[0]}:{listen[1]}") from error
+        message = f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}"
+        problem = Problem(
+            "E402", "error", message, key="metrics.listen", help="another port, or listen = false"
+        )
+        raise ConfigError([problem]) from error

@@ -1,0 +1,88 @@
+"""Runs without a daemon: the same composition in this process, for as long as the runs take."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from erpsync.config.configuration import Configuration
+from erpsync.control.listener import user_name
+from erpsync.core.clock import SystemClock
+from erpsync.core.event import Emit
+from erpsync.core.redaction import Redactor
+from erpsync.core.run import Run, State
+from erpsync.daemon.compose import compose
+from erpsync.daemon.controls import DaemonControls
+from erpsync.running.runner import Runner
+
+_LOOK = 0.2  # seconds between two looks at the progress
+
+Watch = Callable[[Mapping[str, object]], object]
+"""Hears of a run that goes on: its document, with `progress` {done, total} or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the runs ended. `refused` names identities whose credentials were; `signal` is what cut the runs short."""
+
+    runs: Sequence[Run]
+    refused: frozenset[str]
+    signal: int | None
+
+
+async def run_jobs(
+    configuration: Configuration,
+    jobs: Sequence[str],
+    params: Mapping[str, object],
+    *,
+    redactor: Redactor,
+    emit: Emit,
+    watch: Watch,
+) -> Ended:
+    """Run these jobs once, now, each to its recorded end; the caller owns the state.
+
+    SIGINT and SIGTERM cancel the runs. What a dead daemon left is not touched.
+    """
+    async with AsyncExitStack() as stack:
+        house = compose(configuration, redactor, SystemClock(), emit)
+        stack.push_async_callback(house.close)
+        stack.push_async_callback(house.runner.stop)
+        controls = DaemonControls(house)
+        requested_by = user_name(os.getuid())
+        runs = [await controls.claim(job, params, requested_by) for job in jobs]
+        signals = _Signals(house.runner, [run.id for run in runs], requested_by)
+        watching = asyncio.create_task(_watch(controls, [run.id for run in runs], watch))
+        stack.callback(watching.cancel)
+        ended = [await house.runner.wait(run.id) for run in runs]
+        return Ended(ended, controls.refused(), signals.first)
+
+
+class _Signals:
+    """Cancels the runs at the first signal."""
+
+    def __init__(self, runner: Runner, run_ids: Sequence[str], requested_by: str) -> None:
+        self.first: int | None = None
+        self._runner = runner
+        self._run_ids = run_ids
+        self._requested_by = requested_by
+        self._cancelling: list[asyncio.Task[bool]] = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._hear, number)
+
+    def _hear(self, number: int) -> None:
+        if self.first is None:
+            self.first = number
+            cancels = (self._runner.cancel(run_id, self._requested_by) for run_id in self._run_ids)
+            self._cancelling = [asyncio.ensure_future(cancel) for cancel in cancels]
+
+
+async def _watch(controls: DaemonControls, run_ids: Sequence[str], watch: Watch) -> None:
+    while True:
+        for run_id in run_ids:
+            run, progress = await controls.find(run_id, 0)
+            if run.state is not State.FINISHED:
+                shown = None if progress is None else {"done": progress[0], "total": progress[1]}
+                watch(run.document() | {"progress": shown})
+        await asyncio.sleep(_LOOK)
