@@ -111,6 +111,10 @@ class Identity:
         """From now on no token issued so far is accepted."""
         self._tokens.clear()
 
+    def tokens(self) -> list[str]:
+        """The tokens issued and not revoked."""
+        return list(self._tokens)
+
     def lookup(self, text: str) -> Token | None:
         """The token behind `text` while it is valid."""
         token = self._tokens.get(text)

@@ -162,6 +162,11 @@ class Sandbox:
         with self._instance.lock:
             self._instance.identity.revoke()
 
+    def tokens(self) -> list[str]:
+        """The tokens issued and not revoked: for tests that look where none may be."""
+        with self._instance.lock:
+            return self._instance.identity.tokens()
+
     def restart_sessions(self) -> None:
         """Forgets sessions and transactions, as a restart of the server does; tokens survive."""
         self._instance.restart()
