@@ -1,0 +1,39 @@
+"""The code of each kind of configuration problem: stable, never used for anything else."""
+
+from typing import Literal
+
+from erpsync.core.problem import Severity
+
+CODES = {
+    "E101": "a file cannot be found or read",
+    "E102": "a file is not valid TOML",
+    "E103": "a key or a section is unknown",
+    "E104": "a value has the wrong type",
+    "E105": "a value is not among the allowed ones or out of range",
+    "E106": "an obligatory key is missing",
+    "E107": "two files define the same table",
+    "E108": "a name leads nowhere: no such instance, identity or job",
+    "E109": "a placeholder is unknown",
+    "E110": "a time zone is unknown",
+    "E111": "a secret stands where a reference to one belongs, or the reference has no known form",
+    "E112": "a URL holds a password",
+    "E113": "a URL is not https; plain http is for loopback only",
+    "E114": "a schedule has no known form",
+    "E115": "an instance changes a job that does not run there",
+    "E116": "an identity cannot be used where the job runs",
+    "E117": "two jobs write one table",
+    "E118": "a name holds characters that names cannot have",
+    "E119": "a secret cannot be had",
+    "E120": "a scope does not go with the grant",
+    "W101": "an include pattern matches no file",
+    "W102": "an environment variable starts with ERPSYNC_ but means nothing",
+    "W103": "a scope is obsolete",
+    "W104": "a file with a secret can be read by others",
+    "W105": "a selector matches no instance, or a job runs nowhere",
+}
+
+
+def severity_of(code: str) -> Severity:
+    """E is an error and makes the configuration unusable, W a warning."""
+    letter: Literal["error", "warning"] = "warning" if code.startswith("W") else "error"
+    return letter

@@ -1,0 +1,140 @@
+"""Loading a configuration: all files, all layers, all problems at once."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from erpsync.config.configuration import Configuration, Control, Daemon, Metrics
+from erpsync.config.document import Document
+from erpsync.config.environment import apply_environment, check_environment
+from erpsync.config.fanout import FanOut
+from erpsync.config.file import read_included, read_main
+from erpsync.config.instance import read_instances
+from erpsync.config.reading import beneath, expanded, read_section
+from erpsync.config.rule import check_targets, check_urls
+from erpsync.config.section import ControlSection, DaemonSection, MetricsSection, SecretsSection, Section
+from erpsync.core.errors import ConfigError
+from erpsync.core.problem import Problem
+
+S = TypeVar("S", bound=Section)
+
+_CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
+
+
+def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
+    """The configuration that `path` and its includes say, with the overrides of `environ`.
+
+    Missing secrets are no error here: they keep only their jobs from running (see `secret_problems`).
+
+    Raises:
+        ConfigError: with every problem that was found, in the order of files and lines.
+    """
+    document = read_main(path)
+    apply_environment(document, environ)
+    read_included(document, path)
+    apply_environment(document, environ)
+    check_environment(document, environ)
+    daemon = _section(document, "daemon", DaemonSection)
+    control = _section(document, "control", ControlSection)
+    metrics = _section(document, "metrics", MetricsSection)
+    secrets = _section(document, "secrets", SecretsSection)
+    instances = read_instances(document)
+    fanned = FanOut(document, instances, daemon.timezone)
+    fanned.run()
+    check_urls(document)
+    check_targets(document, fanned.jobs.values())
+    problems = _in_order(document)
+    if any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
+    resolved = _daemon(document, daemon, environ)
+    return Configuration(
+        path=path,
+        daemon=resolved,
+        control=_control(document, control, resolved.data, environ),
+        metrics=Metrics(metrics.listen),
+        secrets=_secrets(document, secrets),
+        instances=instances,
+        identities=fanned.identities,
+        jobs=fanned.jobs,
+        warnings=problems,
+        files=document,
+    )
+
+
+def _section(document: Document, name: str, model: type[S]) -> S:
+    """A section, or its defaults after its problems were kept."""
+    where = beneath(name)
+    table = expanded(document, document.root.get(name, {}), {}, where)
+    return read_section(document, model, table, where) or model()
+
+
+def _in_order(document: Document) -> tuple[Problem, ...]:
+    """By file in the order they were read, then by place; what has no file comes first."""
+    order = {name: index for index, name in enumerate(document.names)}
+    return tuple(
+        sorted(
+            document.found.values(),
+            key=lambda problem: (order.get(problem.file or "", -1), problem.line or 0, problem.column or 0),
+        )
+    )
+
+
+def _daemon(document: Document, section: DaemonSection, environ: Mapping[str, str]) -> Daemon:
+    data = (
+        data_folder(environ) if section.data == "auto" else _path(document, ("daemon", "data"), section.data)
+    )
+    beside = document.folder(("daemon",)) / "plugins"
+    plugins = (str(beside),) if section.plugins is None and beside.is_dir() else section.plugins or ()
+    return Daemon(
+        data=data,
+        state=data / "erpsync.db",
+        timezone=section.timezone,
+        plugins=tuple(_path(document, ("daemon", "plugins"), folder) for folder in plugins),
+        max_runs=section.max_runs,
+        drain=section.drain,
+        log_format=section.log.format,
+        log_level=section.log.level,
+    )
+
+
+def _control(document: Document, section: ControlSection, data: Path, environ: Mapping[str, str]) -> Control:
+    folder = _first(environ.get("RUNTIME_DIRECTORY", ""))
+    automatic = (folder or data) / "control.sock"
+    given = section.socket != "auto"
+    socket = _path(document, ("control", "socket"), section.socket) if given else automatic
+    return Control(socket, int(section.mode, 8), section.group)
+
+
+def _secrets(document: Document, section: SecretsSection) -> SecretsSection:
+    """The section with absolute folders."""
+    places = [
+        place
+        if place == "credentials" or place.startswith("env:")
+        else str(_path(document, ("secrets", "from"), place))
+        for place in section.from_
+    ]
+    return SecretsSection.model_validate({"from": places})
+
+
+def data_folder(
+    environ: Mapping[str, str], *, marks: tuple[Path, ...] = _CONTAINER_MARKS, volume: Path = Path("/data")
+) -> Path:
+    """Where data = "auto" leads: systemd's folder, the volume of a container, else the user's state folder."""
+    folder = _first(environ.get("STATE_DIRECTORY", ""))
+    if folder:
+        return folder
+    if (environ.get("container") or any(mark.exists() for mark in marks)) and volume.is_dir():
+        return volume
+    state = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home()) / ".local/state"
+    return Path(state).absolute() / "erpsync"
+
+
+def _first(paths: str) -> Path | None:
+    """systemd gives several folders as a list with colons."""
+    first = paths.split(":")[0]
+    return Path(first) if first else None
+
+
+def _path(document: Document, keys: tuple[str, ...], text: str) -> Path:
+    return Path(os.path.normpath(document.folder(keys) / Path(text).expanduser()))

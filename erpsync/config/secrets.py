@@ -1,0 +1,184 @@
+"""Looking secrets up: systemd credentials, folders, the environment, explicit files and commands."""
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from erpsync.config.configuration import Configuration
+from erpsync.config.fanout import Spot
+from erpsync.config.reference import references_in
+from erpsync.config.section import SecretsSection
+from erpsync.config.source import Keys
+from erpsync.core.errors import SecretUnavailableError
+from erpsync.core.problem import Problem
+from erpsync.core.redaction import Redactor
+from erpsync.core.secret import SecretReference
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
+_LARGEST = 64 * 1024  # bytes
+_COMMAND_SECONDS = 15.0
+_READABLE_BY_OTHERS = 0o004
+
+
+class SecretResolver:
+    """Gives the value of a reference, read anew each time, and teaches it to the redactor."""
+
+    def __init__(
+        self, section: SecretsSection, base: Path, environ: Mapping[str, str], redactor: Redactor
+    ) -> None:
+        """`base` is the folder that relative paths start from."""
+        self._places = section.from_
+        self._base = base
+        self._environ = environ
+        self._redactor = redactor
+
+    def resolve(self, reference: SecretReference) -> str:
+        """The secret, without the newline that ends a file; blocks while a command runs.
+
+        Raises:
+            SecretUnavailableError: it cannot be had; the message says where it was looked for.
+        """
+        value = self._read(reference)
+        if not value:
+            raise SecretUnavailableError(f'the secret "{reference}" is empty')
+        self._redactor.learn(value)
+        return value
+
+    def exposed_file(self, reference: SecretReference) -> Path | None:
+        """The file of a secret if other users of the machine can read it."""
+        files: Iterator[Path | str] = iter(())
+        if reference.kind == "file":
+            files = iter((self._base / reference.value[0],))
+        elif reference.kind == "secret":
+            files = self._candidates(reference.value[0])
+        for file in files:
+            if isinstance(file, Path) and file.is_file():
+                return file if file.stat().st_mode & _READABLE_BY_OTHERS else None
+        return None
+
+    def _read(self, reference: SecretReference) -> str:
+        first = reference.value[0]
+        if reference.kind == "command":
+            return self._run(reference.value)
+        if reference.kind == "file":
+            value = _text_of(self._base / first)
+            missing = f"there is no file {first}"
+        elif reference.kind == "env":
+            value = self._environ.get(first)
+            missing = f"the environment variable {first} is not set"
+        else:
+            value, missing = self._look_up(first)
+        if value is None:
+            raise SecretUnavailableError(missing)
+        return value
+
+    def _look_up(self, name: str) -> tuple[str | None, str]:
+        """The value at the first place that has it, and what to say where none has."""
+        if not _NAME.fullmatch(name):
+            raise SecretUnavailableError(f'"{name}" cannot be the name of a secret')
+        looked = []
+        for candidate in self._candidates(name):
+            found = _text_of(candidate) if isinstance(candidate, Path) else self._environ.get(candidate)
+            if found is not None:
+                return found, ""
+            looked.append(str(candidate) if isinstance(candidate, Path) else f"${candidate}")
+        return None, f'there is no secret "{name}"; looked at {", ".join(looked) or "no place"}'
+
+    def _candidates(self, name: str) -> Iterator[Path | str]:
+        """Files and variables that may hold the secret `name`, in order."""
+        for place in self._places:
+            if place.startswith("env:"):
+                yield place.removeprefix("env:") + re.sub(r"[^A-Z0-9]", "_", name.upper())
+            elif place != "credentials":
+                yield self._base / place / name
+            elif folder := self._environ.get("CREDENTIALS_DIRECTORY"):
+                yield Path(folder) / name
+
+    def _run(self, command: tuple[str, ...]) -> str:
+        """The first lines a command prints; its own words on failure pass through the redactor."""
+        try:
+            done = subprocess.run(  # noqa: S603  # the operator's own command, without a shell
+                command,
+                cwd=self._base,
+                env=dict(self._environ),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_COMMAND_SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            message = f'the command "{command[0]}" gave no secret within {_COMMAND_SECONDS:.0f}s'
+            raise SecretUnavailableError(message) from error
+        except OSError as error:
+            message = f'the command "{command[0]}" cannot be run: {error.strerror}'
+            raise SecretUnavailableError(message) from error
+        if done.returncode != 0:
+            words = self._redactor(done.stderr[:200].decode(errors="replace").strip())
+            raise SecretUnavailableError(
+                f'the command "{command[0]}" ended with {done.returncode}', hint=words
+            )
+        return _decoded(done.stdout[: _LARGEST + 1], f'the command "{command[0]}"')
+
+
+def secret_problems(configuration: Configuration, resolver: SecretResolver) -> list[Problem]:
+    """What is wrong with the secrets that identities and jobs refer to, each at the place that names it.
+
+    Tables in a plugin's settings count where they have the form of a reference.
+    """
+    files = configuration.files
+    verdicts: dict[SecretReference, tuple[str, str, str] | None] = {}
+    problems: dict[Problem, None] = {}
+    for keys, reference in _references(configuration):
+        if reference not in verdicts:
+            verdicts[reference] = _verdict(resolver, reference)
+        verdict = verdicts[reference]
+        if verdict:
+            code, message, hint = verdict
+            problems[files.problem(code, message, keys, hint=hint)] = None
+    return list(problems)
+
+
+def _verdict(resolver: SecretResolver, reference: SecretReference) -> tuple[str, str, str] | None:
+    try:
+        resolver.resolve(reference)
+    except SecretUnavailableError as error:
+        return "E119", error.message, error.hint
+    exposed = resolver.exposed_file(reference)
+    if exposed is not None:
+        return "W104", f"every user of this machine can read {exposed}", f"chmod 600 {exposed}"
+    return None
+
+
+def _references(configuration: Configuration) -> Iterator[tuple[Keys, SecretReference]]:
+    for identity in configuration.identities.values():
+        keys: Keys = ("identities", identity.name.split("@")[0], "client_secret")
+        for index, reference in enumerate(identity.client_secret):
+            yield configuration.files.existing((*keys, index)), reference
+    for job in configuration.jobs.values():
+        spot = Spot(configuration.files, job.definition, job.instance)
+        for inner, reference in references_in(job.settings):
+            yield spot.where(("with", *inner)), reference
+
+
+def _text_of(file: Path) -> str | None:
+    """The text of a file, None where there is no such file."""
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_LARGEST + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise SecretUnavailableError(f"cannot read {file}: {error.strerror}") from error
+    return _decoded(content, str(file))
+
+
+def _decoded(content: bytes, origin: str) -> str:
+    if len(content) > _LARGEST:
+        raise SecretUnavailableError(
+            f"{origin} holds more than {_LARGEST // 1024} KiB, too much for a secret"
+        )
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise SecretUnavailableError(f"{origin} holds no UTF-8 text") from error
+    return text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,348 @@
+"""The sections of erpsync.toml as pydantic models; their defaults are those of the core's values."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+)
+
+from erpsync.config.document import did_you_mean
+from erpsync.config.reference import reference_from
+from erpsync.config.words import NOT_YET_HELP, fault, kind_of
+from erpsync.core.duration import parse_duration
+from erpsync.core.job import Dst
+from erpsync.core.secret import SecretReference
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)/([smh])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _text(value: object, example: str) -> str:
+    if not isinstance(value, str):
+        raise fault("E104", f"{{key}} must be text like {example}, not {kind_of(value)}")
+    return value
+
+
+def _duration(value: object) -> timedelta:
+    text = _text(value, '"90s"')
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise fault("E105", f"{{key}}: {error}") from error
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise fault("E105", "{key} must be more than nothing")
+    return value
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, datetime):
+        raise fault(
+            "E104", f"{{key}} must be a date-time like 2026-12-31T23:00:00+02:00, not {kind_of(value)}"
+        )
+    if value.tzinfo is None:
+        raise fault("E105", "{key} must say its offset from UTC, like 2026-12-31T23:00:00+02:00")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise fault("E105", "{key} is too far away") from error
+
+
+@lru_cache(maxsize=1024)
+def _zone_exists(name: str) -> bool:
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _zone(name: str) -> str:
+    if not _zone_exists(name):
+        zones = sorted(available_timezones())
+        city = [zone for zone in zones if zone.rpartition("/")[2].lower() == name.rpartition("/")[2].lower()]
+        raise fault(
+            "E110",
+            f'unknown time zone "{name}"',
+            did_you_mean(name, city, nearness=0) or did_you_mean(name, zones),
+        )
+    return name
+
+
+def _list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _words(value: object) -> object:
+    return value.split() if isinstance(value, str) else value
+
+
+def _path(value: str) -> str:
+    if not value or "\0" in value:
+        raise fault("E105", "{key} must be a path")
+    return value
+
+
+def _https(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError as error:
+        raise fault("E105", "{key} is not a URL") from error
+    if parts.scheme not in ("https", "http") or not host or any(letter <= " " for letter in value):
+        raise fault("E105", "{key} must be a URL like https://acme.my.erp.net")
+    if parts.scheme == "http" and not _is_loopback(host):
+        raise fault(
+            "E113",
+            f"{{key}} must be https: plain http would show tokens to the network between here and {host}",
+        )
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _rate(value: object) -> float:
+    found = _RATE.fullmatch(_text(value, '"10/s"'))
+    if not found or not float(found[1]):
+        raise fault("E105", '{key} must be a number per second, minute or hour, like "10/s" or "300/m"')
+    return float(found[1]) / _SECONDS[found[2]]
+
+
+def _size(value: object) -> int:
+    found = _SIZE.fullmatch(_text(value, '"512MiB"'))
+    if not found or not int(found[1]):
+        raise fault("E105", '{key} must be a size like "512MiB" or "2GiB"')
+    return int(found[1]) * _BYTES[found[2]]
+
+
+def _mode(value: object) -> str:
+    text = _text(value, '"0660"')
+    if not re.fullmatch(r"0?[0-7]{3}", text):
+        raise fault("E105", '{key} must be the bits of a file in octal, like "0660"')
+    return text
+
+
+def _listen(value: object) -> tuple[str, int] | None:
+    if value is False or value == "false":
+        return None
+    host, colon, port = _text(value, '"127.0.0.1:9465", or false').rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65535:
+        raise fault("E105", '{key} must be an address and a port like "127.0.0.1:9465", or false')
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _state(value: object) -> str:
+    if value != "sqlite":
+        raise fault("E105", '{key} must be "sqlite"', NOT_YET_HELP if isinstance(value, dict) else "")
+    return "sqlite"
+
+
+def _references(value: object) -> tuple[SecretReference, ...]:
+    elements = value if isinstance(value, list) else [value]
+    if not elements:
+        raise fault("E111", "{key} must not be empty")
+    try:
+        return tuple(reference_from(element) for element in elements)
+    except ValueError as error:
+        raise fault("E111", f"{{key}} {error}") from error
+
+
+_DURATION_SCHEMA = {
+    "type": "string",
+    "pattern": r"^\s*(\d+(\.\d+)?(ms|s|m|h|d))+\s*$|\$\{",
+    "examples": ["90s", "15m"],
+}
+_REFERENCE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "minProperties": 1,
+    "maxProperties": 1,
+    "additionalProperties": False,
+    "properties": {
+        "secret": {"type": "string", "description": "looked up in the places of [secrets] from"},
+        "env": {"type": "string", "description": "an environment variable"},
+        "file": {"type": "string", "description": "a file, relative to this one"},
+        "command": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+    },
+}
+_REFERENCES_SCHEMA = {
+    "anyOf": [_REFERENCE_SCHEMA, {"type": "array", "items": _REFERENCE_SCHEMA, "minItems": 1}],
+    "description": "where the secret is found, never the secret; a list of two for roll-over",
+}
+_LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_INSTANT_SCHEMA: dict[str, Any] = {"description": "an offset date-time, like 2026-12-31T23:00:00+02:00"}
+
+Text = Annotated[str, Field(min_length=1)]
+Whole = Annotated[int, Field(strict=True)]
+Natural = Annotated[int, Field(strict=True, ge=0)]
+Positive = Annotated[int, Field(strict=True, ge=1)]
+Flag = Annotated[bool, Field(strict=True)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_list), WithJsonSchema(_LIST_SCHEMA)]
+Words = Annotated[tuple[Text, ...], BeforeValidator(_words), WithJsonSchema(_LIST_SCHEMA)]
+Tags = Annotated[frozenset[Text], BeforeValidator(_list), WithJsonSchema(_LIST_SCHEMA)]
+PathText = Annotated[str, AfterValidator(_path)]
+Url = Annotated[str, AfterValidator(_https)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Duration = Annotated[timedelta, PlainValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
+Span = Annotated[
+    timedelta, PlainValidator(_duration), AfterValidator(_positive), WithJsonSchema(_DURATION_SCHEMA)
+]
+Instant = Annotated[datetime, PlainValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
+Rate = Annotated[float, PlainValidator(_rate), WithJsonSchema({"type": "string", "examples": ["10/s"]})]
+Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "string", "examples": ["512MiB"]})]
+Mode = Annotated[str, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
+Listen = Annotated[
+    tuple[str, int] | None,
+    PlainValidator(_listen),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"const": False}], "examples": ["127.0.0.1:9465", False]}),
+]
+State = Annotated[str, PlainValidator(_state), WithJsonSchema({"const": "sqlite"})]
+References = Annotated[
+    tuple[SecretReference, ...], PlainValidator(_references), WithJsonSchema(_REFERENCES_SCHEMA)
+]
+
+
+class Section(BaseModel):
+    """A table of the configuration: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LogSection(Section):
+    format: Literal["auto", "console", "json"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class DaemonSection(Section):
+    data: PathText = "auto"
+    state: State = "sqlite"
+    timezone: Zone = "UTC"
+    plugins: Names | None = None
+    include: Names = ()
+    max_runs: Positive = 16
+    drain: Duration = timedelta(seconds=60)
+    log: LogSection = LogSection()
+
+
+class ControlSection(Section):
+    socket: PathText = "auto"
+    mode: Mode = "0660"
+    group: Text | None = None
+
+
+class MetricsSection(Section):
+    listen: Listen = ("127.0.0.1", 9465)
+
+
+class SecretsSection(Section):
+    """`from`: "credentials", folders relative to the file, "env:PREFIX_"; the first place that has it wins."""
+
+    from_: Names = Field(default=("credentials", "secrets", "env:ERPSYNC_SECRET_"), alias="from")
+
+
+class IdentitySection(Section):
+    client_id: Text
+    client_secret: References
+    grant: Literal["client_credentials"] = "client_credentials"
+    instance: Text | None = None
+    scope: Words = ()
+    auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    basic_encoding: Literal["rfc6749", "raw"] = "rfc6749"
+    audience: Text | None = None
+    resource: Names = ()
+    extra: dict[str, str] = Field(default_factory=dict)
+
+
+class InstanceSection(Section):
+    kind: Literal["erpnet", "oidc"] = "erpnet"
+    url: Url | None = None
+    issuer: Url | None = None
+    api: Annotated[tuple[Url, ...], BeforeValidator(_list), WithJsonSchema(_LIST_SCHEMA)] = ()
+    tags: Tags = frozenset()
+    timezone: Zone | None = None
+    license_slots: Positive = 1
+    max_runs: Positive | None = None
+    access: Literal["full", "read"] = "full"
+    ca_file: PathText | None = None
+    proxy: Text | None = None
+    connect_timeout: Span = timedelta(seconds=10)
+    read_timeout: Span = timedelta(seconds=120)
+    rate: Rate | None = None
+    vars: dict[str, str] = Field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class CronTable(Section):
+    cron: Text
+    timezone: Zone | None = None
+    dst: Dst | None = None
+
+
+class EveryTable(Section):
+    every: Span
+    offset: Duration = timedelta(0)
+
+
+class AtTable(Section):
+    at: Instant
+
+
+class RetrySection(Section):
+    """As a job: only what is set counts."""
+
+    attempts: Positive | None = None
+    backoff: Duration | None = None
+    max_backoff: Duration | None = None
+    budget: Duration | None = None
+    timed_out: Flag | None = None
+
+
+class JobSection(Section):
+    """Only what is set counts; what holds otherwise stands in `erpsync.core.job.Job`."""
+
+    plugin: Text
+    identity: Text | None = None
+    instances: Names | None = None
+    schedule: Any = None
+    enabled: Flag | None = None
+    description: str | None = None
+    tags: Tags | None = None
+    settings: dict[str, Any] | None = Field(default=None, alias="with")
+    timezone: Zone | None = None
+    dst: Dst | None = None
+    start: Instant | None = None
+    end: Instant | None = None
+    spread: Duration | None = None
+    grace: Duration | None = None
+    catch_up: Literal["last", "none", "all"] | None = None
+    catch_up_window: Duration | None = None
+    catch_up_limit: Natural | None = None
+    timeout: Span | None = None
+    retry: RetrySection | None = None
+    overlap: Literal["skip", "allow"] | None = None
+    priority: Whole | None = None
+    isolation: Literal["task", "process"] | None = None
+    memory: Size | None = None
+    repeatable: Flag | None = None
+    max_failed: Natural | None = None

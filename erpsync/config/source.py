@@ -1,0 +1,190 @@
+"""One TOML file: its values by tomllib, and the places of its keys by tree-sitter, only once one is asked for."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import tree_sitter
+import tree_sitter_toml
+
+from erpsync.core.problem import Problem
+
+Keys = tuple[str | int, ...]
+"""The way to a value: names of tables and keys, whole numbers for elements of lists."""
+
+_DEEPEST = 40  # levels of nesting; nobody writes more, and recursion stays bounded
+_LONGEST_LINE = 500  # characters; a caret under more helps nobody
+_LANGUAGE = tree_sitter.Language(tree_sitter_toml.language())
+_LITERAL_SECRET = re.compile(
+    r"""(?<!\{)(?<!\{\s)(\b[\w-]*(?:secret|password|token)["']?\s*=\s*)\[?\s*["'].*"""
+)
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):[^/\s\"']+@")
+_AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A file that was read: `name` as people know it, `folder` absolute, for what is relative to the file."""
+
+    name: str
+    folder: Path
+    text: str
+    values: dict[str, object]
+
+    def position(self, keys: Keys) -> tuple[int, int]:
+        """Line and column, from 1, in characters, of the key at the end of `keys` or the nearest around it."""
+        places, bodies = self._places
+        for length in range(len(keys) + 1):
+            for pair in bodies.pop(keys[:length], ()):
+                for inner, node in _walk_pair(pair, keys[:length]):
+                    places.setdefault(inner, node.start_point)
+        while keys and keys not in places:
+            keys = keys[:-1]
+        row, offset = places.get(keys, (0, 0))
+        before = self._lines[row].encode()[:offset] if row < len(self._lines) else b""
+        return row + 1, len(before.decode(errors="replace")) + 1
+
+    def line(self, number: int) -> str:
+        """The text of a line as it may be shown: tabs are one blank wide, what looks like a secret is left out."""
+        line = self._lines[number - 1] if 0 < number <= len(self._lines) else ""
+        return shown(line) if len(line) <= _LONGEST_LINE else ""
+
+    @cached_property
+    def _lines(self) -> list[str]:
+        return self.text.split("\n")
+
+    @cached_property
+    def _places(self) -> tuple[dict[Keys, tuple[int, int]], dict[Keys, list[tree_sitter.Node]]]:
+        """Row and byte offset, from 0, of each table's first mention; the pairs in tables not yet looked into."""
+        tree = tree_sitter.Parser(_LANGUAGE).parse(self.text.encode())
+        places: dict[Keys, tuple[int, int]] = {}
+        bodies: dict[Keys, list[tree_sitter.Node]] = {(): []}
+        lengths: dict[Keys, int] = {}
+        for node in tree.root_node.children:
+            if node.type == "pair":
+                bodies[()].append(node)
+            elif node.type in ("table", "table_array_element") and _named(node):
+                header, *rest = _named(node)
+                keys: Keys = ()
+                for keys, part in _walk_header(header, lengths, node.type == "table_array_element"):
+                    places.setdefault(keys, part.start_point)
+                bodies[keys] = [child for child in rest if child.type == "pair"]
+        return places, bodies
+
+
+def shown(line: str) -> str:
+    """`line` without literal secrets and passwords in URLs, each tab as one blank so that a caret fits below."""
+    line = line.rstrip("\r").replace("\t", " ")
+    return _URL_PASSWORD.sub(r"\1:…@", _LITERAL_SECRET.sub(r"\1…", line))
+
+
+def read_source(path: Path, name: str) -> Source | Problem:
+    """The file's values, or the one problem that keeps it from being read."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except OSError as error:
+        return Problem("E101", "error", f"cannot read the file: {error.strerror or error}", file=name)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return Problem("E102", "error", "the file is not UTF-8 text", file=name, line=line, column=1)
+    try:
+        source = Source(name, path.absolute().parent, text, tomllib.loads(text))
+    except (ValueError, RecursionError) as error:  # ValueError also for whole numbers of thousands of digits
+        return _syntax_problem(Source(name, path.absolute().parent, text, {}), error)
+    if _too_deep(source.values):
+        return Problem(
+            "E102", "error", f"nested more than {_DEEPEST} levels deep", file=name, line=1, column=1
+        )
+    return source
+
+
+def _syntax_problem(source: Source, error: Exception) -> Problem:
+    """What tomllib says, in our words where its own are Python's."""
+    message, place, hint = str(error), _AT.search(str(error)), ""
+    if not isinstance(error, tomllib.TOMLDecodeError):  # no place: the parser did not expect to fail so
+        message = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        return Problem("E102", "error", f"not valid TOML: {message}", file=source.name)
+    end = source.text.rstrip("\n")
+    line, column = end.count("\n") + 1, len(end) - end.rfind("\n")
+    if place:
+        message = message[: place.start()]
+        line, column = (int(place[1]), int(place[2])) if place[1] else (line, column)
+    if twice := _TWICE.search(message):
+        names = tuple(re.findall(r"""(?<=['"])[^'",]+(?=['"])""", twice[1]))
+        message, hint = f"[{'.'.join(names)}] is defined twice", f"first in line {source.position(names)[0]}"
+    elif message == r"Illegal character '\n'":
+        message = "text in quotes must end before the line does"
+    message = f"not valid TOML: {message[:1].lower()}{message[1:]}"
+    return Problem("E102", "error", message, source.name, line, column, "", hint, source.line(line))
+
+
+def _too_deep(value: object, level: int = 0) -> bool:
+    if isinstance(value, dict):
+        return level > _DEEPEST or any(
+            _too_deep(inner, level + 1) for inner in value.values() if isinstance(inner, dict | list)
+        )
+    if isinstance(value, list):
+        return level > _DEEPEST or any(
+            _too_deep(inner, level + 1) for inner in value if isinstance(inner, dict | list)
+        )
+    return False
+
+
+def _walk_header(
+    header: tree_sitter.Node, lengths: dict[Keys, int], appends: bool
+) -> Iterator[tuple[Keys, tree_sitter.Node]]:
+    """The tables named by a header; `lengths` numbers the tables of each `[[x]]` as they come."""
+    keys: Keys = ()
+    for part in _parts(header):
+        if keys in lengths:
+            keys = (*keys, lengths[keys] - 1)
+        keys = (*keys, _name(part))
+        yield keys, part
+    if appends:
+        lengths[keys] = lengths.get(keys, 0) + 1
+        yield (*keys, lengths[keys] - 1), header
+
+
+def _walk_pair(pair: tree_sitter.Node, keys: Keys) -> Iterator[tuple[Keys, tree_sitter.Node]]:
+    key, *values = _named(pair) or [pair]
+    for part in _parts(key):
+        keys = (*keys, _name(part))
+        yield keys, part
+    for value in values:
+        yield from _walk_value(value, keys)
+
+
+def _walk_value(value: tree_sitter.Node, keys: Keys) -> Iterator[tuple[Keys, tree_sitter.Node]]:
+    if value.type == "inline_table":
+        for child in _named(value):
+            yield from _walk_pair(child, keys)
+    elif value.type == "array":
+        for index, element in enumerate(_named(value)):
+            yield (*keys, index), element
+            yield from _walk_value(element, (*keys, index))
+
+
+def _named(node: tree_sitter.Node) -> list[tree_sitter.Node]:
+    return [child for child in node.children if child.is_named and child.type != "comment"]
+
+
+def _parts(key: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
+    if key.type == "dotted_key":
+        for child in _named(key):
+            yield from _parts(child)
+    else:
+        yield key
+
+
+def _name(part: tree_sitter.Node) -> str:
+    text = (part.text or b"").decode(errors="replace")
+    if part.type != "quoted_key":
+        return text
+    try:
+        return next(iter(tomllib.loads(f"{text} = 0")))
+    except ValueError:
+        return text
