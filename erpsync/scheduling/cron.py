@@ -1,0 +1,239 @@
+"""Cron expressions: what they mean on a wall clock (cronsim's work) and which instants that gives (ours).
+
+cronsim walks over wall-clock times without a zone; the rules for clock changes are applied here, so that they
+are the same with and without a seconds field and in both directions:
+
+* `vixie`, as Debian's cron: an expression whose minute or hour field begins with `*` follows real time: nothing
+  extra for a gap, both passes of a repeated hour. Any other is for a fixed time: inside a gap it fires once, at
+  the gap's end; in a repeated hour only in the first pass.
+* `skip`: each wall-clock time at most once; one inside a gap does not come.
+* `literal`: whenever the wall clock shows it; never in a gap, twice in a repeated hour.
+"""
+
+import re
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import islice, takewhile
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from cronsim.cronsim import Field
+
+from erpsync.core.job import Dst
+from erpsync.scheduling.zone import SECOND, Stretch, stretch_at
+
+_ALIASES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_ACCEPTED = {
+    Field.SECOND: "0-59",
+    Field.MINUTE: "0-59",
+    Field.HOUR: "0-23",
+    Field.DAY: "1-31, L (last day) or LW (last working day)",
+    Field.MONTH: "1-12 or JAN-DEC",
+    Field.DOW: "0-7 (0 and 7 are Sunday) or SUN-SAT, FRI#2 (the second), 5L (the last Friday)",
+}
+_NAMES = {
+    Field.SECOND: "second",
+    Field.MINUTE: "minute",
+    Field.HOUR: "hour",
+    Field.DAY: "day of month",
+    Field.MONTH: "month",
+    Field.DOW: "day of week",
+}
+_SHAPE = re.compile(r"[0-9A-Z*,/#-]{1,400}")
+_ANY = datetime(2000, 1, 1, tzinfo=UTC).replace(tzinfo=None)
+_MICROSECOND = timedelta(microseconds=1)
+_SHOWN = 3  # moved fire times that a note names one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A cron expression as a set of wall-clock times (naive datetimes, whole seconds).
+
+    `real_time`: the minute or hour field begins with `*`. `matcher` is None where no date can ever match, as on
+    30 February.
+    """
+
+    real_time: bool
+    matcher: CronSim | None
+
+    def after(self, wall: datetime) -> Iterator[datetime]:
+        """The times later than `wall`, in order."""
+        return self._walk(wall, 1)
+
+    def until(self, wall: datetime) -> Iterator[datetime]:
+        """The times up to and including `wall`, the newest first."""
+        return self._walk(wall + SECOND, -1)
+
+    def _walk(self, start: datetime, direction: int) -> Iterator[datetime]:
+        if self.matcher is None:
+            return
+        walker = copy(self.matcher)  # parsing is the dear part of a CronSim
+        walker.dt, walker.tick_direction = start.replace(microsecond=0), direction
+        try:
+            yield from walker
+        except OverflowError:  # the calendar ends
+            return
+
+
+@lru_cache(maxsize=4096)
+def parse_cron(expression: str) -> Pattern:
+    """What an expression of 5 fields, of 6 with leading seconds, or an alias like `@daily` means.
+
+    Raises:
+        ValueError: says which field is wrong and what it accepts.
+    """
+    fields = _ALIASES.get(expression.strip().lower(), expression).upper().split()
+    if fields and fields[0].startswith("@"):
+        raise ValueError(f'"{expression}" is not known; write one of {", ".join(_ALIASES)}')
+    if len(fields) not in (5, 6):
+        raise ValueError(
+            f'"{expression}" has {len(fields)} field{"s" if len(fields) != 1 else ""}; write five '
+            "(minute, hour, day of month, month, day of week) or six with leading seconds"
+        )
+    parts = fields if len(fields) == 6 else ["0", *fields]
+    for kind, part in zip(Field, parts, strict=True):
+        _require_field(kind, part, expression)
+    return Pattern(
+        real_time=parts[1].startswith("*") or parts[2].startswith("*"), matcher=_matcher(" ".join(parts))
+    )
+
+
+def _require_field(kind: Field, part: str, expression: str) -> None:
+    try:
+        if not _SHAPE.fullmatch(part):
+            raise CronSimError(kind.msg())
+        kind.parse(part)
+    except (CronSimError, AssertionError, ValueError, TypeError) as error:
+        help_ = ' write "*" for any;' if "?" in part else ""
+        raise ValueError(
+            f'the {_NAMES[kind]} "{part}" in "{expression}" is not valid;{help_} it takes {_ACCEPTED[kind]}; '
+            "lists a,b, ranges a-b from low to high and steps */n"
+        ) from error
+
+
+def _matcher(expression: str) -> CronSim | None:
+    try:
+        return CronSim(expression, _ANY)
+    except CronSimError:  # every field is fine, but no month has that many days
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CronTrigger:
+    """The fire times of a cron expression in a zone."""
+
+    expression: str
+    zone: ZoneInfo
+    dst: Dst = "vixie"
+    pattern: Pattern = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", parse_cron(self.expression))
+
+    def after(self, instant: datetime) -> Iterator[datetime]:
+        """The fire times later than `instant`, in order."""
+        try:
+            yield from self._after(_naive(instant))
+        except OverflowError:
+            return
+
+    def until(self, instant: datetime) -> Iterator[datetime]:
+        """The fire times up to and including `instant`, the newest first."""
+        try:
+            yield from self._until(_naive(instant))
+        except OverflowError:
+            return
+
+    def _after(self, instant: datetime) -> Iterator[datetime]:
+        stretch = stretch_at(self.zone, instant)
+        walls = self.pattern.after(max(instant + stretch.offset, self._first_wall(stretch) - SECOND))
+        wall, last = next(walls, None), None
+        while wall is not None:
+            if wall < stretch.wall_end:
+                fire = max(wall, stretch.wall_begin) - stretch.offset  # what a gap swallowed comes at its end
+                if fire != last:
+                    yield fire.replace(tzinfo=UTC)
+                wall, last = next(walls, None), fire
+                continue
+            reached, stretch = stretch.wall_end, stretch_at(self.zone, stretch.end)
+            first = self._first_wall(stretch)
+            if first < reached or wall < first:  # the wall clock shows an hour again, or leaves some out
+                walls = self.pattern.after(first - SECOND)
+                wall = next(walls, None)
+
+    def _until(self, instant: datetime) -> Iterator[datetime]:
+        stretch = stretch_at(self.zone, instant)
+        walls = self.pattern.until(max(instant + stretch.offset, self._first_wall(stretch) - SECOND))
+        wall, last = next(walls, None), None
+        while wall is not None:
+            first = self._first_wall(stretch)
+            if wall >= first:
+                fire = max(wall, stretch.wall_begin) - stretch.offset
+                if fire != last:
+                    yield fire.replace(tzinfo=UTC)
+                wall, last = next(walls, None), fire
+                continue
+            stretch = stretch_at(self.zone, stretch.begin - _MICROSECOND)
+            top = stretch.wall_end - SECOND
+            if first <= top or wall > top:
+                walls = self.pattern.until(top)
+                wall = next(walls, None)
+
+    def _first_wall(self, stretch: Stretch) -> datetime:
+        """The first wall-clock time that counts in a stretch: here live the three rules."""
+        if self.dst == "skip":
+            return max(stretch.wall_begin, stretch.wall_before)
+        if self.dst == "vixie" and not self.pattern.real_time:
+            return stretch.wall_before
+        return stretch.wall_begin
+
+    def note(self, instant: datetime) -> str:
+        """What a clock change did to this fire time; empty for an ordinary one."""
+        naive = _naive(instant)
+        stretch = stretch_at(self.zone, naive)
+        wall = naive + stretch.offset
+        following = stretch_at(self.zone, stretch.end)
+        if wall >= following.wall_begin:
+            once = self._first_wall(following) > wall
+            return "repeated hour: first pass only" if once else "repeated hour: first pass"
+        if wall < stretch.wall_before:
+            return "repeated hour: second pass"
+        if self.pattern.real_time:
+            return ""
+        if self.dst == "vixie":
+            moved = self._lost(stretch) if naive == stretch.begin else ""
+            return f"gap: moved from {moved}" if moved else ""
+        return self._skipped_before(instant, stretch)
+
+    def _skipped_before(self, instant: datetime, stretch: Stretch) -> str:
+        """Names the wall-clock times that a gap swallowed since the fire time before `instant`."""
+        previous = next(self.until(instant - _MICROSECOND), None)
+        if previous is None or stretch.begin <= _naive(previous) or not (lost := self._lost(stretch)):
+            return ""
+        return f"gap: {lost} on {stretch.wall_before.date()} skipped"
+
+    def _lost(self, stretch: Stretch) -> str:
+        """The wall-clock times of the pattern inside the gap before a stretch, as text."""
+        inside = takewhile(
+            lambda wall: wall < stretch.wall_begin, self.pattern.after(stretch.wall_before - SECOND)
+        )
+        times = [
+            wall.time().isoformat("seconds" if wall.second else "minutes")
+            for wall in islice(inside, _SHOWN + 1)
+        ]
+        return ", ".join(times[:_SHOWN]) + (", …" if len(times) > _SHOWN else "")
+
+
+def _naive(instant: datetime) -> datetime:
+    return instant.astimezone(UTC).replace(tzinfo=None)
