@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Skip,
         job,
     )
+    from erpsync.plugins.sink import AsyncSink, SqlSink
     from erpsync.plugins.target import Column, Target
 
 _HOMES = {
@@ -32,11 +33,13 @@ _HOMES = {
         "AuthFailed", "ConfigProblem", "Duration", "JobResult", "Plugin", "Retry", "Secret", "Settings", "Skip",
         "job",
     ),
+    "erpsync.plugins.sink": ("AsyncSink", "SqlSink"),
     "erpsync.plugins.target": ("Column", "Target"),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AsyncSink",
     "AuthFailed",
     "BlockingContext",
     "Column",
@@ -53,6 +56,7 @@ __all__ = [
     "Secret",
     "Settings",
     "Skip",
+    "SqlSink",
     "Target",
     "TargetError",
     "UnreachableError",

@@ -1,0 +1,1 @@
+"""Calls an HTTP address on a schedule."""

@@ -1,0 +1,1 @@
+"""Copies an entity set into a SQL table."""

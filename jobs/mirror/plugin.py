@@ -1,0 +1,205 @@
+"""Mirrors an entity set into a SQL table, incrementally where the set tells when its rows changed."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from erpsync import (
+    Column,
+    ConfigProblem,
+    Duration,
+    JobContext,
+    JobResult,
+    RejectedError,
+    Settings,
+    Target,
+    job,
+)
+
+from .model import EntityType, read_model
+
+if TYPE_CHECKING:
+    from erpsync import AsyncSink
+
+CHANGED = "AggregateLastUpdateTimeUtc"
+"""When a row or one of its children changed last; aggregate roots have it (data-sync/incremental-pull.md)."""
+
+
+class MirrorSettings(Settings):
+    """What to mirror and where to."""
+
+    entity: str = Field(description="the entity set, like General_Products_Products")
+    target: Target = Field(description="the SQL table")
+    select: tuple[str, ...] = Field((), description="attributes and references; by default the default ones")
+    filter: str = Field("", description="an OData condition that the rows meet")
+    page_size: int = Field(1000, ge=1, le=1000, description="rows a request")
+    overlap: Duration = Field(timedelta(minutes=5), description="how much is read again before the watermark")
+    key: str = Field("Id", description="the attribute that tells rows apart")
+    incremental: bool = Field(True, description="read only what changed, where the set allows it")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the set is asked for and what its table looks like. `scope` is the query without its times."""
+
+    select: tuple[str, ...]
+    columns: tuple[Column, ...]
+    incremental: bool
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """One reading of the set from its beginning to its end, over several attempts if need be.
+
+    `start` is the link of the page to go on with, None at the beginning and at the end. `began` is when the first
+    page was asked for, `seen` the youngest change among the rows so far; both aware UTC.
+    """
+
+    filter: str
+    began: datetime
+    start: str | None = None
+    seen: datetime | None = None
+
+    def position(self) -> dict[str, str | None] | None:
+        """What the target keeps to go on at `start`; None at the end."""
+        if self.start is None:
+            return None
+        return {
+            "filter": self.filter,
+            "next": self.start,
+            "began": _text(self.began),
+            "seen": _text(self.seen),
+        }
+
+    @property
+    def watermark(self) -> str | None:
+        """All before it is in the table now.
+
+        Never younger than the first request: a row read early may have changed while later pages were read, and
+        those may hold younger rows.
+        """
+        return _text(min(self.seen, self.began)) if self.seen else None
+
+
+@job("mirror", repeatable=True)
+async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
+    """Mirror an entity set into a SQL table."""
+    settings = ctx.settings
+    shape = await describe(ctx)
+    async with ctx.sink(settings.target, shape.columns, key=(settings.key,), scope=shape.scope) as sink:
+        watermark = sink.watermark if shape.incremental else None
+        pull = plan(settings, watermark, sink.position, ctx.now())
+        ctx.log.info("mirror.started", incremental=watermark is not None, resumed=pull.start is not None)
+        try:
+            pull = await copy_pages(ctx, sink, shape, pull)
+        except RejectedError as error:
+            if pull.start is None or ctx.counts.read:
+                raise
+            ctx.log.warning("mirror.restarted", reason=f"the link to go on with is refused: {error}")
+            pull = await copy_pages(ctx, sink, shape, plan(settings, watermark, None, ctx.now()))
+        reached = pull.watermark if shape.incremental else None
+        await sink.finish(reached)
+        if reached:
+            ctx.cursor.stage(reached)
+    return ctx.result()
+
+
+def plan(
+    settings: MirrorSettings, watermark: str | None, position: dict[str, Any] | None, now: datetime
+) -> Pull:
+    """Go on where an unfinished pull of the same query stopped, else begin at the watermark or with everything."""
+    since = datetime.fromisoformat(watermark) - settings.overlap if watermark else None
+    conditions = (settings.filter, f"{CHANGED} ge {_text(since)}" if since else "")
+    condition = " and ".join(filter(None, conditions))
+    if position and position["filter"] == condition:
+        seen = position["seen"]
+        return Pull(
+            condition,
+            datetime.fromisoformat(position["began"]),
+            position["next"],
+            datetime.fromisoformat(seen) if seen else None,
+        )
+    return Pull(condition, now)
+
+
+async def copy_pages(ctx: JobContext[MirrorSettings], sink: "AsyncSink", shape: Shape, pull: Pull) -> Pull:
+    """Each page one unit of the target, written while the next one comes; the pull with what was seen."""
+    asked = ctx.erp.pages(
+        ctx.settings.entity,
+        select=shape.select,
+        filter=pull.filter or None,
+        page_size=ctx.settings.page_size,
+        start=pull.start,
+    )
+    async with aclosing(asked) as pages:
+        async for page in pages:
+            seen = _youngest(page, pull.seen) if shape.incremental else None
+            pull = replace(pull, start=page.next_link, seen=seen)
+            done = await sink.upsert(page, position=pull.position())
+            ctx.count(read=len(page), written=done.written, unchanged=done.unchanged)
+            ctx.progress(ctx.counts.read)
+            ctx.checkpoint()
+    return pull
+
+
+async def describe(ctx: JobContext[MirrorSettings]) -> Shape:
+    """The shape that the settings and the instance's model give.
+
+    Raises:
+        ConfigProblem: entity set, key or a selected attribute does not exist.
+    """
+    settings = ctx.settings
+    model = read_model(await ctx.erp.metadata())
+    if settings.entity not in model.sets:
+        raise ConfigProblem("entity", _unknown("entity set", settings.entity, model.sets))
+    entity = model.entity(settings.entity)
+    known = [*entity.attributes, *entity.references]
+    _check_names(settings, entity, known)
+    incremental = settings.incremental and CHANGED in entity.attributes
+    if settings.incremental and not incremental:
+        ctx.log.info("mirror.not_incremental", reason=f"{settings.entity} has no {CHANGED}")
+    always = (settings.key, *((CHANGED,) if incremental else ()))
+    select = tuple(dict.fromkeys((*always, *(settings.select or ("default",)))))
+    names = select if settings.select else await _default_names(ctx, select, known)
+    scope = json.dumps([settings.entity, settings.select, settings.filter, settings.key, incremental])
+    columns = tuple(column for name in names for column in model.columns(entity, name))
+    return Shape(select, columns, incremental, scope)
+
+
+def _check_names(settings: MirrorSettings, entity: EntityType, known: Sequence[str]) -> None:
+    if settings.key not in entity.attributes:
+        own = f"; its own key is {', '.join(entity.key)}" if entity.key else ""
+        raise ConfigProblem("key", f"names no attribute of {settings.entity}{own}")
+    for name in settings.select:
+        if name not in known:
+            raise ConfigProblem("select", _unknown("attribute", name, known))
+
+
+async def _default_names(
+    ctx: JobContext[MirrorSettings], select: Sequence[str], known: Sequence[str]
+) -> list[str]:
+    """What the server gives by default, seen in one row: the model does not tell it (query-options/select.md)."""
+    sample = await ctx.erp.one_page(ctx.settings.entity, select=select, top=1)
+    given = set(select).union(*sample)
+    return [name for name in known if name in given]
+
+
+def _unknown(what: str, name: str, known: Sequence[str] | Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"names an unknown {what}, {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _youngest(rows: Sequence[dict[str, Any]], seen: datetime | None) -> datetime | None:
+    times = [datetime.fromisoformat(row[CHANGED]) for row in rows if row.get(CHANGED)]
+    return max(times if seen is None else [seen, *times], default=None)
+
+
+def _text(instant: datetime | None) -> str | None:
+    return instant.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z" if instant else None
