@@ -1,0 +1,169 @@
+"""What daemon and child process say to each other: versioned JSON messages, each with its length before it.
+
+JSON and nothing cleverer, because what a child sends is never trusted: it cannot name code to run.
+"""
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import msgspec
+
+from erpsync.core.run import Counts
+from erpsync.running.fault import Fault
+
+VERSION = 1
+LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
+_LENGTH = struct.Struct("!I")
+_LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill the daemon's memory
+
+
+class Order(msgspec.Struct, frozen=True, tag=True):
+    """The first message to a child: everything it needs for one attempt.
+
+    `settings` is the raw table of the job, `secrets` the values of the references in it. `root` is the instance's
+    API address, None where the job has no ERP.net instance. `timeout` holds the HTTP time-outs in seconds and
+    is None where there is nobody to talk to. `memory` is in bytes, on top of what an idle child maps.
+    """
+
+    version: int
+    job: str
+    run_id: str
+    attempt: int
+    plugin: str
+    folders: list[str]
+    settings: dict[str, Any]
+    secrets: dict[str, str]
+    cursor: str | None
+    params: dict[str, Any]
+    dry_run: bool
+    data: str
+    artifacts: str
+    dead_letters: str
+    root: str | None
+    timeout: dict[str, float | None] | None
+    memory: int | None
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End at the next checkpoint."""
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """End now, wherever that is possible without breaking anything."""
+
+
+class Log(msgspec.Struct, frozen=True, tag=True):
+    level: str
+    event: str
+    fields: dict[str, Any]
+
+
+class Counted(msgspec.Struct, frozen=True, tag=True):
+    """All rows so far, by what happened to them."""
+
+    counts: dict[str, int]
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    done: int
+    total: int | None
+
+
+class Done(msgspec.Struct, frozen=True, tag=True):
+    """The plugin returned a result; `cursor` is what it staged."""
+
+    counts: dict[str, int]
+    note: str = ""
+    cursor: str | None = None
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    fault: Fault
+
+
+ToChild = Order | Stop | Cancel
+FromChild = Log | Counted | Progress | Done | Failed
+Message = TypeVar("Message")
+
+_to_child: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ToChild)
+_from_child: msgspec.json.Decoder[Any] = msgspec.json.Decoder(FromChild)
+
+
+class BrokenChannelError(Exception):
+    """What came is not a message of ours."""
+
+
+def encode(message: ToChild | FromChild) -> bytes:
+    """A message as it travels.
+
+    Raises:
+        TypeError, ValueError: it holds what JSON cannot say, or too much of it.
+    """
+    body = msgspec.json.encode(message)
+    if len(body) > _LONGEST:
+        raise ValueError(f"a message of {len(body)} bytes is too long for the channel")
+    return _LENGTH.pack(len(body)) + body
+
+
+async def messages_of_child(reader: asyncio.StreamReader) -> AsyncIterator[FromChild]:
+    """What the child says, until it closes its end.
+
+    Raises:
+        BrokenChannelError: half a message, or something that is none.
+    """
+    while True:
+        try:
+            head = await reader.readexactly(_LENGTH.size)
+            body = await reader.readexactly(_checked(_LENGTH.unpack(head)[0]))
+        except asyncio.IncompleteReadError as error:
+            if error.partial or error.expected != _LENGTH.size:
+                raise BrokenChannelError("it ends in the middle of a message") from error
+            return
+        except ConnectionError:
+            return  # the process is gone; how it ended says more
+        yield _decoded(_from_child, body)
+
+
+def counts_of(numbers: dict[str, int]) -> Counts:
+    """Rows as a message has them, as a value."""
+    return Counts(**{name: numbers.get(name, 0) for name in Counts.__slots__})
+
+
+class ChildEnd:
+    """The child's end of the channel: blocking, and safe to send on from several threads."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._file = end.makefile("rb")
+        self._lock = threading.Lock()
+
+    def send(self, message: FromChild) -> None:
+        data = encode(message)
+        with self._lock:
+            self._end.sendall(data)
+
+    def receive(self) -> ToChild | None:
+        """The next message; None once the daemon is gone."""
+        head = self._file.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        length = _checked(_LENGTH.unpack(head)[0])
+        body = self._file.read(length)
+        return _decoded(_to_child, body) if len(body) == length else None
+
+
+def _checked(length: int) -> int:
+    if length > _LONGEST:
+        raise BrokenChannelError("it announces a message that is too long")
+    return length
+
+
+def _decoded(decoder: msgspec.json.Decoder[Message], body: bytes) -> Message:
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise BrokenChannelError("it holds what is no message") from error

@@ -1,0 +1,293 @@
+"""The child process's side of an attempt: takes the order, runs the plugin, says how it ended."""
+
+import asyncio
+import faulthandler
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx2
+import msgspec
+from anyio.from_thread import start_blocking_portal
+
+from erpsync.core.clock import SystemClock
+from erpsync.core.event import Emit, Level
+from erpsync.core.redaction import Redactor
+from erpsync.core.run import Counts
+from erpsync.erpnet.blocking import BlockingErp
+from erpsync.erpnet.client import ErpClient
+from erpsync.plugins.context import Cursor, JobContext
+from erpsync.plugins.contract import JobResult, Plugin
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.plugins.settings import validate_settings
+from erpsync.running.channel import (
+    LOST_CHANNEL,
+    VERSION,
+    Cancel,
+    ChildEnd,
+    Counted,
+    Done,
+    Failed,
+    FromChild,
+    Log,
+    Order,
+    Progress,
+    encode,
+)
+from erpsync.running.fault import Fault, fault_of, nonsense
+from erpsync.running.proxy import BlockingTransport, ProxiedTransport
+
+_PAUSE = 0.1  # seconds between two messages about rows; a plugin may count each one
+
+
+def run_child(channel: socket.socket, requests: socket.socket) -> int:
+    """One attempt from the order to its last message; the exit status of the process."""
+    end = ChildEnd(channel)
+    order = end.receive()
+    if not isinstance(order, Order):
+        return 70
+    this_process = os.getpid()
+    _prepare()
+    reporter = ChildReporter(end)
+    answer = _attempt(order, requests, reporter, Orders(end, reporter))
+    if os.getpid() != this_process:  # the plugin forked, and its copy of itself came here
+        return 0
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the plugin may have closed or replaced it
+            stream.flush()
+    reporter.flush()
+    try:
+        end.send(answer)
+    except OSError:
+        return LOST_CHANNEL
+    return 0
+
+
+def _prepare() -> None:
+    """Crashes leave a trace, lines come out at once, and SIGTERM unwinds the plugin."""
+    faulthandler.enable(sys.__stderr__ or 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+class ChildReporter:
+    """The Reporter of a child: everything goes to the daemon, rows and progress at most ten times a second."""
+
+    def __init__(self, end: ChildEnd) -> None:
+        self._end = end
+        self._stopping = False
+        self._news = threading.Event()
+        self._counts: Counts | None = None
+        self._progress: tuple[int, int | None] | None = None
+        threading.Thread(target=self._tell, name="erpsync-report", daemon=True).start()
+
+    def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+        self._send(Log(level, event, {str(name): _plain(value) for name, value in fields.items()}))
+
+    def counted(self, counts: Counts) -> None:
+        self._counts = counts
+        self._news.set()
+
+    def progress(self, done: int, total: int | None) -> None:
+        self._progress = (done, total)
+        self._news.set()
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def flush(self) -> None:
+        """Send what is new."""
+        counts, self._counts = self._counts, None
+        progress, self._progress = self._progress, None
+        if counts is not None:
+            self._send(Counted(counts.document()))
+        if progress is not None:
+            self._send(Progress(*progress))
+
+    def _tell(self) -> None:
+        while self._news.wait():
+            self._news.clear()
+            self.flush()
+            time.sleep(_PAUSE)
+
+    def _send(self, message: FromChild) -> None:
+        with suppress(OSError, TypeError, ValueError):
+            self._end.send(message)
+
+
+class Orders:
+    """Hears what the daemon says meanwhile; its silence for good ends the whole process group."""
+
+    def __init__(self, end: ChildEnd, reporter: ChildReporter) -> None:
+        self._end = end
+        self._reporter = reporter
+        self._cancel: Callable[[], object] | None = None
+        threading.Thread(target=self._listen, name="erpsync-orders", daemon=True).start()
+
+    def on_cancel(self, cancel: Callable[[], object]) -> None:
+        """What a Cancel does besides ending the attempt at its next checkpoint."""
+        self._cancel = cancel
+        if self._reporter.stopping():
+            cancel()
+
+    def _listen(self) -> None:
+        with suppress(Exception):  # a broken channel is a daemon that is gone
+            while (message := self._end.receive()) is not None:
+                self._reporter.stop()
+                if isinstance(message, Cancel) and self._cancel is not None:
+                    self._cancel()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, orders: Orders) -> Done | Failed:
+    memory = _MemoryLimit(order.memory) if order.memory else None
+    try:
+        if order.version != VERSION:
+            return Failed(
+                Fault.died("daemon and child process are of different versions", "restart the daemon")
+            )
+        plugin = PluginCatalog([Path(folder) for folder in order.folders]).find(order.plugin)
+        with ExitStack() as stack:
+            context = _context(order, plugin, requests, reporter, stack)
+            result = _call(plugin, context, orders)
+        return _answer(result, context) if isinstance(result, JobResult) else Failed(nonsense(result))
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too: this is the plugin's border
+        if memory is not None:
+            memory.lift()  # saying what happened takes some
+            if isinstance(error, MemoryError):
+                return Failed(memory.fault())
+        return Failed(fault_of(error))
+
+
+def _context(
+    order: Order,
+    plugin: Plugin,
+    requests: socket.socket,
+    reporter: ChildReporter,
+    stack: ExitStack,
+) -> JobContext[Any]:
+    redactor = Redactor()
+    redactor.learn(*order.secrets.values())
+    http, erp = _clients(order, plugin, requests, reporter, stack)
+    return JobContext(
+        settings=validate_settings(plugin, order.settings, lambda reference: order.secrets[str(reference)]),
+        job=order.job,
+        run_id=order.run_id,
+        reporter=reporter,
+        data=Path(order.data),
+        artifacts=Path(order.artifacts),
+        dead_letters=Path(order.dead_letters),
+        attempt=order.attempt,
+        dry_run=order.dry_run,
+        params=order.params,
+        erp=erp,
+        http=http,
+        cursor=Cursor(order.cursor),
+        redact=redactor,
+    )
+
+
+def _clients(
+    order: Order, plugin: Plugin, requests: socket.socket, reporter: ChildReporter, stack: ExitStack
+) -> tuple[httpx2.AsyncClient | httpx2.Client | None, ErpClient | BlockingErp | None]:
+    """Clients that ask the daemon; for a `def` plugin blocking ones, whose loop runs in a thread."""
+    if order.timeout is None:
+        return None, None
+    timeout = httpx2.Timeout(**order.timeout)
+    transport = ProxiedTransport(requests)
+    client = httpx2.AsyncClient(transport=transport, timeout=timeout)
+    erp = order.root and ErpClient(
+        client, _always(order.root), emit=_emit_to(reporter), clock=SystemClock(), dry_run=order.dry_run
+    )
+    if plugin.is_async:
+        return client, erp or None
+    portal = stack.enter_context(start_blocking_portal())
+    http = httpx2.Client(transport=BlockingTransport(transport, portal), timeout=timeout)
+    return http, BlockingErp(erp, portal) if erp else None
+
+
+def _call(plugin: Plugin, context: JobContext[Any], orders: Orders) -> object:
+    if not plugin.is_async:
+        return plugin.function(context)
+
+    async def cancellable() -> object:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        orders.on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
+        return await plugin.function(context)
+
+    return asyncio.run(cancellable())
+
+
+def _answer(result: JobResult, context: JobContext[Any]) -> Done | Failed:
+    """The result as a message, if it can be one."""
+    done = Done(result.counts.document(), result.note, context.cursor.staged)
+    try:
+        msgspec.json.decode(encode(done)[4:], type=Done)
+    except (TypeError, ValueError, AttributeError) as error:
+        hint = "counts are whole numbers, note and cursor are text"
+        return Failed(
+            Fault("error", "TypeError", f"the result cannot leave the child process: {error}", hint)
+        )
+    return done
+
+
+def _always(root: str) -> Callable[[], Awaitable[str]]:
+    async def answer() -> str:
+        return root
+
+    return answer
+
+
+def _emit_to(reporter: ChildReporter) -> Emit:
+    def emit(event: str, /, *, level: Level = "info", **fields: object) -> None:
+        reporter.log(level, event, fields)
+
+    return emit
+
+
+def _plain(value: object) -> object:
+    """A logged value as JSON can say it."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=str, str_keys=True)
+    except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
+        return f"<{type(value).__name__}>"
+
+
+class _MemoryLimit:
+    """A soft limit on what the process maps: `allowance` bytes on top of what it maps already."""
+
+    def __init__(self, allowance: int) -> None:
+        self._allowance = allowance
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        self._hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + allowance, self._hard))
+
+    def lift(self) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (self._hard, self._hard))
+
+    def fault(self) -> Fault:
+        size = f"{self._allowance / 2**20:.0f} MiB"
+        return Fault(
+            "error",
+            "MemoryError",
+            f"the plugin reached the job's memory limit of {size}",
+            "read in smaller pages, or raise `memory`",
+        )

@@ -1,0 +1,123 @@
+"""What a plugin raised, as a value that travels: out of an exception, in the daemon or in a child, to the verdict."""
+
+import asyncio
+import traceback
+from datetime import timedelta
+from typing import Literal
+
+import httpx2
+import msgspec
+
+from erpsync.core.errors import (
+    ErpsyncError,
+    InvalidSettingsError,
+    LicenseExhaustedError,
+    RunCancelledError,
+)
+from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
+
+Kind = Literal["error", "skip", "licence", "stopped"]
+_MESSAGE = 2000  # characters; what is longer stands in the run's log
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """Why an attempt gave no result.
+
+    `kind` "skip" is `Skip`, "licence" an exhausted licence, "stopped" an end that was asked for, "error" all the
+    rest. `retry_after` is in seconds. `trace` is for the run's log only; nothing here is redacted yet.
+    """
+
+    kind: Kind
+    type: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+    retry_after: float | None = None
+    trace: str = ""
+
+    @classmethod
+    def died(cls, message: str, hint: str = "") -> "Fault":
+        """A child process that ended without a word."""
+        return cls("error", "ChildDiedError", message, hint)
+
+
+def fault_of(error: BaseException) -> Fault:
+    """The fault that an exception stands for; of a group, its first permanent one decides."""
+    cause = _decisive(error)
+    expected = isinstance(cause, ErpsyncError | Retry | Skip | AuthFailed | ConfigProblem)
+    return Fault(
+        kind=_kind(cause),
+        type=type(cause).__name__,
+        message=_message(cause)[:_MESSAGE],
+        hint=_hint(cause),
+        retryable=_retryable(cause),
+        retry_after=_retry_after(cause),
+        trace="" if expected else "".join(traceback.format_exception(error)),
+    )
+
+
+def nonsense(value: object) -> Fault:
+    """A plugin that returned something else than a result; None too, for a forgotten `return` is a mistake."""
+    what = "nothing" if value is None else f"a value of type {type(value).__name__}"
+    return Fault(
+        "error",
+        "TypeError",
+        f"the plugin returned {what}, not a JobResult",
+        "end it with `return ctx.result()`",
+    )
+
+
+def _decisive(error: BaseException) -> BaseException:
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [_decisive(part) for part in error.exceptions]
+    return next((leaf for leaf in leaves if not _retryable(leaf) and _kind(leaf) != "stopped"), leaves[0])
+
+
+def _kind(error: BaseException) -> Kind:
+    if isinstance(error, Skip):
+        return "skip"
+    if isinstance(error, LicenseExhaustedError):
+        return "licence"
+    return "stopped" if isinstance(error, RunCancelledError | asyncio.CancelledError) else "error"
+
+
+def _message(error: BaseException) -> str:
+    match error:
+        case ErpsyncError():
+            return error.message
+        case SystemExit():
+            return f"the plugin raised SystemExit({error.code!r})"
+        case KeyboardInterrupt():
+            return "the plugin raised KeyboardInterrupt"
+        case asyncio.CancelledError():
+            return "the plugin raised CancelledError, and nobody had cancelled it"
+        case MemoryError():
+            return "the plugin ran out of memory"
+        case _:
+            return str(error) or f"the plugin raised {type(error).__name__} without a message"
+
+
+def _hint(error: BaseException) -> str:
+    match error:
+        case InvalidSettingsError(hint=""):
+            return "erpsync check"
+        case ErpsyncError():
+            return error.hint
+        case AuthFailed():
+            return "look at the identity's credentials and rights on the other side"
+        case ConfigProblem():
+            return f'change "{error.key}" in the job\'s settings' if error.key else "erpsync check"
+        case _:
+            return ""
+
+
+def _retryable(error: BaseException) -> bool:
+    if isinstance(error, ErpsyncError):
+        return error.retryable
+    return isinstance(error, Retry | httpx2.TransportError | ConnectionError | TimeoutError)
+
+
+def _retry_after(error: BaseException) -> float | None:
+    after = error.after if isinstance(error, Retry) else getattr(error, "retry_after", None)
+    return after.total_seconds() if isinstance(after, timedelta) else None

@@ -1,0 +1,87 @@
+"""What an attempt needs before its plugin is entered: the plugin, its secrets and settings, its cursor."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from erpsync.core.job import Job
+from erpsync.core.secret import SecretReference
+from erpsync.plugins.contract import Plugin, Settings
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.plugins.settings import references, validate_settings
+from erpsync.store.ledger import read_cursor
+from erpsync.store.state import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """`secrets` holds the value of each reference in the settings, by its text."""
+
+    plugin: Plugin
+    settings: Settings
+    secrets: dict[str, str]
+    cursor: str | None
+
+    def in_child(self, job: Job) -> bool:
+        """Whether it runs in a child process: on request, and `def` plugins always, which would block the daemon."""
+        return job.isolation == "process" or not self.plugin.is_async
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    job: Job
+    plugin: Plugin
+    references: list[SecretReference]
+    settings: Settings | None  # where no secret is in them, they are the same in every attempt
+
+
+class Preparation:
+    """Prepares attempts; remembers what cannot change between two of them."""
+
+    def __init__(
+        self, catalog: PluginCatalog, resolve: Callable[[SecretReference], str], store: Store
+    ) -> None:
+        self._catalog = catalog
+        self._resolve = resolve
+        self._store = store
+        self._known: dict[str, _Known] = {}
+        self._cursors: dict[str, str | None] = {}
+
+    async def prepare(self, job: Job) -> Prepared:
+        """Everything for one attempt; secrets are read again each time.
+
+        Raises:
+            PluginLoadError, InvalidSettingsError, SecretUnavailableError, StoreError.
+        """
+        known = self._known.get(job.name)
+        if known is None or known.job is not job:
+            known = self._known[job.name] = await asyncio.to_thread(self._learn, job)
+        if job.name not in self._cursors:
+            self._cursors[job.name] = await self._store.read(read_cursor, job.name)
+        cursor = self._cursors[job.name]
+        if known.settings is not None:
+            return Prepared(known.plugin, known.settings, {}, cursor)
+        secrets = await asyncio.to_thread(lambda: {str(ref): self._resolve(ref) for ref in known.references})
+        settings = validate_settings(known.plugin, job.settings, lambda ref: secrets[str(ref)])
+        return Prepared(known.plugin, settings, secrets, cursor)
+
+    def cursor_moved(self, job: str, cursor: str | None) -> None:
+        """The ledger holds this cursor now."""
+        self._cursors[job] = cursor
+
+    def repeatable(self, job: Job) -> bool:
+        """Whether an attempt that was cut off may start again: the job's word, else the plugin's.
+
+        Raises:
+            PluginLoadError: nobody knows.
+        """
+        if job.repeatable is not None:
+            return job.repeatable
+        return self._catalog.find(job.plugin).repeatable
+
+    def _learn(self, job: Job) -> _Known:
+        """In a thread: an import may take seconds."""
+        plugin = self._catalog.find(job.plugin)
+        found = references(plugin, job.settings)
+        settings = None if found else validate_settings(plugin, job.settings, None)
+        return _Known(job, plugin, found, settings)

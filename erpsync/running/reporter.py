@@ -1,0 +1,65 @@
+"""What an attempt tells while it runs: lines for the run's log without secrets, rows so far, progress."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from erpsync.core.clock import Clock
+from erpsync.core.event import Level
+from erpsync.core.redaction import Redactor
+from erpsync.core.run import Counts, utc_text
+from erpsync.store.run_log import RunLog
+
+
+class RunReporter:
+    """The daemon's ear of one attempt: a Reporter for plugins, and what others may read of it."""
+
+    def __init__(self, run_id: str, run_logs: RunLog, redactor: Redactor, clock: Clock) -> None:
+        self.counts = Counts()
+        self.done: tuple[int, int | None] | None = None
+        self._run_id = run_id
+        self._run_logs = run_logs
+        self._redactor = redactor
+        self._clock = clock
+        self._stopping = False
+
+    def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
+        """Append to the run's log; a full disk takes the line, never the run."""
+        said = {str(name): self._clean(value) for name, value in fields.items()}
+        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._redactor(event)}
+        try:
+            self._run_logs.append(self._run_id, {**record, **said, **record})
+        except OSError:
+            return
+
+    def counted(self, counts: Counts) -> None:
+        self.counts = counts
+
+    def progress(self, done: int, total: int | None) -> None:
+        self.done = (done, total)
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def stop(self) -> None:
+        """From now on checkpoints end the attempt."""
+        self._stopping = True
+
+    def _clean(self, value: object) -> object:
+        match value:
+            case None | bool() | int() | float():
+                return value
+            case datetime():
+                return utc_text(value) if value.tzinfo else value.isoformat()
+            case Mapping():
+                return {str(name): self._clean(inner) for name, inner in value.items()}
+            case list() | tuple() | set() | frozenset():
+                return [self._clean(inner) for inner in value]
+            case _:
+                return self._redactor(_text(value))
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
+        return f"<{type(value).__name__}>"

@@ -1,0 +1,188 @@
+"""What becomes of an attempt: the pure decision between result, another try, waiting and the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from erpsync.core.job import Job, RetryPolicy
+from erpsync.core.run import AttemptOutcome, Counts, Outcome, Run, RunFailure, State
+from erpsync.running.channel import Done, counts_of
+from erpsync.running.fault import Fault
+from erpsync.store.ledger import End
+
+MAX_LOSSES = 3
+_LICENCE_WAIT = timedelta(minutes=1)
+_LONGEST_LICENCE_WAIT = timedelta(minutes=20)
+
+Cause = Literal["timed_out", "cancelled", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended.
+
+    `cause` is why it was asked to end, None where it was not; `forced` that it was told to end at once rather than
+    at its next checkpoint. `cause_text` is for people ("cancelled by alice").
+    """
+
+    answer: Done | Fault
+    counts: Counts = Counts()
+    cause: Cause | None = None
+    cause_text: str = ""
+    forced: bool = False
+
+
+def judge(
+    job: Job, run: Run, ending: Ending, *, repeatable: bool, now: datetime, jitter: Callable[[], float]
+) -> End:
+    """Where the run goes. `run` is as it was when its attempt began, `jitter` gives numbers in [0, 1).
+
+    Told to end at once, an attempt ends for that cause whatever it answers: a result may be half the work. Asked to
+    end at its next checkpoint, it ends for that cause only if it did; a result or an error before stands.
+    """
+    end = End(
+        run.id,
+        run.attempts,
+        now,
+        AttemptOutcome.FAILED,
+        State.FINISHED,
+        counts=ending.counts,
+        cursor_before=run.cursor_before,
+    )
+    answer = ending.answer
+    stopped = isinstance(answer, Fault) and answer.kind == "stopped"
+    if ending.cause is not None and (ending.forced or stopped):
+        return _asked_to_end(job, run, ending, end, repeatable=repeatable, jitter=jitter)
+    if isinstance(answer, Done):
+        return _with_result(job, run, replace(end, counts=counts_of(answer.counts)), answer)
+    if answer.kind == "skip":
+        return replace(
+            end, outcome=AttemptOutcome.SUCCEEDED, run_outcome=Outcome.SUCCEEDED, reason=answer.message
+        )
+    end = replace(end, error=RunFailure(answer.type, answer.message, answer.hint))
+    if answer.kind == "licence":
+        return _wait_for_licence(run, end)
+    return _retry_or(job.retry, run, end, answer, Outcome.FAILED, jitter)
+
+
+def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
+    """A run whose owner died in the middle of it; `job` None where it is no longer configured."""
+    error = RunFailure("AttemptLost", "the daemon died while the run was running")
+    end = End(
+        run.id,
+        run.attempts,
+        now,
+        AttemptOutcome.LOST,
+        State.FINISHED,
+        counts=run.counts,
+        error=error,
+        cursor_before=run.cursor_before,
+    )
+    if job is None:
+        return replace(end, run_outcome=Outcome.ABANDONED, reason="the job is no longer configured")
+    if run.losses >= MAX_LOSSES:
+        return replace(end, run_outcome=Outcome.FAILED, reason=f"lost {run.losses + 1} times")
+    if not repeatable:
+        hint = "look at what it has done, then `erpsync trigger` it, or declare the job `repeatable`"
+        return replace(
+            end, run_outcome=Outcome.ABANDONED, reason="owner died", error=replace(error, hint=hint)
+        )
+    return replace(end, state=State.PENDING)
+
+
+def by_hand(run: Run) -> bool:
+    """Whether it runs with values of its own or dry, and so moves no cursor."""
+    return bool(run.params.get("set") or run.params.get("dry_run"))
+
+
+def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
+    failed = end.counts.failed
+    if failed > job.max_failed:
+        rows = "1 row" if failed == 1 else f"{failed} rows"
+        error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}")
+        return replace(end, run_outcome=Outcome.FAILED, reason="failed rows", error=error)
+    end = replace(end, outcome=AttemptOutcome.SUCCEEDED, reason=result.note or None)
+    if failed:
+        return replace(end, run_outcome=Outcome.PARTIAL)
+    moves = result.cursor is not None and not by_hand(run)
+    return replace(
+        end,
+        run_outcome=Outcome.SUCCEEDED,
+        cursor_after=result.cursor if moves else None,
+        store_cursor=moves,
+    )
+
+
+def _asked_to_end(
+    job: Job, run: Run, ending: Ending, end: End, *, repeatable: bool, jitter: Callable[[], float]
+) -> End:
+    match ending.cause:
+        case "cancelled":
+            error = RunFailure("RunCancelledError", ending.cause_text)
+            return replace(
+                end,
+                outcome=AttemptOutcome.CANCELLED,
+                run_outcome=Outcome.CANCELLED,
+                reason="requested",
+                error=error,
+            )
+        case "timed_out":
+            fault = Fault(
+                "error",
+                "AttemptTimedOutError",
+                ending.cause_text,
+                "give the job a longer `timeout`, or the plugin less to do",
+                retryable=job.retry.timed_out,
+            )
+            timed_out = replace(
+                end,
+                outcome=AttemptOutcome.TIMED_OUT,
+                error=RunFailure(fault.type, fault.message, fault.hint),
+            )
+            return _retry_or(job.retry, run, timed_out, fault, Outcome.TIMED_OUT, jitter)
+        case _:
+            interrupted = replace(end, outcome=AttemptOutcome.INTERRUPTED)
+            if repeatable:
+                return replace(interrupted, state=State.PENDING)
+            error = RunFailure("RunCancelledError", ending.cause_text)
+            return replace(interrupted, run_outcome=Outcome.ABANDONED, reason="shut-down", error=error)
+
+
+def _wait_for_licence(run: Run, end: End) -> End:
+    """Minutes, doubling: a slot is freed by time alone, and asking often would not free it sooner."""
+    waits = max(0, run.uncharged - run.losses)
+    delay = min(_LONGEST_LICENCE_WAIT, _LICENCE_WAIT * 2 ** min(waits, 10))
+    return replace(
+        end,
+        state=State.WAITING,
+        waiting_for="licence",
+        next_attempt_at=end.at + delay,
+        uncharged=True,
+    )
+
+
+def _retry_or(
+    policy: RetryPolicy, run: Run, end: End, fault: Fault, outcome: Outcome, jitter: Callable[[], float]
+) -> End:
+    """Another attempt where the error and the policy allow one, else the end of the run."""
+    charged = run.attempts - run.uncharged
+    delay = _delay(policy, charged, fault, jitter)
+    started = run.started_at or end.at
+    if not fault.retryable:
+        return replace(end, run_outcome=outcome)
+    if charged >= policy.attempts:
+        return replace(end, run_outcome=outcome, reason="attempts used up" if policy.attempts > 1 else None)
+    if end.at + delay - started > policy.budget:
+        return replace(end, run_outcome=outcome, reason="retry budget used up")
+    return replace(end, state=State.WAITING, waiting_for="back-off", next_attempt_at=end.at + delay)
+
+
+def _delay(policy: RetryPolicy, charged: int, fault: Fault, jitter: Callable[[], float]) -> timedelta:
+    """Full jitter: anything up to the doubled back-off, so that many failing together do not return together."""
+    ceiling = min(policy.max_backoff, policy.backoff * 2 ** min(max(charged, 1) - 1, 30))
+    drawn: timedelta = ceiling * jitter()
+    if fault.retry_after is None:
+        return drawn
+    asked = timedelta(seconds=min(fault.retry_after, 86_400))
+    return asked if fault.type == "Retry" else max(asked, drawn)

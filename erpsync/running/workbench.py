@@ -1,0 +1,144 @@
+"""Enters plugins: in a task of the daemon or in a child process, with everything their context holds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+
+from erpsync.core.clock import Clock
+from erpsync.core.event import Emit
+from erpsync.core.job import Job
+from erpsync.core.redaction import Redactor
+from erpsync.erpnet.client import ErpClient
+from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.plugins.context import Cursor, JobContext
+from erpsync.plugins.contract import JobResult
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.running.attempt import LiveAttempt
+from erpsync.running.channel import VERSION, Done, Order
+from erpsync.running.connection import Connection
+from erpsync.running.fault import Fault, fault_of, nonsense
+from erpsync.running.fork import ForkServer
+from erpsync.running.preparation import Preparation, Prepared
+from erpsync.running.process import ProcessAttempt
+
+
+class Workbench:
+    """Does the work of attempts; `connections` gives a job's way to its instance, None for a job without one."""
+
+    def __init__(
+        self,
+        *,
+        preparation: Preparation,
+        connections: Callable[[Job], Connection | None],
+        fork_server: ForkServer,
+        catalog: PluginCatalog,
+        data: Path,
+        clock: Clock,
+        emit: Emit,
+        redactor: Redactor,
+    ) -> None:
+        self._preparation = preparation
+        self._connections = connections
+        self._fork_server = fork_server
+        self._catalog = catalog
+        self._data = data
+        self._clock = clock
+        self._emit = emit
+        self._redactor = redactor
+
+    async def work(self, attempt: LiveAttempt) -> Done | Fault:
+        """Prepare, enter the plugin, and give what came of it; raises nothing that a plugin raised."""
+        try:
+            prepared = await self._preparation.prepare(attempt.job)
+            attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
+            connection = self._connections(attempt.job)
+            if not prepared.in_child(attempt.job):
+                return await self._in_task(attempt, prepared, connection)
+            root = await connection.root() if connection and connection.root else None
+            order = self._order(attempt, prepared, connection, root)
+        except BaseException as error:  # noqa: BLE001 - the attempt's border: SystemExit must not end the daemon
+            return fault_of(error)
+        transport = None if connection is None else _transport(connection, order.dry_run)
+        attempt.child = ProcessAttempt(self._fork_server, order, transport, attempt.reporter)
+        return await attempt.child.run()
+
+    async def _in_task(
+        self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None
+    ) -> Done | Fault:
+        run, cursor = attempt.run, Cursor(prepared.cursor)
+        dry_run = bool(run.params.get("dry_run"))
+        http, erp = self._clients(connection, dry_run)
+        context = JobContext(
+            settings=prepared.settings,
+            job=run.job,
+            run_id=run.id,
+            reporter=attempt.reporter,
+            data=self._data,
+            artifacts=self._artifacts(run.id),
+            dead_letters=self._dead_letters(run.id),
+            attempt=run.attempts,
+            dry_run=dry_run,
+            params=_set_by_hand(attempt),
+            erp=erp,
+            http=http,
+            cursor=cursor,
+            clock=self._clock,
+            redact=self._redactor,
+        )
+        result = await prepared.plugin.function(context)
+        if not isinstance(result, JobResult):
+            return nonsense(result)
+        return Done(result.counts.document(), result.note, cursor.staged)
+
+    def _clients(
+        self, connection: Connection | None, dry_run: bool
+    ) -> tuple[httpx2.AsyncClient | None, ErpClient | None]:
+        if connection is None:
+            return None, None
+        transport = _transport(connection, dry_run)
+        http = httpx2.AsyncClient(transport=transport, timeout=connection.timeout)
+        if connection.root is None:
+            return http, None
+        erp = ErpClient(http, connection.root, emit=self._emit, clock=self._clock, dry_run=dry_run)
+        return http, erp
+
+    def _order(
+        self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None, root: str | None
+    ) -> Order:
+        run, job = attempt.run, attempt.job
+        return Order(
+            version=VERSION,
+            job=run.job,
+            run_id=run.id,
+            attempt=run.attempts,
+            plugin=job.plugin,
+            folders=[str(folder) for folder in self._catalog._folders],
+            settings=dict(job.settings),
+            secrets=prepared.secrets,
+            cursor=prepared.cursor,
+            params=_set_by_hand(attempt),
+            dry_run=bool(run.params.get("dry_run")),
+            data=str(self._data),
+            artifacts=str(self._artifacts(run.id)),
+            dead_letters=str(self._dead_letters(run.id)),
+            root=root,
+            timeout=connection.timeout.as_dict() if connection else None,
+            memory=job.memory,
+        )
+
+    def _artifacts(self, run_id: str) -> Path:
+        return self._data / "artifacts" / run_id
+
+    def _dead_letters(self, run_id: str) -> Path:
+        return self._data / "dead" / f"{run_id}.jsonl"
+
+
+def _transport(connection: Connection, dry_run: bool) -> AuthorizedTransport:
+    return connection.transport.for_dry_run() if dry_run else connection.transport
+
+
+def _set_by_hand(attempt: LiveAttempt) -> dict[str, object]:
+    values = attempt.run.params.get("set")
+    return dict(values) if isinstance(values, dict) else {}

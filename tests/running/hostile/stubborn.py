@@ -1,0 +1,49 @@
+"""Ignores every polite request to end."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from erpsync import JobContext, JobResult, Settings, job
+
+
+class Place(Settings):
+    """Where to say who is there."""
+
+    pids: Path
+
+
+@job("stubborn")
+def stubborn(ctx: JobContext[Place]) -> JobResult:
+    """Ignore SIGTERM, have a grandchild that does, and wait for ever."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sleeper = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
+    grandchild = subprocess.Popen([sys.executable, "-c", sleeper])
+    ctx.settings.pids.write_text(f"{os.getpid()} {grandchild.pid}\n")
+    ctx.log.info("entered")
+    while True:
+        signal.pause()
+
+
+@job("stubborn-async")
+async def stubborn_async(ctx: JobContext) -> JobResult:
+    """Swallow the cancellation."""
+    ctx.log.info("entered")
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ctx.log.info("ignored")
+
+
+@job("forks")
+def forks(ctx: JobContext[Place]) -> JobResult:
+    """Fork, both halves return; a daemonised grandchild stays."""
+    sleeper = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    ctx.settings.pids.write_text(f"{sleeper.pid}\n")
+    os.fork()
+    ctx.count(written=1)
+    return ctx.result("forked")

@@ -1,0 +1,36 @@
+"""Prints, logs and raises, secrets included."""
+
+import os
+import sys
+
+from erpsync import JobContext, JobResult, Secret, Settings, job
+
+
+class Words(Settings):
+    """A secret to spill."""
+
+    password: Secret
+    fail: bool = False
+
+
+@job("talkative")
+def talkative(ctx: JobContext[Words]) -> JobResult:
+    """Spill it everywhere."""
+    word = ctx.settings.password.get()
+    print(f"printed {word}")
+    print("to stderr", word, file=sys.stderr)
+    os.write(1, b"raw bytes \xff without an end of line")
+    ctx.log.info(f"event {word}", field=word, nested={"list": [word]}, odd=object(), number=7)
+    if ctx.settings.fail:
+        raise ValueError(f"it was {word}")
+    return ctx.result(f"note {word}")
+
+
+@job("talkative-async")
+async def talkative_async(ctx: JobContext[Words]) -> JobResult:
+    """The same in the daemon."""
+    word = ctx.settings.password.get()
+    ctx.log.info(f"event {word}", field=word, nested={"list": [word]}, odd=object(), number=7)
+    if ctx.settings.fail:
+        raise ValueError(f"it was {word}")
+    return ctx.result(f"note {word}")

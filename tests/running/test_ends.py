@@ -1,0 +1,96 @@
+"""Plugins that behave badly: each run ends, and its message says which of these it was."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erpsync.core.job import Job
+
+Desk = Any
+MakeDesk = Callable[..., Desk]
+Define = Callable[..., Job]
+
+
+@pytest.mark.parametrize(
+    ("by", "kind", "message"),
+    [
+        ("os._exit", "ChildDiedError", "exited with status 3 and without a result"),
+        ("os._exit(0)", "ChildDiedError", "exited with status 0 and without a result"),
+        ("SIGKILL", "ChildDiedError", "was killed by SIGKILL"),
+        ("SystemExit", "SystemExit", "raised SystemExit(4)"),
+        ("KeyboardInterrupt", "KeyboardInterrupt", "raised KeyboardInterrupt"),
+    ],
+)
+async def test_leaving_is_named(desk: MakeDesk, define: Define, by: str, kind: str, message: str) -> None:
+    """A plugin that leaves its process without a result fails with the door it took."""
+    run = await desk(define("exits", by=by)).run("exits")
+    assert (run.outcome, run.error.type) == ("failed", kind)
+    assert message in run.error.message
+
+
+async def test_segfault_is_named_and_traced(desk: MakeDesk, define: Define) -> None:
+    """A crash of the interpreter names its signal, and the run's log holds where it was."""
+    at = desk(define("segfault"))
+    run = await at.run("segfault")
+    assert "killed by SIGSEGV" in run.error.message
+    assert any("segfault.py" in str(record["event"]) for record in at.log(run))
+
+
+@pytest.mark.parametrize("kind", ["SystemExit", "KeyboardInterrupt"])
+async def test_daemon_survives_exit_in_task(desk: MakeDesk, define: Define, kind: str) -> None:
+    """SystemExit and KeyboardInterrupt of an async plugin end its run and not the daemon."""
+    at = desk(define("exits-async", by=kind), define("nonsense-async", value="text"))
+    run = await at.run("exits-async")
+    assert (run.outcome, run.error.type) == ("failed", kind)
+    assert (await at.run("nonsense-async")).outcome == "failed"
+
+
+@pytest.mark.parametrize("plugin", ["nonsense", "nonsense-async"])
+@pytest.mark.parametrize(("value", "what"), [("nothing", "nothing"), ("text", "a value of type str")])
+async def test_nonsense_is_refused(
+    desk: MakeDesk, define: Define, plugin: str, value: str, what: str
+) -> None:
+    """A plugin must return a result; None is a forgotten `return`."""
+    run = await desk(define(plugin, value=value)).run(plugin)
+    assert run.error.message == f"the plugin returned {what}, not a JobResult"
+
+
+async def test_result_that_cannot_travel(desk: MakeDesk, define: Define) -> None:
+    """A result that JSON cannot say fails the run instead of breaking the channel."""
+    run = await desk(define("nonsense", value="odd")).run("nonsense")
+    assert "the result cannot leave the child process" in run.error.message
+
+
+@pytest.mark.parametrize(
+    ("close", "message"), [(False, "the channel to the child process broke"), (True, "closed it")]
+)
+async def test_broken_channel(desk: MakeDesk, define: Define, close: bool, message: str) -> None:
+    """A plugin that writes to or closes our descriptors is killed and told so."""
+    run = await desk(define("channel", close=close)).run("channel")
+    assert run.error.type == "ChildDiedError"
+    assert message in run.error.message
+
+
+async def test_memory_limit(desk: MakeDesk, define: Define) -> None:
+    """A plugin that maps more than `memory` fails with the limit it reached."""
+    run = await desk(define("hungry", options={"memory": 128 * 2**20})).run("hungry")
+    assert run.error.message == "the plugin reached the job's memory limit of 128 MiB"
+
+
+async def test_forking_plugin_counts_once(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
+    """A plugin that forks returns once, and what it left behind ends with it."""
+    at = desk(define("forks", pids=str(tmp_path / "pids")))
+    run = await at.run("forks")
+    assert (run.outcome, run.counts.written, run.reason) == ("succeeded", 1, "forked")
+    left = int((tmp_path / "pids").read_text())
+    await at.until(lambda: not _lives(left))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
