@@ -13,7 +13,7 @@ from pathlib import Path
 from measure import BENCH, Figure, Process, daemon, percentile, started
 
 JOBS = 1000
-WARM_UP = 5.0
+WARM_UP = 5.0  # after each job had its first run
 SECONDS = 20.0
 
 
@@ -27,11 +27,11 @@ class Load:
     runs_a_second: float
 
 
-def observe(start: Callable[[], AbstractContextManager[Process]], samples: Path) -> Load:
+def observe(start: Callable[[], AbstractContextManager[Process]], period: int, samples: Path) -> Load:
     """Let it run warm, then look at what happened between two readings of its CPU clock."""
     samples.unlink(missing_ok=True)
     with start() as process:
-        time.sleep(WARM_UP)
+        time.sleep(period + WARM_UP)
         begin, cpu_before = time.time(), process.cpu_seconds()
         time.sleep(SECONDS)
         end, cpu_after = time.time(), process.cpu_seconds()
@@ -78,11 +78,11 @@ def bench(rate: int) -> list[Figure]:
         samples = folder / "samples"
         environment = {"BENCH_SAMPLES": str(samples)}
         write_configuration(folder, period)
-        ours = observe(lambda: daemon(folder, environment), samples)
+        ours = observe(lambda: daemon(folder, environment), period, samples)
         if lost := fire_times_lost(folder / "data" / "erpsync.db"):
             print(f"at {rate} runs/s the ledger also holds: {lost}", file=sys.stderr)
         command = [sys.executable, str(BENCH / "bare_timer.py"), str(JOBS), str(period)]
-        bare = observe(lambda: started(command, folder, "bare", environment), samples)
+        bare = observe(lambda: started(command, folder, "bare", environment), period, samples)
     print(
         f"at {rate} runs/s: measured {ours.runs_a_second:.0f}/s and {bare.runs_a_second:.0f}/s",
         file=sys.stderr,
