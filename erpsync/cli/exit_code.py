@@ -27,6 +27,7 @@ _BY_NAME = {
     "UnknownRunError": ExitCode.USAGE,
     "AmbiguousRunError": ExitCode.USAGE,
     "ControlRefusedError": ExitCode.REFUSED,
+    "DemoFailedError": ExitCode.FAILED,
     "AuthFailed": ExitCode.REFUSED,
     "ConfigProblem": ExitCode.CONFIGURATION,
 }
