@@ -70,11 +70,7 @@ def _written(schedules: Iterable[Schedule], job: Job) -> Iterable[list[str]]:
             case Cron(expression, timezone, dst):
                 yield ["cron", " ".join(expression.split()), timezone or job.timezone, dst or job.dst]
             case Every(every, offset):
-                yield [
-                    "every",
-                    str(every / timedelta(milliseconds=1)),
-                    str(offset / timedelta(milliseconds=1)),
-                ]
+                yield ["every", str(every // MOMENT), str(offset // MOMENT)]
             case At(at):
                 yield ["at", at.astimezone(UTC).isoformat()]
             case Manual():
