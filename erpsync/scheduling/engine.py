@@ -78,6 +78,7 @@ class Engine:
             asyncio.create_task(self._claim_loop(), name="claim"),
             asyncio.create_task(self._sweep_loop(), name="sweep"),
         ]
+        await asyncio.sleep(0)  # both loops wait for their first event now
 
     async def stop(self) -> None:
         """Claim no more; what is being claimed is handed over first. Stopping twice is fine."""

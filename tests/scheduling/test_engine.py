@@ -1,0 +1,346 @@
+"""The engine over a real store: hints, claims, the clock, and a store that refuses."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+
+from sqlalchemy import Connection
+
+from erpsync.core.clock import Clock, ManualClock, SystemClock
+from erpsync.core.job import At, Cron, Every, Job, Manual
+from erpsync.core.run import Outcome, Run, RunTrigger, State
+from erpsync.scheduling.engine import SWEEP, Engine
+from erpsync.scheduling.planner import UNKNOWN
+from erpsync.scheduling.timetable import schedule_text
+from erpsync.scheduling.trigger import build_trigger
+from erpsync.store.ledger import Finish, find_run, finish_runs
+from erpsync.store.marks import Mark, read_marks, write_marks
+from erpsync.store.state import Store
+from tests.scheduling.conftest import Witness, until
+
+NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
+HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+HOURLY = Job("orders", "orders", "mirror", schedules=(Cron("0 * * * *"),), catch_up="all")
+QUICK = Job("quick", "quick", "noop", schedules=(Every(timedelta(milliseconds=50)),), overlap="allow")
+
+
+def _engine(witness: Witness, clock: Clock, *jobs: Job) -> Engine:
+    named = {job.name: job for job in jobs}
+    return Engine(named, witness.store, clock, witness.emit, witness.on_claimed)
+
+
+async def _finish(witness: Witness, run: Run) -> None:
+    assert await witness.store.write(finish_runs, Finish(run.id, Outcome.SUCCEEDED, run.created_at))
+
+
+def _covered(job: Job, runs: Sequence[Run]) -> list[datetime]:
+    """The fire times that the runs of a job stand for, ranges spread out."""
+    trigger, fires = build_trigger(job), []
+    for run in runs:
+        assert run.fire_at is not None
+        last = run.fire_until or run.fire_at
+        fires += takewhile(lambda fire, last=last: fire <= last, trigger.after(run.fire_at - SECOND / 1000))
+    return fires
+
+
+# -- on the real clock ---------------------------------------------------------------------------------
+
+
+async def test_fire_times_become_durable_runs(store: Store, witness: Witness) -> None:
+    """Twenty times a second a run is in the ledger by the time it is handed over, one for each fire time."""
+
+    class Reader(Witness):
+        def on_claimed(self, runs: Sequence[Run]) -> None:
+            assert all(self.store.read_now(find_run, run.id) == run for run in runs)
+            super().on_claimed(runs)
+
+    reader = Reader(store)
+    engine = _engine(reader, SystemClock(), QUICK)
+    await engine.start()
+    await until(lambda: len(reader.claimed) >= 6)
+    await engine.stop()
+
+    fires = _covered(QUICK, reader.ledger())
+    assert fires == [fires[0] + number * timedelta(milliseconds=50) for number in range(len(fires))]
+    assert store.read_now(read_marks)[QUICK.name].until == fires[-1]
+    assert {run.state for run in reader.claimed} == {State.PENDING}
+    assert reader.told("claim.failed") == []
+
+
+async def test_a_restart_loses_and_doubles_nothing(witness: Witness) -> None:
+    """What came due between two engines is in the ledger too, each fire time once."""
+    for seen in (3, 6):
+        engine = _engine(witness, SystemClock(), QUICK)
+        await engine.start()
+        await until(lambda seen=seen: len(witness.claimed) >= seen)
+        await engine.stop()
+
+    fires = _covered(QUICK, witness.ledger())
+    assert fires == [fires[0] + number * timedelta(milliseconds=50) for number in range(len(fires))]
+
+
+async def test_a_month_of_downtime_of_every_second_is_one_range(store: Store, witness: Witness) -> None:
+    """The engine starts at once, with one missed range of unknown size and the newest fire time."""
+    job = replace(QUICK, schedules=(Cron("* * * * * *"),))
+    since = SystemClock().now() - timedelta(days=30)
+    await store.write(write_marks, Mark(job.name, schedule_text(job), since))
+    engine = _engine(witness, SystemClock(), job)
+    await engine.start()
+    await engine.stop()
+
+    ranges = [run.reason for run in witness.ledger() if run.fire_count == UNKNOWN]
+    assert ranges == ["catch_up_window", "late"]
+    assert witness.claimed[0].trigger is RunTrigger.SCHEDULE
+
+
+async def test_nothing_is_claimed_after_stop(witness: Witness) -> None:
+    """Stop returns when the last claim is handed over; a second stop, or one before the start, is fine."""
+    engine = _engine(witness, SystemClock(), QUICK)
+    await engine.start()
+    await until(lambda: witness.claimed)
+    await engine.stop()
+    claimed = len(witness.claimed)
+    await engine.stop()
+    await _engine(witness, SystemClock(), QUICK).stop()
+
+    other = _engine(witness, SystemClock(), replace(QUICK, name="other"))
+    await other.start()
+    await until(lambda: [run for run in witness.claimed if run.job == "other"])
+    await other.stop()
+    assert len([run for run in witness.claimed if run.job == QUICK.name]) == claimed
+
+
+# -- on a clock that is told -----------------------------------------------------------------------------
+
+
+async def test_all_that_is_due_at_once_is_claimed_together_in_start_order(witness: Witness) -> None:
+    """Three hundred jobs of one second are handed over in one call, by priority."""
+    jobs = [replace(HOURLY, name=f"job-{n}", priority=n % 3) for n in range(300)]
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, *jobs)
+    await engine.start()
+    clock.advance(HOUR)
+    await until(lambda: witness.calls)
+    await engine.stop()
+
+    (runs,) = witness.calls
+    assert len(runs) == 300
+    assert [run.priority for run in runs] == sorted((run.priority for run in runs), reverse=True)
+
+
+async def test_fire_times_while_a_run_lives_are_one_growing_skip(witness: Witness) -> None:
+    """A run that takes hours makes one skipped run, which grows; after its end the next one is claimed."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    for hours in range(1, 5):
+        clock.advance(HOUR)
+        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
+    await _finish(witness, witness.claimed[0])
+    clock.advance(HOUR)
+    await until(lambda: len(witness.claimed) == 2)
+    await engine.stop()
+
+    assert [(run.fire_at, run.fire_until, run.fire_count, run.reason) for run in witness.ledger()] == [
+        (NOON + HOUR, None, 1, None),
+        (NOON + 2 * HOUR, NOON + 4 * HOUR, 3, "overlap"),
+        (NOON + 5 * HOUR, None, 1, None),
+    ]
+    assert [told["outcome"] for told in witness.told("run.finished")] == ["skipped"]
+    assert [told["fire_count"] for told in witness.told("run.extended")] == [2, 3]
+
+
+async def test_a_suspended_machine_finds_what_it_slept_through(witness: Witness) -> None:
+    """Hours pass on both clocks without a hint: the sweep finds them, and no jump is told."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.advance(3 * HOUR)
+    await until(lambda: witness.claimed)
+    await engine.stop()
+
+    assert [(run.fire_at, run.trigger.value) for run in witness.claimed] == [
+        (NOON + HOUR, "catch_up"),
+        (NOON + 2 * HOUR, "catch_up"),
+        (NOON + 3 * HOUR, "schedule"),
+    ]
+    assert witness.told("clock.jumped") == []
+
+
+async def test_a_clock_set_forward_is_told_and_caught_up(witness: Witness) -> None:
+    """A step of hours is an event with its size; the fire times it passed follow the catch-up policy."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.step(2 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: len(witness.claimed) == 2)
+    await engine.stop()
+
+    assert [told["seconds"] for told in witness.told("clock.jumped")] == [7200]
+
+
+async def test_a_clock_set_back_a_little_repeats_nothing(witness: Witness) -> None:
+    """Two hours back: what was claimed stays the past, the next fire time is the one that it was."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.advance(HOUR)
+    await until(lambda: witness.claimed)
+    await _finish(witness, witness.claimed[0])
+    clock.step(-2 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: witness.told("clock.jumped"))
+    held = engine.next_fire("orders")
+    clock.advance(3 * HOUR)
+    await until(lambda: len(witness.claimed) == 2)
+    await engine.stop()
+
+    assert held == NOON + 2 * HOUR
+    assert [run.fire_at for run in witness.ledger()] == [NOON + HOUR, NOON + 2 * HOUR]
+    assert [told["seconds"] for told in witness.told("clock.jumped")] == [-7200]
+
+
+async def test_a_correction_returns_to_the_present_and_repeats_nothing(witness: Witness) -> None:
+    """A day back: fire times begin anew at the corrected time, but what the ledger has is not run again."""
+    clock = ManualClock(NOON + 24 * HOUR)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.advance(HOUR)
+    await until(lambda: witness.claimed)
+    await _finish(witness, witness.claimed[0])
+    clock.step(-25 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: engine.next_fire("orders") == NOON + HOUR)
+    for hours in range(1, 27):
+        clock.advance(NOON + hours * HOUR - clock.now())
+        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
+        if len(witness.claimed) > hours:
+            await _finish(witness, witness.claimed[-1])
+    await engine.stop()
+
+    assert sorted(run.fire_at for run in witness.claimed) == [NOON + hours * HOUR for hours in range(1, 27)]
+    assert len(witness.told("clock.jumped")) == 1
+
+
+async def test_a_clock_corrected_while_down_is_told_once(store: Store, witness: Witness) -> None:
+    """Marks of the future return to now at the start, with one event for all of them."""
+    jobs = [replace(HOURLY, name=f"job-{n}") for n in range(3)]
+    for job in jobs:
+        await store.write(write_marks, Mark(job.name, schedule_text(job), NOON + 48 * HOUR))
+    engine = _engine(witness, ManualClock(NOON), *jobs)
+    await engine.start()
+    next_fires = {engine.next_fire(job.name) for job in jobs}
+    await engine.stop()
+
+    assert [told["seconds"] for told in witness.told("clock.jumped")] == [-48 * 3600]
+    assert next_fires == {NOON + HOUR}
+
+
+async def test_a_fire_time_that_came_up_again_by_a_correction_is_rung(witness: Witness) -> None:
+    """A job of one instant that has passed has its alarm again when the clock goes back before it."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, replace(HOURLY, schedules=(At(NOON - HOUR),)))
+    await engine.start()
+    gone = engine.next_fire("orders")
+    clock.step(-5 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: engine.next_fire("orders"))
+    clock.advance(4 * HOUR)
+    await until(lambda: witness.claimed)
+    await engine.stop()
+
+    assert gone is None
+    assert [run.fire_at for run in witness.claimed] == [NOON - HOUR]
+
+
+# -- asked for ------------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_is_asked_for_is_claimed_at_once(witness: Witness) -> None:
+    """It is pending, durable, knows who asked and what for, and needs no started engine."""
+    engine = _engine(witness, ManualClock(NOON), replace(HOURLY, schedules=(Manual(),), priority=2))
+
+    run = await engine.claim_manual("orders", "root", {"set": {"page": "7"}, "dry_run": True})
+
+    assert (run.trigger, run.state, run.claim) == (RunTrigger.MANUAL, State.PENDING, f"manual:{run.id}")
+    assert (run.requested_by, run.params, run.priority) == (
+        "root",
+        {"set": {"page": "7"}, "dry_run": True},
+        2,
+    )
+    assert witness.ledger() == witness.claimed == [run]
+
+
+async def test_a_run_that_is_asked_for_does_not_overlap(witness: Witness) -> None:
+    """While one lives the next is recorded as skipped, unless the job allows more."""
+    engine = _engine(witness, ManualClock(NOON), HOURLY, replace(HOURLY, name="free", overlap="allow"))
+
+    runs = [await engine.claim_manual(name, "root", {}) for name in ("orders", "orders", "free", "free")]
+
+    assert [run.outcome for run in runs] == [None, Outcome.SKIPPED, None, None]
+    assert witness.ledger() == runs
+    assert [run.id for run in witness.claimed] == [runs[0].id, runs[2].id, runs[3].id]
+    assert [(told["run_id"], told["reason"]) for told in witness.told("run.finished")] == [
+        (runs[1].id, "overlap")
+    ]
+
+
+async def test_the_next_fire_time_is_known_before_and_after_the_start(witness: Witness) -> None:
+    """It is the nominal one, without the spread; a job that waits to be asked has none."""
+    spread = replace(HOURLY, name="spread", spread=HOUR)
+    asked = replace(HOURLY, name="asked", schedules=(Manual(),))
+    engine = _engine(witness, ManualClock(NOON), HOURLY, spread, asked)
+
+    before = [engine.next_fire(name) for name in ("orders", "spread", "asked")]
+    await engine.start()
+    after = [engine.next_fire(name) for name in ("orders", "spread", "asked")]
+    await engine.stop()
+
+    assert before == after == [NOON + HOUR, NOON + HOUR, None]
+
+
+async def test_a_job_that_comes_back_begins_anew(witness: Witness) -> None:
+    """Removed from the configuration for two days, a job fires nothing of that time."""
+    clock = ManualClock(NOON)
+    for jobs in ([HOURLY], [], [HOURLY]):
+        engine = _engine(witness, clock, *jobs)
+        await engine.start()
+        next_fire = engine.next_fire("orders") if jobs else None
+        await engine.stop()
+        clock.advance(24 * HOUR)
+
+    assert next_fire == NOON + 49 * HOUR
+    assert witness.ledger() == []
+
+
+# -- a store that refuses -------------------------------------------------------------------------------
+
+
+def _limit_pages(connection: Connection, limits: Sequence[int]) -> list[int]:
+    """Let the database grow no further than to this many pages, or than it is."""
+    return [connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}").scalar_one() for limit in limits]
+
+
+async def test_a_full_disk_starts_nothing_and_loses_nothing(store: Store, witness: Witness) -> None:
+    """While there is no room nothing is handed over; it is told once as an error, and claimed when there is."""
+    jobs = [replace(HOURLY, name=f"job-{n:03}" + "x" * 500) for n in range(100)]
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, *jobs)
+    await engine.start()
+    await store.write(_limit_pages, 1)
+    clock.advance(HOUR)
+    await until(lambda: len(witness.told("claim.failed")) >= 2)
+    nothing = (witness.claimed[:], witness.ledger())
+    await store.write(_limit_pages, 1_000_000)
+    await until(lambda: witness.claimed)
+    await engine.stop()
+
+    assert nothing == ([], [])
+    assert [run.fire_at for run in witness.ledger()] == [NOON + HOUR] * 100
+    failed = witness.told("claim.failed")
+    assert {"error"} == {told["level"] for told in failed[:1]}
+    assert {"debug"} == {told["level"] for told in failed[1:]}
+    assert (failed[0]["jobs"], failed[0]["error_type"]) == (100, "StoreUnavailableError")
+    assert len(witness.told("claim.recovered")) == 1

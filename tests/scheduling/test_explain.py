@@ -1,0 +1,130 @@
+"""What `next` says about fire times."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from erpsync.core.job import Cron, Every, Job
+from erpsync.scheduling.explain import fire_times
+from erpsync.scheduling.timetable import timetable
+from erpsync.scheduling.trigger import build_schedule, build_trigger
+
+SPRING, AUTUMN = "2026-03-28T12:00:00+02:00", "2026-10-25T01:30:00+03:00"
+
+
+@pytest.mark.parametrize(
+    ("expression", "dst", "after", "lines"),
+    [
+        (
+            "30 3 * * *",
+            "vixie",
+            SPRING,
+            ["2026-03-29T04:00:00+03:00 gap: moved from 03:30", "2026-03-30T03:30:00+03:00 "],
+        ),
+        (
+            "0,15,30,45 3 * * *",
+            "vixie",
+            SPRING,
+            [
+                "2026-03-29T04:00:00+03:00 gap: moved from 03:00, 03:15, 03:30, …",
+                "2026-03-30T03:00:00+03:00 ",
+            ],
+        ),
+        (
+            "30 3 * * *",
+            "skip",
+            SPRING,
+            ["2026-03-30T03:30:00+03:00 gap: 03:30 on 2026-03-29 skipped", "2026-03-31T03:30:00+03:00 "],
+        ),
+        (
+            "5 30 3 * * *",
+            "literal",
+            SPRING,
+            ["2026-03-30T03:30:05+03:00 gap: 03:30:05 on 2026-03-29 skipped", "2026-03-31T03:30:05+03:00 "],
+        ),
+        ("0 * * * *", "vixie", "2026-03-29T02:30:00+02:00", ["2026-03-29T04:00:00+03:00 "]),
+        (
+            "30 3 * * *",
+            "vixie",
+            AUTUMN,
+            ["2026-10-25T03:30:00+03:00 repeated hour: first pass only", "2026-10-26T03:30:00+02:00 "],
+        ),
+        (
+            "30 3 * * *",
+            "literal",
+            AUTUMN,
+            [
+                "2026-10-25T03:30:00+03:00 repeated hour: first pass",
+                "2026-10-25T03:30:00+02:00 repeated hour: second pass",
+                "2026-10-26T03:30:00+02:00 ",
+            ],
+        ),
+        (
+            "0 * * * *",
+            "vixie",
+            AUTUMN,
+            [
+                "2026-10-25T02:00:00+03:00 ",
+                "2026-10-25T03:00:00+03:00 repeated hour: first pass",
+                "2026-10-25T03:00:00+02:00 repeated hour: second pass",
+                "2026-10-25T04:00:00+02:00 ",
+            ],
+        ),
+    ],
+)
+def test_a_note_says_what_a_clock_change_did(expression: str, dst: str, after: str, lines: list[str]) -> None:
+    """Every shifted, doubled or lost fire time of a bare expression has its reason, an ordinary one has none."""
+    trigger = build_schedule(Cron(expression), "Europe/Sofia", dst)
+
+    found = fire_times(trigger, datetime.fromisoformat(after), len(lines))
+
+    assert [f"{fire.at.isoformat()} {fire.note}" for fire in found] == lines
+
+
+def test_the_json_form_has_local_time_and_utc() -> None:
+    """`at` is local with its offset, `utc` ends in Z, and both are the same instant."""
+    trigger = build_schedule(Cron("0 12 * * *"), "Europe/Sofia")
+
+    (fire,) = fire_times(trigger, datetime.fromisoformat(SPRING), 1)
+
+    assert fire.document("orders@acme") == {
+        "job": "orders@acme",
+        "at": "2026-03-29T12:00:00+03:00",
+        "utc": "2026-03-29T09:00:00Z",
+        "note": "",
+    }
+
+
+def test_a_spread_is_named_and_moves_no_fire_time() -> None:
+    """The nominal fire time is shown, the note says how much later the job starts."""
+    table = timetable(
+        Job("orders", "orders", "p", schedules=(Cron("0 12 * * *"),), spread=timedelta(minutes=1))
+    )
+
+    (fire,) = fire_times(table.trigger, datetime.fromisoformat(SPRING), 1, delay=table.delay)
+
+    assert fire.utc.isoformat() == "2026-03-28T12:00:00+00:00"
+    assert fire.note.startswith("spread +")
+    assert fire.note.endswith("s")
+
+
+def test_a_list_of_schedules_shows_the_note_of_the_one_that_fires() -> None:
+    """In a union each fire time has the notes of the members that gave it, in the zone of the job."""
+    every, nightly = Every(timedelta(hours=1), timedelta(minutes=7)), Cron("30 3 * * *")
+    job = Job("orders", "orders", "p", schedules=(every, nightly), timezone="Europe/Sofia")
+
+    found = fire_times(build_trigger(job), datetime.fromisoformat("2026-03-29T02:30:00+02:00"), 2)
+
+    assert [(fire.at.isoformat(), fire.note) for fire in found] == [
+        ("2026-03-29T04:00:00+03:00", "gap: moved from 03:30"),
+        ("2026-03-29T04:07:00+03:00", ""),
+    ]
+
+
+def test_a_schedule_that_ends_gives_fewer() -> None:
+    """Asked for more fire times than there are, one gets those that there are."""
+    job = Job(
+        "o", "o", "p", schedules=(Cron("0 * * * *"),), end=datetime.fromisoformat("2026-03-28T12:00:00Z")
+    )
+
+    assert len(fire_times(build_trigger(job), datetime.fromisoformat(SPRING), 9)) == 1
