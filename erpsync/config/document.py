@@ -17,12 +17,13 @@ _BARE = re.compile(r"[\w-]+")
 
 @dataclass(slots=True)
 class Document:
-    """The merged values `root`, the files by `names` in the order they were read, and what was found wrong.
+    """The merged values `root` with what is known of their files and what was found wrong.
 
-    `owners` tells the file of each table: ("daemon",) for a section that is one, ("jobs", "products") for a named
+    `folder` is the first file's, `names` are all files in the order they were read. `owners` tells the file of each table: ("daemon",) for a section that is one, ("jobs", "products") for a named
     one; `environment` the variables that replaced values of files.
     """
 
+    folder: Path
     root: dict[str, Table] = field(default_factory=dict)
     owners: dict[Keys, Source] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -79,10 +80,12 @@ class Document:
         """The file that `keys` come from."""
         return self.owners.get(keys[:2]) or self.owners.get(keys[:1])
 
-    def folder(self, keys: Keys) -> Path:
-        """The folder to which relative paths at `keys` are relative: their file's, else the working directory."""
+    def folder_of(self, keys: Keys) -> Path:
+        """The folder to which relative paths at `keys` are relative: their file's; for variables the current one."""
+        if keys in self.environment:
+            return Path.cwd()
         owner = self.owner(keys)
-        return owner.folder if owner and keys not in self.environment else Path.cwd()
+        return owner.folder if owner else self.folder
 
     def existing(self, keys: Keys) -> Keys:
         """As much of `keys` as is really there; the digits of a list's index become a number."""

@@ -17,7 +17,7 @@ NOT_YET = ("calendars", "pools", "notices")
 
 def read_main(path: Path) -> Document:
     """What the first file says; where it cannot be read, that is the document's problem."""
-    document = Document(names=[str(path)])
+    document = Document(path.absolute().parent, names=[str(path)])
     main = read_source(path, str(path))
     if isinstance(main, Problem):
         document.keep(main)

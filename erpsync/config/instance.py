@@ -73,7 +73,7 @@ def _ca_file(document: Document, name: str, section: InstanceSection) -> Path | 
     if section.ca_file is None:
         return None
     keys = ("instances", name, "ca_file")
-    path = document.folder(keys) / section.ca_file
+    path = document.folder_of(keys) / section.ca_file
     if not path.is_file():
         document.add("E101", f'there is no file "{section.ca_file}"', keys)
     return path

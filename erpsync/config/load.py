@@ -84,7 +84,7 @@ def _daemon(document: Document, section: DaemonSection, environ: Mapping[str, st
     data = (
         data_folder(environ) if section.data == "auto" else _path(document, ("daemon", "data"), section.data)
     )
-    beside = document.folder(("daemon",)) / "plugins"
+    beside = document.folder / "plugins"
     plugins = (str(beside),) if section.plugins is None and beside.is_dir() else section.plugins or ()
     return Daemon(
         data=data,
@@ -137,4 +137,4 @@ def _first(paths: str) -> Path | None:
 
 
 def _path(document: Document, keys: tuple[str, ...], text: str) -> Path:
-    return Path(os.path.normpath(document.folder(keys) / Path(text).expanduser()))
+    return Path(os.path.normpath(document.folder_of(keys) / Path(text).expanduser()))

@@ -21,7 +21,7 @@ def reference_from(table: object) -> SecretReference:
     if not isinstance(table, Mapping) or len(table) != 1 or next(iter(table)) not in _KINDS:
         raise ValueError(f"must be a reference to a secret: {FORMS}")
     ((kind, value),) = table.items()
-    parts = tuple(value) if isinstance(value, list) and kind == "command" else (value,)
+    parts = (tuple(value) if isinstance(value, list) else ()) if kind == "command" else (value,)
     if not parts or not all(isinstance(part, str) and part and "\0" not in part for part in parts):
         raise ValueError(f"must be a reference to a secret: {FORMS}")
     return SecretReference(cast("SecretKind", kind), parts)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from erpsync.config.configuration import Configuration
@@ -11,7 +12,7 @@ from erpsync.config.reference import references_in
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
 from erpsync.core.errors import SecretUnavailableError
-from erpsync.core.problem import Problem
+from erpsync.core.problem import Problem, Severity
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 
@@ -123,22 +124,25 @@ class SecretResolver:
 def secret_problems(configuration: Configuration, resolver: SecretResolver) -> list[Problem]:
     """What is wrong with the secrets that identities and jobs refer to, each at the place that names it.
 
-    Tables in a plugin's settings count where they have the form of a reference.
+    Of an identity's several secrets one is enough: then the others are warnings. Tables in a plugin's settings
+    count where they have the form of a reference.
     """
     files = configuration.files
-    verdicts: dict[SecretReference, tuple[str, str, str] | None] = {}
+    verdict = cache(partial(_verdict, resolver))
     problems: dict[Problem, None] = {}
-    for keys, reference in _references(configuration):
-        if reference not in verdicts:
-            verdicts[reference] = _verdict(resolver, reference)
-        verdict = verdicts[reference]
-        if verdict:
-            code, message, hint = verdict
-            problems[files.problem(code, message, keys, hint=hint)] = None
+    for alternatives in _references(configuration):
+        verdicts = [(keys, verdict(reference)) for keys, reference in alternatives]
+        some = any(found is None or found[0] != "E119" for _, found in verdicts)
+        for keys, found in verdicts:
+            if found:
+                code, message, hint = found
+                severity: Severity | None = "warning" if some else None
+                problems[files.problem(code, message, keys, hint=hint, severity=severity)] = None
     return list(problems)
 
 
 def _verdict(resolver: SecretResolver, reference: SecretReference) -> tuple[str, str, str] | None:
+    """Code, message and help where the secret is missing or lies open."""
     try:
         resolver.resolve(reference)
     except SecretUnavailableError as error:
@@ -149,15 +153,16 @@ def _verdict(resolver: SecretResolver, reference: SecretReference) -> tuple[str,
     return None
 
 
-def _references(configuration: Configuration) -> Iterator[tuple[Keys, SecretReference]]:
+def _references(configuration: Configuration) -> Iterator[list[tuple[Keys, SecretReference]]]:
+    """Every reference with its place; those of one identity together."""
+    existing = configuration.files.existing
     for identity in configuration.identities.values():
-        keys: Keys = ("identities", identity.name.split("@")[0], "client_secret")
-        for index, reference in enumerate(identity.client_secret):
-            yield configuration.files.existing((*keys, index)), reference
+        keys = ("identities", identity.name.split("@")[0], "client_secret")
+        yield [(existing((*keys, index)), secret) for index, secret in enumerate(identity.client_secret)]
     for job in configuration.jobs.values():
         spot = Spot(configuration.files, job.definition, job.instance)
-        for inner, reference in references_in(job.settings):
-            yield spot.where(("with", *inner)), reference
+        for inner, secret in references_in(job.settings):
+            yield [(spot.where(("with", *inner)), secret)]
 
 
 def _text_of(file: Path) -> str | None:

@@ -30,6 +30,8 @@ def test_every_file_of_the_museum_has_its_text() -> None:
 
 def test_the_document_lists_the_codes() -> None:
     """docs/configuration-problems.md has exactly the codes of this room, with their meaning."""
-    rows = [line.strip("|").split("|") for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")]
+    rows = [
+        line.strip("|").split("|") for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")
+    ]
     listed = {code.strip(" `"): meaning.strip() for code, meaning, _ in rows}
     assert {code: listed[code] for code in listed if code[1] == "1"} == CODES
