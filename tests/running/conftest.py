@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.event import Level
@@ -21,7 +22,7 @@ from erpsync.store.ledger import find_run, insert_runs, list_attempts
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
-HOSTILE = Path(__file__).parent / "hostile"
+FOLDERS = [Path(__file__).parent / "hostile", Path(__file__).parent / "ordinary"]
 SECRET = "correct-horse-battery"
 DEADLINE = 20.0
 
@@ -41,7 +42,9 @@ class Desk:
         grace: timedelta = timedelta(seconds=10),
     ) -> None:
         self.clock = clock or SystemClock()
+        self.folder = folder
         self.jobs = dict(jobs)
+        self.connection = connection
         self.events: list[tuple[str, dict[str, object]]] = []
         self._heard = asyncio.Event()
         self.store = Store.open(folder / "erpsync.db")
@@ -49,8 +52,8 @@ class Desk:
         self.redactor = Redactor()
         self.runner = Runner(
             jobs=self.jobs,
-            catalog=PluginCatalog([HOSTILE]),
-            connections=lambda _job: connection,
+            catalog=PluginCatalog(FOLDERS),
+            connections=lambda _job: self.connection,
             secrets=self._resolve,
             store=self.store,
             run_logs=self.logs,
@@ -85,7 +88,7 @@ class Desk:
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(DEADLINE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - files and processes tell nobody
                 await asyncio.sleep(0.005)
 
     async def logged(self, run: Run, event: str) -> dict[str, object]:
@@ -146,14 +149,28 @@ class Desk:
         self.store.close()
 
 
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Callable[..., Desk]]:
-    """Makes desks, and ends them."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
+    """One desk for a module: its fork server has imported everything once."""
+    shared = Desk(tmp_path_factory.mktemp("desk"), jobs={})
+    yield shared
+    await shared.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def desk(tmp_path: Path, shared_desk: Desk) -> AsyncIterator[Callable[..., Desk]]:
+    """Gives the shared desk these jobs; with options of its own, a new one, which ends with the test."""
     desks: list[Desk] = []
 
-    def make(*jobs: Job, **options: Any) -> Desk:
-        desks.append(Desk(tmp_path, jobs={job.name: job for job in jobs}, **options))
-        return desks[-1]
+    def make(*jobs: Job, connection: Connection | None = None, **options: Any) -> Desk:
+        given = {job.name: job for job in jobs}
+        if options:
+            desks.append(Desk(tmp_path, jobs=given, connection=connection, **options))
+            return desks[-1]
+        shared_desk.connection = connection
+        shared_desk.jobs.update(given)
+        shared_desk.events.clear()
+        return shared_desk
 
     yield make
     for made in desks:

@@ -1,6 +1,5 @@
 """Plugins that behave badly: each run ends, and its message says which of these it was."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from erpsync.core.job import Job
 Desk = Any
 MakeDesk = Callable[..., Desk]
 Define = Callable[..., Job]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest.mark.parametrize(

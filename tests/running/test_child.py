@@ -1,0 +1,170 @@
+"""A plugin in a child process: what it gets, what it may say, how it is ended."""
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erpsync.core.clock import ManualClock
+from erpsync.core.job import Job
+
+MakeDesk = Callable[..., Any]
+Define = Callable[..., Job]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SECRET = "correct-horse-battery"
+
+
+def lives(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def test_counts_progress_and_cursor_arrive(desk: MakeDesk, define: Define) -> None:
+    """Rows, progress, note and cursor of a child are those of a task; the next run begins at the cursor."""
+    at = desk(define("counting"))
+    run = await at.run("counting")
+    assert (run.outcome, run.counts.read, run.reason) == ("succeeded", 20_000, "attempt 1 of counting")
+    assert (run.cursor_before, run.cursor_after) == (None, "after None")
+    assert (await at.run("counting")).cursor_after == "after after None"
+
+
+async def test_progress_is_seen_while_it_runs(desk: MakeDesk, define: Define) -> None:
+    """What a child tells is seen before it ends."""
+    at = desk(define("counting"))
+    run = await at.offer("counting")
+    await at.until(lambda: at.runner.progress(run.id))
+    done, total = at.runner.progress(run.id)
+    assert (done > 0, total) == (True, 20_000)
+    await at.finished(run)
+    assert at.runner.progress(run.id) is None
+
+
+async def test_child_inherits_nothing(
+    desk: MakeDesk, define: Define, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A child has no secrets in its environment, and no descriptor of the state database."""
+    monkeypatch.setenv("ERPSYNC_SECRET_NIGHT", SECRET)
+    run = await desk(define("surroundings", file=str(tmp_path / "told"))).run("surroundings")
+    told = (tmp_path / "told").read_text()
+    assert run.reason == "stdin /dev/null"
+    assert SECRET not in told
+    assert "erpsync.db" not in told
+
+
+@pytest.mark.parametrize("plugin", ["talkative", "talkative-async"])
+@pytest.mark.parametrize("fail", [False, True])
+async def test_no_secret_is_kept(
+    desk: MakeDesk, define: Define, plugin: str, fail: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A secret that a plugin prints, logs, raises or returns is in no log, event, ledger or output."""
+    at = desk(define(plugin, password={"secret": "db"}, fail=fail))
+    run = await at.run(plugin)
+    assert run.outcome == ("failed" if fail else "succeeded")
+    assert at.log(run, "event [redacted]")[0]["nested"] == {"list": ["[redacted]"]}
+    texts = [str(at.events), str(run), "".join(capfd.readouterr())]
+    files = [path.read_bytes() for path in at.folder.rglob("*") if path.is_file()]
+    assert not any(SECRET in text for text in texts)
+    assert not any(SECRET.encode() in data for data in files)
+    assert len(files) >= 2
+    if fail:
+        assert "ValueError" in at.log(run, "attempt.failed")[0]["trace"]
+
+
+async def test_output_becomes_log_lines(desk: MakeDesk, define: Define) -> None:
+    """What a child prints on either stream is in the run's log, line by line, whatever bytes it is."""
+    at = desk(define("talkative", password={"secret": "db"}))
+    run = await at.run("talkative")
+    printed = {(record.get("stream"), record["event"]) for record in at.log(run)}
+    assert ("stdout", "printed [redacted]") in printed
+    assert ("stderr", "to stderr [redacted]") in printed
+    assert ("stdout", "raw bytes \ufffd without an end of line") in printed
+
+
+async def test_time_out_kills_the_whole_group(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
+    """A child that ignores everything gets SIGTERM after the grace, then SIGKILL, its own children too."""
+    clock = ManualClock()
+    pids = tmp_path / "pids"
+    at = desk(define("stubborn", pids=str(pids), options={"timeout": timedelta(minutes=5)}), clock=clock)
+    run = await at.offer("stubborn")
+    await at.logged(run, "entered")
+    child, grandchild = map(int, pids.read_text().split())
+    clock.advance(timedelta(minutes=5))
+    await at.until(lambda: at.runner._live[run.id].is_told_to_end)
+    assert lives(child)
+    clock.advance(timedelta(seconds=10))
+    assert (await at.hear("child.killed"))["signal"] == "SIGTERM"
+    clock.advance(timedelta(seconds=5))
+    assert (await at.hear("child.killed", 2))["signal"] == "SIGKILL"
+    ended = await at.finished(run)
+    assert (ended.outcome, ended.error.message) == (
+        "timed_out",
+        "the attempt took longer than its time-out of 5m",
+    )
+    await at.until(lambda: not lives(child) and not lives(grandchild))
+
+
+async def test_cancel_stops_at_a_checkpoint(desk: MakeDesk, define: Define) -> None:
+    """A cancelled child that has checkpoints needs no signal."""
+    at = desk(define("blocking-gate"))
+    run = await at.offer("blocking-gate")
+    await at.logged(run, "entered")
+    assert await at.runner.cancel(run.id, "alice")
+    ended = await at.finished(run)
+    assert (ended.outcome, ended.reason, ended.error.message) == (
+        "cancelled",
+        "requested",
+        "cancelled by alice",
+    )
+    assert at.log(run, "unwound")
+    assert not at.told("child.killed")
+
+
+async def test_sigterm_unwinds_the_plugin(desk: MakeDesk, define: Define) -> None:
+    """A child without checkpoints is unwound by SIGTERM: its `finally` blocks run."""
+    at = desk(define("blocking-gate", checkpoints=False), grace=timedelta(milliseconds=50))
+    run = await at.offer("blocking-gate")
+    await at.logged(run, "entered")
+    await at.runner.cancel(run.id, "alice")
+    assert (await at.finished(run)).outcome == "cancelled"
+    assert at.log(run, "unwound")
+    assert at.told("child.killed")[0]["signal"] == "SIGTERM"
+
+
+async def test_async_plugin_in_a_child(desk: MakeDesk, define: Define) -> None:
+    """An `async def` plugin runs in a child on request, and is cancelled there like a task."""
+    at = desk(define("gate", checkpoints=False, options={"isolation": "process"}))
+    run = await at.offer("gate")
+    await at.logged(run, "entered")
+    await at.runner.cancel(run.id, "alice")
+    assert (await at.finished(run)).outcome == "cancelled"
+    assert not at.told("child.killed")
+
+
+async def test_fork_server_is_replaced(desk: MakeDesk, define: Define) -> None:
+    """The death of the fork server fails the runs it carried with that reason; the next run has a new one."""
+    at = desk(define("blocking-gate"), define("counting"))
+    run = await at.offer("blocking-gate")
+    await at.logged(run, "entered")
+    os.kill(at.runner._fork_server._program.pid, signal.SIGKILL)
+    ended = await at.finished(run)
+    assert ended.error.message == "the fork server died and took the child process with it"
+    assert (await at.run("counting")).outcome == "succeeded"
+
+
+async def test_wrong_settings_never_reach_the_plugin(desk: MakeDesk, define: Define) -> None:
+    """Settings that do not fit fail the run with the key and the remedy, and are not tried again."""
+    run = await desk(define("shaped", number="many")).run("shaped")
+    assert (run.outcome, run.error.type, run.error.hint) == (
+        "failed",
+        "InvalidSettingsError",
+        "erpsync check",
+    )
+    assert "number must be a whole number" in run.error.message
