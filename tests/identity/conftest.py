@@ -1,0 +1,100 @@
+"""A token manager against a scripted server, with a clock in hand."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx2
+import pytest
+
+from erpsync.core.clock import Clock, ManualClock
+from erpsync.core.instance import Identity
+from erpsync.core.redaction import Redactor
+from erpsync.identity.life import Renewal
+from erpsync.identity.manager import TokenManager
+from tests.servers.scripted import Script, ScriptedServer, http
+
+TOKEN_PATH = "/id/connect/token"
+NIGHT = Identity("night", "acme", "my.trusted.app/service", (), scope=("read", "update"))
+TLS = ssl.create_default_context()  # slow to make, so made once
+SECRET = "correct-horse-battery"
+
+
+def grant(token: str = "opaque-token-1", **fields: object) -> dict[str, object]:
+    """A good answer; a field of None is left out."""
+    answer = {"access_token": token, "expires_in": 3600, "token_type": "Bearer", "scope": "read update"}
+    return {key: value for key, value in {**answer, **fields}.items() if value is not None}
+
+
+@dataclass
+class Bench:
+    """A manager and all that surrounds it."""
+
+    server: ScriptedServer
+    client: httpx2.AsyncClient
+    clock: ManualClock = field(default_factory=ManualClock)
+    redactor: Redactor = field(default_factory=Redactor)
+    events: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=lambda: [SECRET])
+    managers: list[TokenManager] = field(default_factory=list)
+
+    @property
+    def issuer(self) -> str:
+        return f"{self.server.url}/id"
+
+    def answers(self, *scripts: Script) -> None:
+        """What the token endpoint answers, in order; the last one for ever."""
+        self.server.script[TOKEN_PATH] = list(scripts)
+
+    @property
+    def token_requests(self) -> int:
+        return len(self.server.requests(TOKEN_PATH))
+
+    def named(self, event: str) -> list[dict[str, object]]:
+        return [fields for name, _, fields in self.events if name == event]
+
+    def emit(self, event: str, /, *, level: str = "info", **fields: object) -> None:
+        self.events.append((event, level, fields))
+
+    def manager(
+        self,
+        identity: Identity = NIGHT,
+        *,
+        issuer: str | None = None,
+        secrets: Callable[[], Sequence[str]] | None = None,
+        gate: asyncio.Semaphore | None = None,
+        clock: Clock | None = None,
+        renewal: Renewal = "late",
+        **changes: Any,
+    ) -> TokenManager:
+        async def find_issuer() -> str:
+            return issuer or self.issuer
+
+        manager = TokenManager(
+            replace(identity, **changes),
+            issuer=find_issuer,
+            secrets=secrets or (lambda: list(self.secrets)),
+            client=self.client,
+            gate=gate or asyncio.Semaphore(2),
+            clock=clock or self.clock,
+            emit=self.emit,
+            redactor=self.redactor,
+            renewal=renewal,
+        )
+        self.managers.append(manager)
+        return manager
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A server that describes itself rightly and gives good tokens until told otherwise."""
+    async with ScriptedServer() as server, httpx2.AsyncClient(verify=TLS, trust_env=False) as client:
+        bench = Bench(server, client)
+        document = {"issuer": bench.issuer, "token_endpoint": server.url + TOKEN_PATH}
+        server.script["/id/.well-known/openid-configuration"] = http(document)
+        bench.answers(http(grant()))
+        yield bench
+        for manager in bench.managers:
+            await manager.close()

@@ -1,0 +1,607 @@
+"""The life of a token: who asks for it, who waits, and what happens when the server is away or says no."""
+
+import asyncio
+import contextlib
+import time
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from erpsync.core.clock import ManualClock, SystemClock
+from erpsync.core.errors import ConfigError, IdentityError, SecretUnavailableError, TokenEndpointError
+from erpsync.identity.status import TokenState
+from tests.identity.conftest import NIGHT, SECRET, TOKEN_PATH, Bench, grant
+from tests.servers.scripted import Seen, http
+
+DOWN = http({"error": "temporarily_unavailable"}, 503)
+REFUSED = http({"error": "invalid_client"}, 400)
+DISCOVERY = "/id/.well-known/openid-configuration"
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
+
+
+async def passing(clock: ManualClock, work: Any) -> Any:
+    """The result of `work`, time passing a second at a time whenever nothing else happens."""
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait({task}, timeout=0.01))[0]:
+        clock.advance(seconds(1))
+    return await task
+
+
+async def until(condition: Any) -> None:
+    """Waits for a fact of the outside world, at most five seconds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.002)
+
+
+# -- one request for all ---------------------------------------------------------------------------------------------
+
+
+async def test_thousand_callers_cost_one_request(bench: Bench) -> None:
+    """However many ask at once, the server is asked once."""
+    manager = bench.manager()
+    tokens = await asyncio.gather(*(manager.token() for _ in range(1000)))
+    assert {token.value for token in tokens} == {"opaque-token-1"}
+    assert bench.token_requests == 1
+
+
+async def test_fresh_token_costs_microseconds(bench: Bench) -> None:
+    """Asking for a fresh token does not give way to other tasks, and needs no server."""
+    manager = bench.manager()
+    first = await manager.token()
+    bench.answers(DOWN)
+    call = manager.token()
+    with pytest.raises(StopIteration) as done:
+        call.send(None)
+    assert done.value.value is first
+
+
+async def test_cancelled_first_caller_harms_nobody(bench: Bench) -> None:
+    """The request belongs to the manager: a caller who goes away takes nothing with him."""
+    arrived, go = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: Seen) -> bytes:
+        arrived.set()
+        await go.wait()
+        return http(grant())
+
+    bench.answers(slow)
+    manager = bench.manager()
+    first = asyncio.create_task(manager.token())
+    await arrived.wait()
+    second = asyncio.create_task(manager.token())
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert manager.status().state is TokenState.FETCHING
+    go.set()
+    assert (await second).value == "opaque-token-1"
+    assert bench.token_requests == 1
+
+
+@pytest.mark.parametrize("case", ["T44"])
+async def test_gate_bounds_the_requests_at_one_server(bench: Bench, case: str) -> None:
+    """T44: a hundred jobs of three identities make three requests, two at a time."""
+    inside, most = 0, 0
+    gate = asyncio.Semaphore(2)
+
+    async def counted(_: Seen) -> bytes:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+        return http(grant())
+
+    bench.answers(counted)
+    managers = [bench.manager(gate=gate, name=f"night-{number}") for number in range(3)]
+    await asyncio.gather(*(managers[number % 3].token() for number in range(100)))
+    assert (bench.token_requests, most) == (3, 2)
+
+
+async def test_error_reaches_every_waiter(bench: Bench) -> None:
+    """Those who waited together fail together, each with an exception of his own."""
+    bench.answers(REFUSED)
+    manager = bench.manager()
+    errors = await asyncio.gather(*(manager.token() for _ in range(20)), return_exceptions=True)
+    assert {type(error) for error in errors} == {TokenEndpointError}
+    assert len({id(error) for error in errors}) == 20
+    assert bench.token_requests == 1
+
+
+# -- windows ---------------------------------------------------------------------------------------------------------
+
+
+async def test_one_token_serves_its_whole_life(bench: Bench) -> None:
+    """Late renewal: an hour's token is used until a minute before its end, however often it is asked for."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    manager = bench.manager()
+    for _ in range(59):
+        assert (await manager.token()).value == "one"
+        bench.clock.advance(seconds(60))
+    assert bench.token_requests == 1
+    bench.clock.advance(seconds(1))
+    assert (await manager.token()).value == "one", "served while the successor comes"
+    await until(lambda: manager.status().state is TokenState.FRESH)
+    assert (await manager.token()).value == "two"
+    assert bench.named("token.renewed")[1]["trigger"] == "aging"
+
+
+async def test_early_renewal_leaves_room_for_trouble(bench: Bench) -> None:
+    """Early renewal, for servers without sessions: a fifth to three tenths of the life before the end."""
+    manager = bench.manager(renewal="early")
+    await manager.token()
+    bench.clock.advance(seconds(3600 - 720 - 360 - 1))
+    await manager.token()
+    assert manager.status().state is TokenState.FRESH
+    bench.clock.advance(seconds(362))
+    assert manager.status().state is TokenState.AGING
+
+
+async def test_short_tokens_are_used(bench: Bench) -> None:
+    """T06: a token of 30 s is asked for once in its life and not for each request."""
+    bench.answers(http(grant(expires_in=30)))
+    manager = bench.manager()
+    for _ in range(26):
+        await manager.token()
+        bench.clock.advance(seconds(1))
+    assert bench.token_requests == 1
+    assert any("30 s" in str(doubt["doubt"]) for doubt in bench.named("token.answer_doubted"))
+
+
+async def test_lifetime_counts_from_sending(bench: Bench) -> None:
+    """T09: what the answer took is part of the token's life."""
+
+    async def slow(_: Seen) -> bytes:
+        bench.clock.advance(seconds(10))
+        return http(grant(expires_in=60))
+
+    bench.answers(slow)
+    start = bench.clock.now()
+    token = await bench.manager().token()
+    assert token.expires_at == start + seconds(60)
+
+
+async def test_token_that_is_over_on_arrival_is_no_token(bench: Bench) -> None:
+    """An answer that took longer than the token lives is a failure that may pass, not a loop of requests."""
+
+    async def slow(_: Seen) -> bytes:
+        bench.clock.advance(seconds(10))
+        return http(grant(expires_in=10))
+
+    bench.answers(slow, http(grant("second")))
+    manager = bench.manager()
+    assert (await passing(bench.clock, manager.token())).value == "second"
+    assert bench.token_requests == 2
+
+
+async def test_caller_may_ask_for_a_longer_life(bench: Bench) -> None:
+    """min_valid brings a new token where the old one would end too soon, and no more than the server can give."""
+    bench.answers(http(grant("one")), http(grant("two")), http(grant("three")))
+    manager = bench.manager()
+    await manager.token()
+    bench.clock.advance(seconds(1800))
+    assert (await manager.token(min_valid=timedelta(minutes=20))).value == "one"
+    assert (await manager.token(min_valid=timedelta(minutes=45))).value == "two"
+    assert (await manager.token(min_valid=timedelta(hours=9))).value == "two"
+    assert bench.named("token.renewed")[1]["trigger"] == "run"
+
+
+@pytest.mark.parametrize("step", [timedelta(hours=4), timedelta(hours=-4)])
+async def test_clock_steps_never_lengthen_a_life(bench: Bench, step: timedelta) -> None:
+    """T57: the token is over when either clock says so; a clock set back gives it no more time."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    manager = bench.manager()
+    await manager.token()
+    bench.clock.step(step)
+    assert (await manager.token()).value == ("two" if step > timedelta(0) else "one")
+    bench.clock.advance(seconds(3600))
+    assert (await manager.token()).value != "one"
+
+
+async def test_skew_is_measured(bench: Bench) -> None:
+    """T56: the server's Date against our clock is shown, told once above 30 s, and changes no lifetime."""
+    bench.answers(http(grant(), headers={"Date": "Thu, 01 Jan 2026 00:10:00 GMT"}))
+    manager = bench.manager()
+    token = await manager.token()
+    assert token.expires_at - bench.clock.now() == seconds(3600)
+    assert manager.status().clock_skew_seconds == 600
+    assert "clock" in str(bench.named("token.answer_doubted")[0]["doubt"])
+
+
+# -- outages ---------------------------------------------------------------------------------------------------------
+
+
+async def test_outage_is_survived_while_the_token_lives(bench: Bench) -> None:
+    """T29: with the server away the token is used to the end; one warning, and a few requests only."""
+    bench.answers(http(grant()), DOWN)
+    manager = bench.manager()
+    await manager.token()
+    bench.clock.advance(seconds(3541))
+    for _ in range(48):
+        assert (await manager.token()).value == "opaque-token-1"
+        await until(lambda: manager.status().state is not TokenState.FETCHING)
+        bench.clock.advance(seconds(1))
+    failures = [level for name, level, _ in bench.events if name == "token.renewal_failed"]
+    assert failures.count("warning") == 1
+    assert 2 <= bench.token_requests - 1 <= 8
+    bench.answers(http(grant("after")))
+    bench.clock.advance(seconds(8))
+    assert (await manager.token()).value == "after"
+
+
+async def test_cold_callers_wait_for_retries(bench: Bench) -> None:
+    """With no token, a flight tries up to five times; the callers get the fifth's token."""
+    bench.answers(DOWN, DOWN, DOWN, DOWN, http(grant()))
+    manager = bench.manager()
+    assert (await passing(bench.clock, manager.token())).value == "opaque-token-1"
+    assert bench.token_requests == 5
+    assert manager.status().last_error is None
+
+
+async def test_cold_failure_is_shared_for_a_moment(bench: Bench) -> None:
+    """After five tries the error is given to late comers too, without a request; later it is tried again."""
+    bench.answers(DOWN)
+    manager = bench.manager()
+    with pytest.raises(TokenEndpointError) as caught:
+        await passing(bench.clock, manager.token())
+    assert caught.value.retryable
+    assert manager.status().state is TokenState.BACKOFF
+    assert bench.token_requests == 5
+    with pytest.raises(TokenEndpointError):
+        await manager.token()
+    assert bench.token_requests == 5
+    bench.answers(http(grant("back")))
+    bench.clock.advance(seconds(6))
+    assert (await manager.token()).value == "back"
+
+
+async def test_retry_after_holds_all_callers(bench: Bench) -> None:
+    """T30: 429 with Retry-After: no request of anybody before that time."""
+    bench.answers(http({"error": "slow_down"}, 429, {"Retry-After": "120"}), http(grant()))
+    manager = bench.manager()
+    for _ in range(3):
+        with pytest.raises(TokenEndpointError):
+            await manager.token()
+        bench.clock.advance(seconds(39))
+    assert bench.token_requests == 1
+    assert manager.status().next_renewal_at is not None
+    bench.clock.advance(seconds(20))
+    assert (await manager.token()).value == "opaque-token-1"
+
+
+async def test_silent_server_is_given_up(bench: Bench) -> None:
+    """T41: a server that accepts and says nothing costs 15 s a try; one request at a time is in flight."""
+    forever = asyncio.Event()
+
+    async def silent(_: Seen) -> bytes:
+        await forever.wait()
+        return b""
+
+    bench.answers(silent)
+    manager = bench.manager()
+    waiting = asyncio.gather(manager.token(), manager.token(), return_exceptions=True)
+    await until(lambda: bench.token_requests == 1)
+    for _ in range(4):
+        bench.clock.advance(seconds(4))
+        await asyncio.sleep(0.002)
+    await until(lambda: len(bench.named("token.renewal_failed")) == 1)
+    assert "15 s" in str(bench.named("token.renewal_failed")[0]["error_message"])
+    bench.clock.advance(seconds(30))
+    errors = await waiting
+    assert all(isinstance(error, TokenEndpointError) and error.retryable for error in errors)
+    forever.set()
+
+
+async def test_unreachable_host_is_worth_waiting_for(bench: Bench) -> None:
+    """A connection refused is retryable and names the host."""
+    manager = bench.manager(issuer="http://127.0.0.1:9/id")
+    with pytest.raises(IdentityError) as caught:
+        await passing(bench.clock, manager.token())
+    assert caught.value.retryable
+    assert "127.0.0.1:9" in str(caught.value)
+
+
+async def test_large_answer_is_cut_off(bench: Bench) -> None:
+    """No more than 1 MiB of an answer is read."""
+    bench.answers(http(b" " * (2 << 20)), http(grant()))
+    manager = bench.manager()
+    await passing(bench.clock, manager.token())
+    assert "1 MiB" in str(bench.named("token.renewal_failed")[0]["error_message"])
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+async def test_refusal_parks_the_identity(bench: Bench) -> None:
+    """T25: credentials refused: an error at once for everybody, told once; asked again after 15 minutes."""
+    bench.answers(REFUSED)
+    manager = bench.manager()
+    for _ in range(14):
+        with pytest.raises(TokenEndpointError) as caught:
+            await manager.token()
+        assert caught.value.credentials
+        assert not caught.value.retryable
+        bench.clock.advance(seconds(60))
+    assert bench.token_requests == 1
+    assert manager.status().state is TokenState.REJECTED
+    assert [level for name, level, _ in bench.events if name == "token.rejected"] == ["error"]
+    bench.answers(http(grant()))
+    bench.clock.advance(seconds(61))
+    assert (await manager.token()).value == "opaque-token-1"
+    assert bench.named("token.renewed")[0]["trigger"] == "probe"
+
+
+async def test_new_secret_ends_the_parking(bench: Bench) -> None:
+    """A secret that changed is tried with the next call, without waiting for the probe."""
+    bench.answers(REFUSED, http(grant()))
+    manager = bench.manager()
+    with pytest.raises(TokenEndpointError):
+        await manager.token()
+    bench.secrets[:] = ["a-new-and-better-secret"]
+    bench.clock.advance(seconds(5))
+    assert (await manager.token()).value == "opaque-token-1"
+    assert bench.server.requests(TOKEN_PATH)[1].form["client_secret"] == ["a-new-and-better-secret"]
+
+
+async def test_second_secret_takes_over(bench: Bench) -> None:
+    """T54: with two secrets the second is tried when the first is refused, remembered, and reported."""
+
+    async def knows(seen: Seen) -> bytes:
+        return http(grant()) if seen.form["client_secret"] == ["secret-two"] else REFUSED
+
+    bench.answers(knows)
+    bench.secrets[:] = ["secret-one", "secret-two"]
+    manager = bench.manager()
+    await manager.token()
+    assert (bench.token_requests, manager.status().secret_in_use) == (2, 1)
+    assert "number 2" in str(bench.named("token.answer_doubted")[0]["doubt"])
+    bench.clock.advance(seconds(3600))
+    await manager.token()
+    assert bench.token_requests == 3
+
+
+async def test_secret_rolled_over_during_the_request(bench: Bench) -> None:
+    """T25: a refusal is followed by reading the secret again; a new one is tried at once."""
+
+    async def rolled(seen: Seen) -> bytes:
+        if seen.form["client_secret"] == ["brand-new-secret"]:
+            return http(grant())
+        bench.secrets[:] = ["brand-new-secret"]
+        return REFUSED
+
+    bench.answers(rolled)
+    assert (await bench.manager().token()).value == "opaque-token-1"
+    assert bench.named("token.rejected") == []
+
+
+async def test_missing_secret_parks_until_it_is_there(bench: Bench) -> None:
+    """A secret that cannot be read is an error of configuration; once there it is used."""
+    known: list[str] = []
+
+    def read() -> list[str]:
+        if not known:
+            raise SecretUnavailableError("secret:acme.night is nowhere", hint="put it into secrets/")
+        return known
+
+    manager = bench.manager(secrets=read)
+    for _ in range(2):
+        with pytest.raises(ConfigError) as caught:
+            await manager.token()
+        assert caught.value.message == "secret:acme.night is nowhere"
+        assert caught.value.hint == "put it into secrets/"
+        bench.clock.advance(seconds(6))
+    known.append(SECRET)
+    assert (await manager.token()).value == "opaque-token-1"
+
+
+async def test_refusal_does_not_take_the_living_token(bench: Bench) -> None:
+    """A renewal that is refused is told, and the old token is used to its end."""
+    bench.answers(http(grant()), REFUSED)
+    manager = bench.manager()
+    await manager.token()
+    bench.clock.advance(seconds(3550))
+    await manager.token()
+    await until(lambda: bench.named("token.rejected"))
+    assert (await manager.token()).value == "opaque-token-1"
+    bench.clock.advance(seconds(50))
+    with pytest.raises(TokenEndpointError):
+        await manager.token()
+    assert bench.token_requests == 2
+
+
+# -- the API says 401 ------------------------------------------------------------------------------------------------
+
+
+async def test_fifty_refusals_cost_one_renewal(bench: Bench) -> None:
+    """T35: fifty callers with the same refused token lead to one request and one new token."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    manager = bench.manager()
+    old = await manager.token()
+
+    async def refused() -> str:
+        manager.invalidate(old.version, "401")
+        return (await manager.token()).value
+
+    assert set(await asyncio.gather(*(refused() for _ in range(50)))) == {"two"}
+    assert bench.token_requests == 2
+    assert len(bench.named("token.invalidated")) == 1
+    manager.invalidate(old.version, "a late one")
+    assert (await manager.token()).value == "two"
+    assert bench.named("token.renewed")[1]["trigger"] == "refused"
+
+
+async def test_renewals_by_force_are_a_minute_apart(bench: Bench) -> None:
+    """A new token that is refused too is kept for a minute: then the token is not the reason."""
+    bench.answers(http(grant("one")), http(grant("two")), http(grant("three")))
+    manager = bench.manager()
+    manager.invalidate((await manager.token()).version, "401")
+    second = await manager.token()
+    for _ in range(10):
+        manager.invalidate(second.version, "401")
+        assert await manager.token() is second
+    assert [event["renewed"] for event in bench.named("token.invalidated")] == [True, False]
+    bench.clock.advance(seconds(60))
+    manager.invalidate(second.version, "401")
+    assert (await manager.token()).value == "three"
+
+
+# -- requests --------------------------------------------------------------------------------------------------------
+
+
+async def test_form_post_is_the_default(bench: Bench) -> None:
+    """Client id and secret travel as form fields, as ERP.net documents; nothing of them in a header."""
+    await bench.manager(audience="api", resource=("urn:a", "urn:b"), extra={"tenant": "x y"}).token()
+    seen = bench.server.requests(TOKEN_PATH)[0]
+    assert seen.form == {
+        "grant_type": ["client_credentials"],
+        "client_id": ["my.trusted.app/service"],
+        "client_secret": [SECRET],
+        "scope": ["read update"],
+        "audience": ["api"],
+        "resource": ["urn:a", "urn:b"],
+        "tenant": ["x y"],
+    }
+    assert "authorization" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header"),
+    [
+        ("rfc6749", "Basic bXkudHJ1c3RlZC5hcHAlMkZzZXJ2aWNlOiVEMSU4OCUyNSUyMCUyQg=="),
+        ("raw", "Basic bXkudHJ1c3RlZC5hcHAvc2VydmljZTrRiCUgKw=="),
+    ],
+)
+async def test_basic_credentials_in_both_encodings(bench: Bench, encoding: str, header: str) -> None:
+    """Basic is form-encoded with %20 (RFC 6749), or raw for servers that do not decode."""
+    bench.secrets[:] = ["ш% +"]
+    await bench.manager(auth_method="client_secret_basic", basic_encoding=encoding).token()
+    seen = bench.server.requests(TOKEN_PATH)[0]
+    assert seen.headers["authorization"] == header
+    assert set(seen.form) == {"grant_type", "scope"}
+
+
+async def test_no_scope_asks_for_none(bench: Bench) -> None:
+    """Without scopes the parameter is left out, and the granted ones are kept."""
+    token = await bench.manager(scope=()).token()
+    assert "scope" not in bench.server.requests(TOKEN_PATH)[0].form
+    assert token.scope == ("read", "update")
+
+
+async def test_redirects_are_not_followed(bench: Bench) -> None:
+    """T42: the secret goes to the token endpoint and nowhere else."""
+    bench.answers(http(b"", 307, {"Location": f"{bench.server.url}/elsewhere"}))
+    with pytest.raises(TokenEndpointError):
+        await bench.manager().token()
+    assert bench.server.requests("/elsewhere") == []
+
+
+# -- discovery -------------------------------------------------------------------------------------------------------
+
+
+async def test_known_endpoint_outlives_discovery(bench: Bench) -> None:
+    """T59: the description is read once a day, and does for a week while it cannot be read."""
+    manager = bench.manager()
+    await manager.token()
+    bench.clock.advance(timedelta(hours=12))
+    await manager.token()
+    assert len(bench.server.requests(DISCOVERY)) == 1
+    bench.server.script[DISCOVERY] = http(b"", 503)
+    bench.clock.advance(timedelta(days=3))
+    await manager.token()
+    assert len(bench.server.requests(DISCOVERY)) == 2
+    bench.clock.advance(timedelta(days=5))
+    with pytest.raises(IdentityError):
+        await passing(bench.clock, manager.token())
+
+
+async def test_other_host_for_tokens_is_told_once(bench: Bench) -> None:
+    """T60: a token endpoint on another host is used, and noted."""
+    endpoint = bench.server.url.replace("127.0.0.1", "localhost") + TOKEN_PATH
+    bench.server.script[DISCOVERY] = http({"issuer": bench.issuer, "token_endpoint": endpoint})
+    manager = bench.manager()
+    await manager.token()
+    assert "localhost" in str(bench.named("token.answer_doubted")[0]["doubt"])
+    assert manager.status().token_endpoint == endpoint
+
+
+# -- secrecy, status, end --------------------------------------------------------------------------------------------
+
+
+async def test_no_secret_and_no_token_in_anything_told(bench: Bench) -> None:
+    """Events, errors, status and reprs hold neither secret nor token; the redactor knows both."""
+    bench.answers(
+        http(grant("opaque-and-very-secret")),
+        http({"error": "invalid_client", "error_description": f"no: {SECRET}"}, 401),
+    )
+    manager = bench.manager()
+    token = await manager.token()
+    bench.clock.advance(seconds(3600))
+    with pytest.raises(TokenEndpointError) as caught:
+        await manager.token()
+    told = repr(
+        (bench.events, caught.value, vars(caught.value), manager.status(), manager.status().document(), token)
+    )
+    assert SECRET not in told
+    assert "opaque-and-very-secret" not in told
+    assert "opaque-and-very-secret" not in bench.redactor("x opaque-and-very-secret y")
+    assert token.fingerprint in told
+
+
+async def test_status_tells_the_life(bench: Bench) -> None:
+    """The status says where the token is, when it ends, when it is renewed and what was granted."""
+    manager = bench.manager()
+    assert manager.status().state is TokenState.ABSENT
+    token = await manager.token()
+    status = manager.status()
+    assert status.state is TokenState.FRESH
+    assert status.scope == ("read", "update")
+    assert (status.fingerprint, status.requests, status.secret_in_use) == (token.fingerprint, 1, 0)
+    assert status.expires_at == token.expires_at
+    assert status.next_renewal_at == token.expires_at - seconds(60)
+    for later, state in [(3545, TokenState.AGING), (30, TokenState.EXPIRING), (30, TokenState.EXPIRED)]:
+        bench.clock.advance(seconds(later))
+        assert manager.status().state is state
+    assert manager.status().document()["fingerprint"] is None
+
+
+async def test_closing_ends_a_renewal_under_way(bench: Bench) -> None:
+    """After close nothing runs on; who waits is told."""
+    arrived = asyncio.Event()
+
+    async def silent(_: Seen) -> bytes:
+        arrived.set()
+        await asyncio.Event().wait()
+        return b""
+
+    bench.answers(silent)
+    manager = bench.manager(clock=SystemClock())
+    waiting = asyncio.create_task(manager.token())
+    await arrived.wait()
+    await manager.close()
+    await manager.close()
+    with pytest.raises(IdentityError):
+        await waiting
+    with contextlib.suppress(IdentityError):
+        await manager.close()
+
+
+async def test_identity_is_named_in_every_event(bench: Bench) -> None:
+    """Each event says whose token it is about."""
+    bench.answers(http(grant(token_type=None)), REFUSED)
+    manager = bench.manager()
+    manager.invalidate((await manager.token()).version, "401")
+    with pytest.raises(TokenEndpointError):
+        await manager.token()
+    assert {name for name, _, _ in bench.events} == {
+        "token.renewed",
+        "token.answer_doubted",
+        "token.invalidated",
+        "token.rejected",
+    }
+    assert {fields["identity"] for _, _, fields in bench.events} == {NIGHT.name}
