@@ -1,0 +1,202 @@
+"""Judging an answer of the Domain API: which error it is, and whether the same request may succeed later.
+
+The status alone says little: ERP.net answers 500 to a broken business rule (error-handling.md), so a 5xx is a fault
+of the server only where it carries no ERP error object. The field `info` (a stack trace) is never shown.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+
+from erpsync.core.errors import (
+    BusinessRuleError,
+    ErpNetError,
+    ForbiddenError,
+    InvalidQueryError,
+    LicenseExhaustedError,
+    NotFoundError,
+    RejectedError,
+    ServerFaultError,
+    ThrottledError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from erpsync.erpnet.json import decode
+
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+_LICENSE_MARK = b"MaximumLicenseCountExceeded"
+_QUERY_TYPES = ("NotSupportedException", "ODataException", "ArgumentException")
+_LONGEST_RETRY_AFTER = timedelta(minutes=15)
+E = TypeVar("E", bound=ErpNetError)
+_LONGEST_MESSAGE = 1000
+_RULE = re.compile(r"\bR\d{3,}\b")
+_SET_NAME = re.compile(r"\b[A-Z][A-Za-z]*(?:_[A-Z][A-Za-z]*)+\b")
+_LOST_TRANSACTION = "Invalid TransactionId"
+_AUTH_HINT = (
+    "the token is not for this server: check the instance's url, and proxies that ask people to sign in"
+)
+_UNKNOWN_HINT = "the write may have been carried out: look before it is tried again"
+
+
+@dataclass(frozen=True, slots=True)
+class _ErpError:
+    message: str
+    code: int | None
+    type: str
+
+
+def is_license_answer(body: bytes) -> bool:
+    """Whether the answer says, in whatever shape and status, that no licence slot is free."""
+    return _LICENSE_MARK in body
+
+
+def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ErpNetError:
+    """The error that an answer stands for; `where` is method and path. Any status, also 200 with an error inside."""
+    if is_license_answer(body):
+        return LicenseExhaustedError(
+            f"{where}: every licence slot of the instance is taken",
+            where=where,
+            hint="idle sessions end after 20 minutes; reserve a slot for the system user or plan fewer at once",
+        )
+    if status == 429:
+        return ThrottledError(
+            f"{where}: the server asks to slow down (429)", where=where, retry_after=retry_after(headers)
+        )
+    if 300 <= status < 400 or (status < 300 and body.lstrip()[:1] == b"<"):
+        return _signed_out(status, headers, where)
+    erp = _erp_error(body)
+    if status == 401:
+        return UnauthorizedError(
+            f"{where}: the token is refused (401), a fresh one too",
+            where=where,
+            status=401,
+            hint="check that the Trusted Application is enabled and that the identity belongs to this instance",
+        )
+    if status == 403:
+        return ForbiddenError(
+            f"{where}: {erp.message if erp else 'forbidden (403)'}",
+            where=where,
+            status=403,
+            hint="check the rights of the system user and the scope of the identity (writing needs `update`)",
+            code=erp.code if erp else None,
+            type=erp.type if erp else "",
+        )
+    return _rejected(status, erp, where) if erp else _bare(status, headers, where)
+
+
+def unreachable(error: Exception, where: str) -> UnreachableError:
+    """No answer, or half of one. After a write that may have been carried out it is not retryable."""
+    told = UnreachableError(
+        f"{where}: {str(error) or type(error).__name__}",
+        where=where,
+        hint="check that the server is up and the address right; its certificate may need `ca_file`",
+    )
+    never_sent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
+    return told if isinstance(error, never_sent) else _uncertain(told, where)
+
+
+def truncated(where: str) -> UnreachableError:
+    """An answer of 200 whose body is not whole: the server streams, so it can break in the middle."""
+    error = UnreachableError(f"{where}: the answer is cut short or is not JSON", where=where)
+    return _uncertain(error, where)
+
+
+def retry_after(headers: Mapping[str, str]) -> timedelta | None:
+    """The wait that the server asks for, in either form of RFC 9110 section 10.2.3; at most 15 minutes."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(timedelta(seconds=int(text[:9])), _LONGEST_RETRY_AFTER)
+    until, sent = _http_date(text), _http_date(headers.get("date", ""))
+    if until is None:
+        return None
+    return min(max(until - (sent or datetime.now(UTC)), timedelta(0)), _LONGEST_RETRY_AFTER)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, OverflowError, IndexError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _erp_error(body: bytes) -> _ErpError | None:
+    """ERP.net's error object, wrapped in `error` or bare: its documentation shows both."""
+    try:
+        fields = decode(body)
+    except ValueError:
+        return None
+    if isinstance(fields, dict) and isinstance(fields.get("error"), dict):
+        fields = fields["error"]
+    if not isinstance(fields, dict) or not isinstance(fields.get("message"), str):
+        return None
+    code, kind = fields.get("code"), fields.get("type")
+    message = fields["message"].strip()[:_LONGEST_MESSAGE]
+    return _ErpError(message, code if isinstance(code, int) else None, kind if isinstance(kind, str) else "")
+
+
+def _rejected(status: int, erp: _ErpError, where: str) -> RejectedError:
+    kind, hint = _kind(status, erp, where)
+    error = kind(
+        f"{where}: {erp.message}", where=where, hint=hint, status=status, code=erp.code, type=erp.type
+    )
+    if _LOST_TRANSACTION in erp.message:
+        error.retryable = True  # the unit of work as a whole, in a new transaction
+    return error
+
+
+def _kind(status: int, erp: _ErpError, where: str) -> tuple[type[RejectedError], str]:
+    """The class of a refusal and its hint."""
+    if "GetRenamedEntityTypes" in erp.message:
+        names = [name for name in _SET_NAME.findall(erp.message) if name not in where]
+        return NotFoundError, f"it is called {names[0]} now" if names else "the set was renamed"
+    if _LOST_TRANSACTION in erp.message:
+        return (
+            RejectedError,
+            "an API transaction lives 25 minutes at most and not over a restart of the server",
+        )
+    if erp.code == 2129:
+        return BusinessRuleError, "such a row is there already"
+    rule = _RULE.search(erp.message)
+    if rule or erp.code == 2029:
+        return BusinessRuleError, f"business rule {rule[0]}" if rule else "a business rule of the instance"
+    if status == 404:
+        return NotFoundError, ""
+    if status == 400 or erp.type.endswith(_QUERY_TYPES):
+        return InvalidQueryError, "ERP.net supports a part of OData: see its page on query options"
+    return BusinessRuleError, ""
+
+
+def _bare(status: int, headers: Mapping[str, str], where: str) -> ErpNetError:
+    """A refusal without an ERP error object."""
+    if status in (408, 425):
+        return UnreachableError(f"{where}: the server gave up waiting ({status})", where=where)
+    if status >= 500:
+        fault = ServerFaultError(
+            f"{where}: the server fails ({status})", where=where, retry_after=retry_after(headers)
+        )
+        return fault if status == 503 else _uncertain(fault, where)
+    if status == 404:
+        return NotFoundError(f"{where}: not found (404)", where=where, status=404)
+    return RejectedError(f"{where}: refused ({status})", where=where, status=status)
+
+
+def _signed_out(status: int, headers: Mapping[str, str], where: str) -> UnauthorizedError:
+    target = urlsplit(headers.get("location", "")).hostname
+    what = f"redirects to {target or 'another page'}" if status >= 300 else "answers with an HTML page"
+    return UnauthorizedError(
+        f"{where}: the server {what} ({status})", where=where, status=status, hint=_AUTH_HINT
+    )
+
+
+def _uncertain(error: E, where: str) -> E:
+    """For a write, nobody knows whether it was carried out."""
+    if where.partition(" ")[0] not in SAFE_METHODS:
+        error.retryable, error.hint = False, _UNKNOWN_HINT
+    return error
