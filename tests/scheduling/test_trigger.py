@@ -43,7 +43,7 @@ jobs = st.builds(
 
 
 @given(jobs)
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=40, deadline=None, database=None)
 def test_both_directions_give_the_same_fire_times_in_order(job: Job) -> None:
     """What lies between two instants is the same forwards and backwards, each instant once, within the bounds."""
     trigger, begin, end = build_trigger(job), NOON - 60 * HOUR, NOON + 60 * HOUR
@@ -57,7 +57,7 @@ def test_both_directions_give_the_same_fire_times_in_order(job: Job) -> None:
 
 
 @given(jobs)
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=40, deadline=None, database=None)
 def test_a_schedule_is_remembered_as_text(job: Job) -> None:
     """The text of a schedule gives back the same fire times, and does not depend on the order of a list."""
     remembered, trigger = read_schedule(schedule_text(job)), build_trigger(job)
