@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from erpsync.config.document import Document, dotted
-from erpsync.config.fanout import Layer, Spot
+from erpsync.config.layer import Layer, Spot
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance

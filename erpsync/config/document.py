@@ -17,10 +17,11 @@ _BARE = re.compile(r"[\w-]+")
 
 @dataclass(slots=True)
 class Document:
-    """The merged values `root` with what is known of their files and what was found wrong.
+    """The merged values `root`, with what is known of their files and what was found wrong.
 
-    `folder` is the first file's, `names` are all files in the order they were read. `owners` tells the file of each table: ("daemon",) for a section that is one, ("jobs", "products") for a named
-    one; `environment` the variables that replaced values of files.
+    `folder` is the first file's, `names` are all files in the order they were read. `owners` tells the file of each
+    table: ("daemon",) for a section that is one, ("jobs", "products") for a named one; `environment` the variables
+    that replaced values.
     """
 
     folder: Path
@@ -112,15 +113,6 @@ def dotted(keys: Keys) -> str:
         else:
             text += ("." if text else "") + (key if _BARE.fullmatch(key) else f'"{key}"')
     return text
-
-
-def merge(lower: Mapping[str, object], upper: Mapping[str, object]) -> Table:
-    """`upper` over `lower`: tables key by key, everything else replaces."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def did_you_mean(word: str, known: Iterable[str], *, nearness: float = 0.6) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Literal
 
-from erpsync.config.document import Document, Table, did_you_mean, merge
+from erpsync.config.document import Document, Table, did_you_mean
 from erpsync.config.instance import check_scope, instance_variables, read_identity
+from erpsync.config.layer import Spot, merge
 from erpsync.config.reading import (
     Where,
     beneath,
@@ -22,44 +22,8 @@ from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job, RetryPolicy, Schedule
 
-Layer = Literal["default", "defaults", "job", "instance", "environment"]
-"""What gave a key of a job, the weakest first."""
-
 _OWN = frozenset({"instances", "identity", "schedule", "settings", "timezone", "retry"})
 """Keys that do not go into a job as they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spot:
-    """One job before it is read: its definition and the instance it runs at, if any."""
-
-    document: Document
-    definition: str
-    instance: str | None
-
-    @property
-    def layers(self) -> Iterator[tuple[Layer, Keys]]:
-        """Where the job's keys may stand, the strongest first."""
-        if self.instance is not None:
-            yield "instance", ("instances", self.instance, "jobs", self.definition)
-        yield "job", ("jobs", self.definition)
-        yield "defaults", ("defaults",)
-
-    def origin(self, keys: Keys) -> tuple[Layer, Keys] | None:
-        """The layer that gives the value at `keys`, and the keys there; None where it is a default."""
-        for layer, prefix in self.layers:
-            there = self.document.existing((*prefix, *keys))
-            if len(there) == len(prefix) + len(keys):
-                return layer, there
-        return None
-
-    def where(self, keys: Keys) -> Keys:
-        """The keys in the document of a value, or of the nearest table around it that is really there."""
-        for length in range(len(keys), 0, -1):
-            origin = self.origin(keys[:length])
-            if origin is not None:
-                return origin[1]
-        return ("jobs", self.definition)
 
 
 @dataclass(slots=True)
@@ -99,9 +63,8 @@ class FanOut:
             self._placed[definition] = {instance.name for instance in spots if instance}
         for instance in spots:
             if self._override(instance, definition).get("enabled") is not False:
-                self._job(
-                    Spot(self.document, definition, instance.name if instance else None), table, instance
-                )
+                spot = Spot(self.document, definition, instance.name if instance else None)
+                self._job(spot, table, instance)
                 ran = True
         if not ran:
             where = Spot(self.document, definition, None).where
@@ -130,7 +93,8 @@ class FanOut:
         texts = [selectors] if isinstance(selectors, str) else selectors
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             return  # told with the section of the unused definition
-        taken: set[str] = set() if any(not text.startswith("!") for text in texts) else set(self.instances)
+        only_leaving_out = texts and all(text.startswith("!") for text in texts)
+        taken = set(self.instances) if only_leaving_out else set()
         left: set[str] = set()
         for index, text in enumerate(texts):
             leaves_out = text.startswith("!")
@@ -159,9 +123,8 @@ class FanOut:
         table = merge(table, self._override(instance, spot.definition))
         variables = instance_variables(instance) if instance else {}
         variables["job"] = spot.definition
-        identity = expanded(self.document, {"identity": table.get("identity")}, variables, spot.where)[
-            "identity"
-        ]
+        named = {"identity": table.get("identity")}
+        identity = expanded(self.document, named, variables, spot.where)["identity"]
         if isinstance(identity, str):
             variables["identity"] = identity
         table = expanded(self.document, table | {"identity": identity}, variables, spot.where)
@@ -183,9 +146,7 @@ class FanOut:
             schedules=schedules,
             settings=section.settings or {},
             timezone=self._timezone(spot, section, instance),
-            retry=RetryPolicy(**section.retry.model_dump(exclude_unset=True))
-            if section.retry
-            else RetryPolicy(),
+            retry=RetryPolicy(**section.retry.model_dump(exclude_unset=True) if section.retry else {}),
             **{key: getattr(section, key) for key in section.model_fields_set - _OWN},
         )
 
@@ -212,15 +173,12 @@ class FanOut:
         if "instance" in tables[name]:
             home = self._fixed_instance(name)
             if instance and home and home.name != instance.name:
-                message = (
-                    f'the identity "{name}" belongs to the instance "{home.name}", not to "{instance.name}"'
-                )
+                message = f'the identity "{name}" belongs to "{home.name}", not to "{instance.name}"'
                 self.document.add("E116", message, keys, hint="without `instance` it is a template for all")
             return name
         if instance is None:
-            self.document.add(
-                "E116", f'the identity "{name}" is a template and the job has no instance', keys
-            )
+            message = f'the identity "{name}" is a template and the job has no instance'
+            self.document.add("E116", message, keys)
             return None
         self._read_identity(name, instance)
         return f"{name}@{instance.name}"
@@ -266,11 +224,11 @@ class FanOut:
                     self._unknown("job", definition, definitions, keys)
                 elif instance not in self._placed.get(definition, {instance}):
                     message = f'the job "{definition}" does not run at "{instance}"'
-                    self.document.add(
-                        "E115", message, keys, hint="see its `instances`, or its identity's `instance`"
-                    )
+                    hint = "see its `instances`, or its identity's `instance`"
+                    self.document.add("E115", message, keys, hint=hint)
                 if isinstance(override, dict) and "instances" in override:
-                    message = "an instance cannot change `instances`"
-                    self.document.add(
-                        "E103", message, (*keys, "instances"), hint="enabled = false leaves a job out"
+                    message, hint = (
+                        "an instance cannot change `instances`",
+                        "enabled = false leaves a job out",
                     )
+                    self.document.add("E103", message, (*keys, "instances"), hint=hint)

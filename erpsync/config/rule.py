@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from erpsync.config.document import Document
-from erpsync.config.fanout import Spot
+from erpsync.config.layer import Spot
 from erpsync.config.source import Keys
 from erpsync.core.job import Job
 

@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from erpsync.config.configuration import Configuration
-from erpsync.config.fanout import Spot
+from erpsync.config.layer import Spot
 from erpsync.config.reference import references_in
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
