@@ -1,0 +1,61 @@
+"""A daemon that is killed: nothing of it lives on, and the next one ends what it began."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from erpsync.core.job import Job
+
+MakeDesk = Callable[..., Any]
+Define = Callable[..., Job]
+DAEMON = Path(__file__).parent / "daemon.py"
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def lives(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def killed_daemon(folder: Path, plugin: str, settings: str, entered: Path) -> list[int]:
+    """Start a daemon with one run in a child, kill it with SIGKILL; the pids that the child told before."""
+    command = [sys.executable, str(DAEMON), str(folder), plugin, settings]
+    daemon = await asyncio.create_subprocess_exec(*command)
+    async with asyncio.timeout(20):
+        while not entered.exists() or not entered.read_text():  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+    daemon.kill()
+    assert await daemon.wait() == -signal.SIGKILL
+    return [int(pid) for pid in entered.read_text().split()]
+
+
+async def test_no_child_outlives_the_daemon(tmp_path: Path) -> None:
+    """After kill -9 of the daemon its children are gone, and what these had started, deaf ones too."""
+    pids = await killed_daemon(tmp_path, "stubborn", f'{{"pids": "{tmp_path}/pids"}}', tmp_path / "pids")
+    assert len(pids) == 2
+    async with asyncio.timeout(20):
+        while any(lives(pid) for pid in pids):  # noqa: ASYNC110 - other processes
+            await asyncio.sleep(0.01)
+
+
+async def test_next_start_ends_what_was_begun(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
+    """The run of a killed daemon is lost, begins again and succeeds; the ledger tells both attempts."""
+    file = tmp_path / "go"
+    await killed_daemon(tmp_path, "waits-for-file", f'{{"file": "{file}"}}', tmp_path / "go.pid")
+    file.touch()
+    at = desk(define("waits-for-file", file=str(file)), max_runs=2)
+    await at.runner.start()
+    recovered = await at.hear("run.recovered")
+    async with asyncio.timeout(20):
+        run = await at.runner.wait(str(recovered["run_id"]))
+    assert (run.outcome, run.counts.written, run.losses) == ("succeeded", 1, 1)
+    assert at.attempts(run) == ["lost", "succeeded"]
