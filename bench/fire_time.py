@@ -48,7 +48,7 @@ def observe(start: Callable[[], AbstractContextManager[Process]], period: int, s
 def write_configuration(folder: Path, period: int) -> None:
     """1 000 jobs, each every `period` seconds, their fire times spread evenly."""
     lines = [
-        f'[daemon]\ndata = "data"\nplugins = ["{BENCH / "plugins"}"]',
+        f'[daemon]\ndata = "data"\nplugins = ["{BENCH / "plugins"}"]\nmax_runs = 200',
         '[metrics]\nlisten = "127.0.0.1:0"',
         '[defaults]\nplugin = "fire-probe"',
     ]
