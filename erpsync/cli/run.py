@@ -24,7 +24,7 @@ _POLL = 0.5  # seconds a question about a run waits for its end
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting for this run only; repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A parameter of this run, for its plugin; repeatable."),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Change nothing, neither there nor here.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask about many jobs.")]
@@ -109,7 +109,7 @@ def _chosen(
 
 
 def _params(settings: Sequence[str] | None, dry_run: bool) -> dict[str, object]:
-    """{"set": {dotted key: value}, "dry_run": True}, only what was asked for; values as TOML, else as text."""
+    """{"set": {key: value}, "dry_run": True}, only what was asked for; values as TOML, else as text."""
     values: dict[str, object] = {}
     for setting in settings or ():
         key, sign, text = setting.partition("=")

@@ -23,7 +23,9 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    set: dict[str, object] = Field(default_factory=dict, description="settings by key, dotted for tables")
+    set: dict[str, object] = Field(
+        default_factory=dict, description="parameters for the plugin (`ctx.params`)"
+    )
     dry_run: bool = False
 
 
