@@ -149,8 +149,11 @@ class JobContext(Generic[S]):
 
     async def absolute(self, url: str) -> str:
         """`url` itself, or, where it is relative, the address below the instance's Domain API."""
-        if urlsplit(url).scheme:
-            return url
+        try:
+            if urlsplit(url).scheme:
+                return url
+        except ValueError as error:
+            raise ConfigProblem("url", f"is no address: {error}") from error
         if self._root is None:
             raise ConfigProblem(
                 "url", "is relative, and this job has no ERP.net instance; write a whole address"

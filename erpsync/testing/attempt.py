@@ -131,10 +131,18 @@ class Attempt:
             async with BlockingPortal() as portal:
                 blocking = httpx2.Client(transport=_BlockingTransport(transport, portal))
                 context = self._context(sites, blocking, BlockingErp(erp, portal) if erp else None)
-                self.result = await to_thread.run_sync(self.plugin.function, context)
+                self.result = await to_thread.run_sync(self._call, context)
         finally:
             if tokens is not None:
                 await tokens.close()
+
+    def _call(self, context: JobContext[Any]) -> object:
+        """In a thread; what the plugin raises must not pass the portal, which would wrap it."""
+        try:
+            return self.plugin.function(context)
+        except BaseException as error:  # noqa: BLE001 - the plugin's border
+            self.exception = error
+            return None
 
     def _context(
         self,

@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ import pytest
 
 from erpsync.jobs.mirror.model import read_model
 from erpsync.jobs.mirror.plugin import mirror
+from erpsync.plugins.settings import validate_settings
 from erpsync.sandbox.server import Sandbox
 from erpsync.testing.run import RunOutcome
 
@@ -316,3 +318,12 @@ def test_the_model_is_read_with_what_types_inherit() -> None:
         ("Tags", "json"),
         ("Count", "integer"),
     ]
+
+
+def test_the_example_is_valid() -> None:
+    """Every job of example.toml has settings that the plugin takes."""
+    document = tomllib.loads((Path(__file__).parent / "example.toml").read_text())
+    jobs = [job for job in document["jobs"].values() if job["plugin"] == "mirror"]
+    assert jobs
+    for job in jobs:
+        validate_settings(mirror, job["with"], None)
