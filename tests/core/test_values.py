@@ -71,6 +71,12 @@ def test_what_looks_like_a_token_never_passes(text: str) -> None:
         assert part not in shown
 
 
+def test_a_reference_to_a_secret_is_none() -> None:
+    """Where a secret is found may be shown."""
+    line = 'client_secret = { secret = "night" }'
+    assert Redactor()(line) == line
+
+
 def test_short_words_are_not_torn_apart() -> None:
     """A secret of a few letters is not removed from ordinary text."""
     redactor = Redactor()

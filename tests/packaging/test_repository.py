@@ -62,7 +62,7 @@ def test_everything_that_the_daemon_needs_is_tested_in_the_same_version() -> Non
 @pytest.fixture
 def systemd_analyze() -> str:
     found = shutil.which("systemd-analyze")
-    if found is None and os.environ.get("ERPSYNC_REQUIRE_SYSTEMD"):
+    if found is None and os.environ.get("TESTS_REQUIRE_SYSTEMD"):
         pytest.fail("systemd-analyze is missing")
     if found is None:
         pytest.skip("systemd-analyze is not on this machine")

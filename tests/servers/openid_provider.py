@@ -1,7 +1,7 @@
 """A real OpenID provider, npm oidc-provider, as a fixture: one process for the whole test session.
 
 Its packages are installed into a cache folder once (`npm ci`). Without Node.js the tests that need it are skipped,
-or fail where ERPSYNC_REQUIRE_NODE=1.
+or fail where TESTS_REQUIRE_NODE=1.
 """
 
 import fcntl
@@ -88,7 +88,7 @@ def _require_node() -> str:
 
 
 def _unavailable(reason: str) -> None:
-    if os.environ.get("ERPSYNC_REQUIRE_NODE") == "1":
+    if os.environ.get("TESTS_REQUIRE_NODE") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
 
