@@ -4,10 +4,17 @@ Everything a plugin needs comes from here; names are loaded when they are first 
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as type checkers know it; importing typing would cost more than all of this
 if TYPE_CHECKING:
-    from erpsync.core.errors import ErpNetError, JobFailedError, RejectedError, TargetError, UnreachableError
+    from erpsync.core.errors import (
+        ErpNetError,
+        JobFailedError,
+        RejectedError,
+        ServerFaultError,
+        TargetError,
+        UnreachableError,
+    )
     from erpsync.core.run import Counts
     from erpsync.plugins.context import BlockingContext, JobContext
     from erpsync.plugins.contract import (
@@ -26,7 +33,9 @@ if TYPE_CHECKING:
     from erpsync.plugins.target import Column, Target
 
 _HOMES = {
-    "erpsync.core.errors": ("ErpNetError", "JobFailedError", "RejectedError", "TargetError", "UnreachableError"),
+    "erpsync.core.errors": (
+        "ErpNetError", "JobFailedError", "RejectedError", "ServerFaultError", "TargetError", "UnreachableError",
+    ),
     "erpsync.core.run": ("Counts",),
     "erpsync.plugins.context": ("BlockingContext", "JobContext"),
     "erpsync.plugins.contract": (
@@ -54,6 +63,7 @@ __all__ = [
     "RejectedError",
     "Retry",
     "Secret",
+    "ServerFaultError",
     "Settings",
     "Skip",
     "SqlSink",

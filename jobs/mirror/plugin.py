@@ -17,6 +17,7 @@ from erpsync import (
     JobContext,
     JobResult,
     RejectedError,
+    ServerFaultError,
     Settings,
     Target,
     job,
@@ -99,9 +100,9 @@ async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
         ctx.log.info("mirror.started", incremental=watermark is not None, resumed=pull.start is not None)
         try:
             pull = await copy_pages(ctx, sink, shape, pull)
-        except RejectedError as error:
+        except (RejectedError, ServerFaultError) as error:
             if pull.start is None or ctx.counts.read:
-                raise
+                raise  # it is not about the link kept from before
             ctx.log.warning("mirror.restarted", reason=f"the link to go on with is refused: {error}")
             pull = await copy_pages(ctx, sink, shape, plan(settings, watermark, None, ctx.now()))
         reached = pull.watermark if shape.incremental else None

@@ -108,6 +108,18 @@ def test_the_next_run_reads_what_changed(run_job: RunJob, sandbox: Sandbox) -> N
     assert mirrored(third) == expected(sandbox)
 
 
+def test_a_server_that_truncates_instants_costs_rows_read_not_rows_lost(
+    run_job: RunJob, sandbox: Sandbox
+) -> None:
+    """Where the filter looks at dates only, more rows are read again, and the copy is as exact."""
+    sandbox.behave(date_time_filter="truncate")
+    run_job(mirror, SETTINGS)
+    sandbox.touch(PRODUCTS, count=2)
+    outcome = run_job(mirror, SETTINGS)
+    assert outcome.counts.written == 2
+    assert mirrored(outcome) == expected(sandbox)
+
+
 def test_without_a_selection_the_default_attributes_come(run_job: RunJob, sandbox: Sandbox) -> None:
     """The table has what the server gives by default, amounts and quantities as two columns."""
     settings = {"entity": PRODUCTS, "target": SETTINGS["target"]}
@@ -157,8 +169,17 @@ def test_a_failed_run_is_resumed_at_its_page(run_job: RunJob, sandbox: Sandbox) 
     assert resumed.rows("m.db", "SELECT position FROM _erpsync_cursor") == [(None,)]
 
 
-def test_a_link_that_is_refused_means_from_the_beginning(run_job: RunJob, sandbox: Sandbox) -> None:
-    """Where the saved link is not accepted any more, the pull begins again and still ends exactly."""
+@pytest.mark.parametrize(
+    ("times", "answer"),
+    [
+        (1, {"status": 400, "error": {"message": "no such token", "code": 0}}),
+        (4, {"status": 500, "raw": "oops", "headers": {"retry-after": "0"}}),
+    ],
+)
+def test_a_link_that_is_refused_means_from_the_beginning(
+    run_job: RunJob, sandbox: Sandbox, times: int, answer: dict[str, Any]
+) -> None:
+    """Where the saved link is refused, in words or by a bare fault, the pull begins again and ends exactly."""
     sandbox.fail(
         path=PATH, method="GET", after=7, times=1, status=500, error={"message": "R12345 no", "code": 2029}
     )
