@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
 _BY_NAME = {
     "UnknownJobError": ExitCode.USAGE,
     "UnknownRunError": ExitCode.USAGE,
+    "ParkedJobError": ExitCode.CONFIGURATION,
     "AmbiguousRunError": ExitCode.USAGE,
     "ControlRefusedError": ExitCode.REFUSED,
     "DemoFailedError": ExitCode.FAILED,

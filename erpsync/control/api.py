@@ -50,7 +50,7 @@ class Controls(Protocol):
         ...
 
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
-        """Claim a run of `job` now. UnknownJobError, StoreError."""
+        """Claim a run of `job` now. UnknownJobError, ParkedJobError, StoreError."""
         ...
 
     async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:

@@ -12,6 +12,10 @@ class UnknownJobError(ErpsyncError):
     """No job has this name or fits this pattern; the hint suggests what was perhaps meant."""
 
 
+class ParkedJobError(ErpsyncError):
+    """The job cannot run as things are: a broken plugin, settings that do not fit, a missing secret."""
+
+
 class UnknownRunError(ErpsyncError):
     """The ledger has no such run."""
 

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 
-from erpsync.control.selection import UnknownRunError, find_job
-from erpsync.core.errors import ConfigError
+from erpsync.control.selection import ParkedJobError, UnknownRunError, find_job
 from erpsync.core.run import Run, State, utc_text
 from erpsync.daemon.compose import Composition
 from erpsync.identity.status import IdentityStatus, TokenState
@@ -27,6 +26,7 @@ class DaemonControls:
         self._started_at = composition.clock.now()
         self.lag = 0.0
         self.ready = False
+        self._claims_fail = ""
 
     def status(self) -> dict[str, object]:
         """See the `status` command; instants are UTC text."""
@@ -53,7 +53,6 @@ class DaemonControls:
 
     def problems(self) -> list[str]:
         """What is not as it should be, one sentence each; empty on a quiet day."""
-        starting = [] if self.ready else ["the daemon is starting or stopping"]
         parked = [
             f"job {job} is parked: {problem.message}"
             for job, problems in self._house.parked.items()
@@ -63,7 +62,19 @@ class DaemonControls:
             f"identity {status.identity} is refused: {status.last_error.message if status.last_error else ''}"
             for status in self._rejected()
         ]
-        return [*starting, *parked, *rejected]
+        return [*self.unready(), *parked, *rejected]
+
+    def unready(self) -> list[str]:
+        """Why nothing could start now."""
+        starting = [] if self.ready else ["the daemon is starting or stopping"]
+        return starting + ([f"nothing can be claimed: {self._claims_fail}"] if self._claims_fail else [])
+
+    def observe(self, event: str, fields: Mapping[str, object]) -> None:
+        """Hear from the engine whether the state takes claims."""
+        if event == "claim.failed":
+            self._claims_fail = str(fields.get("error"))
+        elif event == "claim.recovered":
+            self._claims_fail = ""
 
     def identities(self) -> list[dict[str, object]]:
         """The identities that jobs have used since the start."""
@@ -78,10 +89,12 @@ class DaemonControls:
         return [status for status in statuses if status.state is TokenState.REJECTED]
 
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
-        """A run of a job because somebody asks. ConfigError where the job is parked."""
+        """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""
         found = find_job(self._house.configuration.jobs, job)
         if found.name in self._house.parked:
-            raise _ParkedError(found.name, self._house.parked[found.name][0].message)
+            problem = self._house.parked[found.name][0]
+            place = f" ({problem.file}:{problem.line})" if problem.file else ""
+            raise ParkedJobError(f"job {found.name} is parked: {problem.message}{place}", hint=problem.help)
         return await self._house.engine.claim_manual(found.name, requested_by, params)
 
     async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
@@ -124,13 +137,3 @@ class DaemonControls:
         house = self._house
         jobs = (name for name in house.configuration.jobs if name not in house.parked)
         return [(at, job) for job in jobs if (at := house.engine.next_fire(job)) is not None]
-
-
-class _ParkedError(ConfigError):
-    """Over the wire it is a configuration error."""
-
-    kind = "ConfigError"
-
-    def __init__(self, job: str, reason: str) -> None:
-        super().__init__(())
-        self.args = (f"job {job} is parked: {reason}",)

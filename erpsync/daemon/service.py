@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -60,7 +61,7 @@ class Service:
         self._metrics = Metrics(self._snapshot)
         daemon = configuration.daemon
         logger = configure_logging(daemon.log_format, daemon.log_level, redactor)
-        self._emit: Emit = emitter(logger, [self._metrics.observe])
+        self._emit: Emit = emitter(logger, [self._metrics.observe, self._observe])
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -100,7 +101,7 @@ class Service:
         stack.push_async_callback(house.engine.stop)
         await self._serve(stack, control_application(controls, self._emit), listener, PeerProtocol)
         if metrics_listener is not None:
-            await self._serve(stack, health_application(self._metrics, controls.problems), metrics_listener)
+            await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
         pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
         stack.callback(pulse.cancel)
         controls.ready = True
@@ -174,6 +175,10 @@ class Service:
             parked=len(house.parked),
         )
         self._notifier.tell(READY=1, STATUS=f"{enabled} jobs, {len(house.parked)} parked")
+
+    def _observe(self, event: str, fields: Mapping[str, object]) -> None:
+        if self._controls is not None:
+            self._controls.observe(event, fields)
 
     def _snapshot(self) -> Any:
         assert self._controls is not None

@@ -39,7 +39,7 @@ NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
         (UnknownJobError("x"), 2),
         (ControlRefusedError("x"), 77),
         (DaemonRefusedError("x", kind="StoreUnavailableError", retryable=True), 75),
-        (DaemonRefusedError("x", kind="ConfigError", retryable=False), 78),
+        (DaemonRefusedError("x", kind="ParkedJobError", retryable=False), 78),
         (DaemonRefusedError("x", kind="KeyError", retryable=False), 70),
         (PermissionError(13, "x"), 77),
         (KeyboardInterrupt(), 130),

@@ -1,0 +1,141 @@
+"""The daemon's life, seen from outside its process."""
+
+import re
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from erpsync.control.client import DaemonRefusedError
+from tests.daemon.conftest import Site, eventually
+
+
+def test_from_start_to_drain(site: Site) -> None:
+    """It becomes ready, runs its jobs, answers health checks, and ends well at SIGTERM, leaving nothing behind."""
+    with site.daemon() as daemon:
+        site.ready()
+        eventually(lambda: len(site.events("run.finished")) >= 3, "runs end")
+        assert httpx2.get(f"{site.metrics}/healthz").json() == {"status": "alive"}
+        assert httpx2.get(f"{site.metrics}/readyz").status_code == 200
+        page = httpx2.get(f"{site.metrics}/metrics").text
+        assert site.stop(daemon) == 0
+    runs = re.search(
+        r'erpsync_runs_total\{erp_instance="box",job_name="look",outcome="succeeded",reason=""\} (\d+)', page
+    )
+    assert runs is not None
+    assert int(runs[1]) >= 3
+    assert 'erpsync_token_requests_total{identity="service",outcome="succeeded"} 1.0' in page
+    assert "erpsync_next_fire_timestamp_seconds" in page
+    assert [event["event"] for event in site.events("daemon.stopped")] == ["daemon.stopped"]
+    assert not (site.folder / "data" / "control.sock").exists()
+    for path in (site.folder / "data").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_the_service_manager_is_told(site: Site) -> None:
+    """READY when it serves, WATCHDOG from its own loop, STOPPING when it drains."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(site.folder / "notify"))
+        notify.settimeout(20)
+        with site.daemon(NOTIFY_SOCKET=str(site.folder / "notify"), WATCHDOG_USEC="2000000") as daemon:
+            assert notify.recv(500).startswith(b"READY=1\nSTATUS=2 jobs")
+            assert notify.recv(500).startswith(b"WATCHDOG=1")
+            daemon.send_signal(signal.SIGTERM)
+            while not (heard := notify.recv(500)).startswith(b"STOPPING=1"):
+                assert heard.startswith(b"WATCHDOG=1")
+            assert daemon.wait(30) == 0
+
+
+def test_status_shows_what_runs_and_what_comes(site: Site) -> None:
+    """Running runs with their progress, next fire times, identities with requests and without tokens."""
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        run = client.claim("long", {})
+        eventually(lambda: client.find(run["id"])["progress"] == {"done": 3, "total": 10}, "progress is told")
+        eventually(lambda: site.events("run.finished"), "the identity is in use")
+        status = client.status()
+        assert [each["job"] for each in status["running"] if each["job"] != "look"] == ["long"]
+        assert status["next"][0]["job"] == "look"
+        assert (status["identities"][0]["state"], status["identities"][0]["requests"]) == ("fresh", 1)
+        assert (status["problems"], status["pid"]) == ([], daemon.pid)
+        assert client.cancel(run["id"]) is True
+        assert client.find(run["id"], wait=20)["outcome"] == "cancelled"
+        assert client.cancel(run["id"]) is False
+
+
+def test_a_second_signal_ends_it_now(site: Site) -> None:
+    """While it drains a second signal interrupts; the run is pending again and nobody's failure."""
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        run = client.claim("long", {})
+        eventually(lambda: client.find(run["id"])["state"] == "running", "the run runs")
+        daemon.send_signal(signal.SIGTERM)
+        eventually(lambda: site.events("daemon.draining"), "it drains")
+        daemon.send_signal(signal.SIGINT)
+        assert daemon.wait(30) == 128 + signal.SIGINT
+    with site.daemon(), site.client() as client:
+        site.ready()
+        found = client.find(run["id"])
+        assert (found["state"] in ("pending", "running"), found["outcome"]) == (True, None)
+
+
+def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
+    """A broken plugin and a missing secret park their jobs: told, refused on request, and the others run."""
+    text = site.file.read_text()
+    site.file.write_text(
+        text
+        + '[jobs.broken]\nplugin = "broken"\nschedule = { every = "1s" }\n'
+        + '[jobs.keyless]\nplugin = "http_call"\nschedule = "manual"\n'
+        + 'with = { url = "https://example.org/", headers = { key = { env = "NO_SUCH_SECRET" } } }\n'
+    )
+    (site.folder / "plugins" / "broken.py").write_text(
+        'from erpsync import job\nimport no_such_module\n\n@job("broken")\ndef broken(ctx): ...\n'
+    )
+    with site.daemon() as daemon:
+        status = site.ready()
+        assert {parked["job"] for parked in status["parked"]} == {"broken", "keyless"}
+        assert any("NO_SUCH_SECRET" in problem for problem in status["problems"])
+        assert httpx2.get(f"{site.metrics}/readyz").status_code == 200
+        with site.client() as client, pytest.raises(DaemonRefusedError, match="no_such_module") as refusal:
+            client.claim("broken", {})
+        eventually(lambda: site.events("run.finished"), "the other job runs")
+        assert site.stop(daemon) == 0
+    assert refusal.value.kind == "ParkedJobError"
+    assert {event["job"] for event in site.events("job.parked")} == {"broken", "keyless"}
+    assert {event["job"] for event in site.events("run.finished")} == {"look"}
+
+
+def test_what_cannot_start_says_why(site: Site) -> None:
+    """A bad schedule exits 78 with its place; a metrics address in use exits 75; the state is left free."""
+    text = site.file.read_text()
+    site.file.write_text(text.replace('{ every = "200ms" }', '"61 * * * *"'))
+    with site.daemon() as daemon:
+        assert daemon.wait(30) == 78
+    site.file.write_text(text)
+    port = int(site.metrics.rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)), site.daemon() as daemon:
+        assert daemon.wait(30) == 75
+    said = (site.folder / "daemon.log").read_text()
+    assert "error[E301]" in said
+    assert f"another process listens on 127.0.0.1:{port}" in said
+    with site.daemon() as daemon:
+        site.ready()
+        assert site.stop(daemon) == 0
+
+
+def test_after_kill_9_the_next_one_serves(site: Site, tmp_path: Path) -> None:
+    """A killed daemon's socket and lock are no obstacle, and metrics begin with the ledger's last success."""
+    with site.daemon() as daemon:
+        site.ready()
+        eventually(lambda: site.events("run.finished"), "a run ends")
+        daemon.kill()
+        daemon.wait()
+    site.file.write_text(site.file.read_text().replace('{ every = "200ms" }', '"manual"'))
+    with site.daemon() as daemon:
+        site.ready()
+        page = httpx2.get(f"{site.metrics}/metrics").text
+        assert 'erpsync_last_success_timestamp_seconds{erp_instance="box",job_name="look"}' in page
+        assert site.stop(daemon) == 0
