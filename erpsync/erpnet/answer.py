@@ -57,7 +57,7 @@ def is_license_answer(body: bytes) -> bool:
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ErpNetError:
-    """The error that an answer stands for; `where` is method and path. Any status, also 200 with an error inside."""
+    """The error that an answer stands for; `where` is method and path. One of 200 is no good for what it holds."""
     if is_license_answer(body):
         return LicenseExhaustedError(
             f"{where}: every licence slot of the instance is taken",
@@ -68,9 +68,11 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
         return ThrottledError(
             f"{where}: the server asks to slow down (429)", where=where, retry_after=retry_after(headers)
         )
-    if 300 <= status < 400 or (status < 300 and body.lstrip()[:1] == b"<"):
-        return _signed_out(status, headers, where)
     erp = _erp_error(body)
+    if 300 <= status < 400 or (status < 300 and _is_markup(body)):
+        return _signed_out(status, headers, where)
+    if status < 300 and erp is None:
+        return _truncated(where)
     if status == 401:
         return UnauthorizedError(
             f"{where}: the token is refused (401), a fresh one too",
@@ -101,7 +103,16 @@ def unreachable(error: Exception, where: str) -> UnreachableError:
     return told if isinstance(error, never_sent) else _uncertain(told, where)
 
 
-def truncated(where: str) -> UnreachableError:
+def is_sign_in_page(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether HTML came where data should have."""
+    return "html" in headers.get("content-type", "") and _is_markup(body)
+
+
+def _is_markup(body: bytes) -> bool:
+    return body.lstrip()[:1] == b"<"
+
+
+def _truncated(where: str) -> UnreachableError:
     """An answer of 200 whose body is not whole: the server streams, so it can break in the middle."""
     error = UnreachableError(f"{where}: the answer is cut short or is not JSON", where=where)
     return _uncertain(error, where)

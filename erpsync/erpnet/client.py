@@ -24,7 +24,7 @@ from erpsync.core.errors import (
     UnreachableError,
 )
 from erpsync.core.event import Emit
-from erpsync.erpnet.answer import SAFE_METHODS, refusal, truncated, unreachable
+from erpsync.erpnet.answer import SAFE_METHODS, is_sign_in_page, refusal, unreachable
 from erpsync.erpnet.json import Collection, decode, decode_collection, encode
 from erpsync.erpnet.query import function_path, options, row_path, set_path
 from erpsync.erpnet.transport import origin
@@ -280,8 +280,8 @@ class ErpClient:
             response = await self._client.send(request, follow_redirects=False)
         except httpx2.HTTPError as error:
             raise unreachable(error, where) from error
-        if not response.is_success or "html" in response.headers.get("content-type", ""):
-            raise refusal(response.status_code, response.headers, response.content, where)
+        if not response.is_success or is_sign_in_page(response.headers, response.content):
+            raise _refusal(response)
         return response
 
     def _tell_retry(self, state: RetryCallState) -> None:
@@ -305,14 +305,17 @@ def _bound(on: tuple[str, UUID | str] | None) -> str:
     return f"{row_path(*on)}/" if on else ""
 
 
+def _refusal(response: httpx2.Response) -> ErpNetError:
+    return refusal(response.status_code, response.headers, response.content, _where(response.request))
+
+
 def _collection(response: httpx2.Response) -> Collection:
-    where = _where(response.request)
     try:
         page = decode_collection(response.content)
     except ValueError as error:
-        raise truncated(where) from error
+        raise _refusal(response) from error
     if page.value is None:
-        raise refusal(response.status_code, response.headers, response.content, where)
+        raise _refusal(response)
     return page
 
 
@@ -325,16 +328,16 @@ def _content(response: httpx2.Response) -> Any:
     try:
         content = decode(response.content)
     except ValueError as error:
-        raise truncated(_where(response.request)) from error
+        raise _refusal(response) from error
     if isinstance(content, dict) and isinstance(content.get("error"), dict):
-        raise refusal(response.status_code, response.headers, response.content, _where(response.request))
+        raise _refusal(response)
     return content
 
 
 def _row(response: httpx2.Response) -> Row:
     content = _content(response)
     if not isinstance(content, dict):
-        raise truncated(_where(response.request))
+        raise _refusal(response)
     return content
 
 
@@ -342,7 +345,7 @@ def _number(response: httpx2.Response) -> int:
     try:
         return int(response.text.lstrip("\ufeff"))
     except ValueError as error:
-        raise truncated(_where(response.request)) from error
+        raise _refusal(response) from error
 
 
 def _may_pass(error: BaseException) -> bool:
