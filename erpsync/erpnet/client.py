@@ -225,16 +225,20 @@ class ErpClient:
         def read(response: httpx2.Response) -> Page:
             page = _collection(response)
             following = page.next_link
-            return Page(page.value or (), self._own(root, urljoin(link, following)) if following else None)
+            return Page(page.value or (), self._own(root, following, link) if following else None)
 
         return await self._tried(link, read, "application/json")
 
-    def _own(self, root: str, link: str) -> str:
+    def _own(self, root: str, link: str, base: str = "") -> str:
         """A next link goes with our token: it must lead to where we are."""
-        link = urljoin(root, link)
-        if origin(link) != origin(root):
+        try:
+            link = urljoin(base or root, link)
+            place = origin(link)
+        except (ValueError, httpx2.InvalidURL) as error:
+            raise RejectedError(f"the address of the next page is none: {link[:200]}") from error
+        if place != origin(root):
             raise RejectedError(
-                f"the next page is said to be at {origin(link)}, not at {origin(root)}",
+                f"the next page is said to be at {place}, not at {origin(root)}",
                 hint="a proxy may be rewriting addresses; links to elsewhere are not followed",
             )
         return link

@@ -132,12 +132,12 @@ def options(
         check_filter(filter)
     given = {
         "$select": ",".join(select) if select else None,
-        "$filter": filter,
-        "$expand": expand,
-        "$orderby": orderby,
+        "$filter": filter or None,
+        "$expand": expand or None,
+        "$orderby": orderby or None,
         "$top": top,
     }
-    parts = [f"{key}={quote(str(value), safe=_PLAIN)}" for key, value in given.items() if value]
+    parts = [f"{key}={quote(str(value), safe=_PLAIN)}" for key, value in given.items() if value is not None]
     return "?" + "&".join(parts) if parts else ""
 
 

@@ -66,6 +66,7 @@ async def exchange(
         raise error(
             _say(request, f"is behind a proxy that refuses: {cause}"),
             hint="check `proxy` of the instance and its credentials",
+            retryable=not str(cause).startswith("4"),  # it begins with the proxy's status
         ) from cause
     except httpx2.HTTPError as cause:
         raise _unreachable(request, cause, error) from cause

@@ -18,7 +18,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError, IdentityError, TokenEndpointError
-from erpsync.core.event import Emit
+from erpsync.core.event import Emit, Level
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import RunFailure
@@ -80,6 +80,7 @@ class TokenManager:
         self._forced_at: float | None = None
         self._refused_version = 0
         self._secret_looked_at = 0.0
+        self._in_trouble = False
 
     async def token(self, *, min_valid: timedelta = _ZERO) -> AccessToken:
         """A token that can be used now; see `Auth.token`. A fresh one costs neither a lock nor a switch of tasks.
@@ -224,7 +225,7 @@ class TokenManager:
             self._note(error, trigger)
             return
         self._held, self._failure = held, None
-        self._refused_version = 0
+        self._refused_version, self._in_trouble = 0, False
         token = held.token
         self._emit(
             "token.renewed",
@@ -246,11 +247,7 @@ class TokenManager:
             return not patient or late or state.attempt_number >= _COLD_TRIES
 
         def tell(state: RetryCallState) -> None:
-            self._emit(
-                "token.renewal_failed",
-                level="debug",
-                **self._about(_error(state), trigger, state.upcoming_sleep),
-            )
+            self._tell_failed(_error(state), trigger, state.upcoming_sleep)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, ErpsyncError) and error.retryable),
@@ -287,11 +284,16 @@ class TokenManager:
         """Remember the failure; a person hears of it once."""
         before = self._failure
         self._failure = now = failure(error, self._clock.boot(), before.count + 1 if before else 1)
-        about = self._about(error, trigger, now.next_try(Phase.EXPIRED) - now.at)
+        wait = now.next_try(Phase.EXPIRED) - now.at
         if error.retryable or (before is not None and before.error.message == error.message):
-            self._emit("token.renewal_failed", level="debug" if before else "warning", **about)
+            self._tell_failed(error, trigger, wait)
         else:
-            self._emit("token.rejected", level="error", **about)
+            self._emit("token.rejected", level="error", **self._about(error, trigger, wait))
+
+    def _tell_failed(self, error: BaseException | None, trigger: str, wait: float) -> None:
+        level: Level = "debug" if self._in_trouble else "warning"
+        self._in_trouble = True
+        self._emit("token.renewal_failed", level=level, **self._about(error, trigger, wait))
 
     def _about(self, error: BaseException | None, trigger: str, wait: float) -> dict[str, object]:
         return {
@@ -301,7 +303,7 @@ class TokenManager:
             "error_message": str(error),
             "hint": getattr(error, "hint", ""),
             "status": getattr(error, "status", None),
-            "next_try_seconds": round(wait, 1),
+            "retry_seconds": round(wait, 1),
         }
 
     def _state(self, held: HeldToken | None, left: float) -> TokenState:

@@ -92,6 +92,16 @@ async def test_foreign_start_is_not_followed(site: Site) -> None:
         await ids(site.erp(), start="https://evil.example/odata/x")
 
 
+@pytest.mark.parametrize(
+    "link", ["http://[x/", "//evil.example/x", "ftp://127.0.0.1/", "http://127.0.0.1:0x1/"]
+)
+async def test_broken_next_links_are_refused(odd: ErpClient, scripted: ScriptedServer, link: str) -> None:
+    """A link that is no address of the same server is a clear error."""
+    scripted.script["/odata/Set"] = http({"value": [], "@odata.nextLink": link})
+    with pytest.raises(RejectedError, match="next page"):
+        _ = [page async for page in odd.pages("Set")]
+
+
 async def test_circle_of_links_ends(odd: ErpClient, scripted: ScriptedServer) -> None:
     """A server that links a page to one that was read is found out."""
     scripted.script["/odata/Set"] = http({"value": [{"Id": 1}], "@odata.nextLink": "Set?page=1"})

@@ -6,12 +6,19 @@ import time
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 
 from erpsync.core.clock import ManualClock, SystemClock
-from erpsync.core.errors import ConfigError, IdentityError, SecretUnavailableError, TokenEndpointError
+from erpsync.core.errors import (
+    ConfigError,
+    DiscoveryError,
+    IdentityError,
+    SecretUnavailableError,
+    TokenEndpointError,
+)
 from erpsync.identity.status import TokenState
-from tests.identity.conftest import NIGHT, SECRET, TOKEN_PATH, Bench, grant
+from tests.identity.conftest import NIGHT, SECRET, TLS, TOKEN_PATH, Bench, grant
 from tests.servers.scripted import Seen, http
 
 DOWN = http({"error": "temporarily_unavailable"}, 503)
@@ -499,6 +506,19 @@ async def test_redirects_are_not_followed(bench: Bench) -> None:
     with pytest.raises(TokenEndpointError):
         await bench.manager().token()
     assert bench.server.requests("/elsewhere") == []
+
+
+async def test_proxy_that_refuses_is_named(bench: Bench) -> None:
+    """T43: a proxy that wants credentials is an error of configuration; its own are not shown."""
+    bench.server.script["id.example:443"] = http(b"", 407)
+    proxy = bench.server.url.replace("//", "//user:proxy-password@")
+    async with httpx2.AsyncClient(verify=TLS, proxy=proxy) as client:
+        bench.client = client
+        with pytest.raises(DiscoveryError) as caught:
+            await bench.manager(issuer="https://id.example/id").token()
+    assert not caught.value.retryable
+    assert "`proxy`" in caught.value.hint
+    assert "proxy-password" not in repr((caught.value, bench.events))
 
 
 # -- discovery -------------------------------------------------------------------------------------------------------
