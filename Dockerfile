@@ -15,8 +15,8 @@ RUN python -m hatchling build -t wheel \
  && /opt/erpsync/bin/pip uninstall --quiet --yes pip
 
 FROM python:3.13-slim
-RUN groupadd --system --gid 10001 erpsync \
- && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /data erpsync \
+RUN groupadd --gid 10001 erpsync \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data erpsync \
  && install --directory --owner=erpsync --group=erpsync --mode=0700 /data
 COPY --from=build /opt/erpsync /opt/erpsync
 ENV PATH=/opt/erpsync/bin:$PATH ERPSYNC_DAEMON__DATA=/data PYTHONUNBUFFERED=1

@@ -75,10 +75,11 @@ export -f buildah run
 export kept container
 unshare --net --pid --fork --kill-child --mount-proc bash -euc '
     ip link set lo up
-    run erpsync daemon &
+    run erpsync daemon 2>"$0/daemon.log" &
     daemon=$!
     for _ in $(seq 100); do run erpsync status --check >/dev/null 2>&1 && healthy=yes && break; sleep 0.1; done
-    [ "${healthy:-no}" = yes ] || { echo "the daemon did not become healthy"; exit 1; }
+    [ "${healthy:-no}" = yes ] || { cat "$0/daemon.log"; echo "the daemon did not become healthy"; exit 1; }
     echo "the health check passes"
-    pkill -TERM -f "erpsync daemon" --oldest; wait $daemon && echo "SIGTERM ends it with 0"
-'
+    kill -TERM "$(grep -o "\"pid\":[0-9]*" "$0/daemon.log" | cut -d: -f2)"
+    wait $daemon && echo "SIGTERM ends it with 0"
+' "$work"
