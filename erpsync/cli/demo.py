@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from erpsync.cli.output import RUN_COLUMNS, LiveLine, Times, note, run_row, say, table
+from erpsync.cli.output import LiveLine, note, print_runs, say
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.run import Outcome, Run, State
 
@@ -253,9 +253,8 @@ class DemoSite:
 
     def conclude(self, faults: Sequence[str]) -> None:
         """The table of runs, the verdict, and where to look."""
-        runs, times = self._runs(), Times("UTC")
-        say(f"\nthe ledger, times in {times.zone}")
-        table(RUN_COLUMNS, (run_row(run, times) for run in reversed(runs)), fold=("rows", "why"))
+        say("\nthe ledger")
+        print_runs(self._runs()[::-1], "UTC")
         say()
         for fault in faults:
             note(f"NOT AS PROMISED  {fault}")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
-from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, run_row, say, table
+from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, print_runs, run_row, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
 from erpsync.core.run import Attempt, Outcome, Run, State
@@ -45,12 +45,10 @@ def runs(
     if format == "json":
         print_json([run.document() for run in found])
         return
-    times = Times(workspace.configuration.daemon.timezone)
     if not found:
         note("no runs")
         return
-    say(f"times in {times.zone}")
-    table(RUN_COLUMNS, (run_row(run, times) for run in found), fold=("rows", "why"))
+    print_runs(found, workspace.configuration.daemon.timezone)
 
 
 def show(
@@ -91,7 +89,7 @@ def logs(
         return
     times = Times(_zone(workspace, run.job))
     if format == "text":
-        note(f"{run.id} {run.job}, times in {times.zone}")
+        note(f"{run.id} {run.job}, {times.heading()}")
     for record in _records(workspace, run.id, follow):
         line = json.dumps(record, ensure_ascii=False) if format == "json" else _log_line(record, times)
         say(line)
@@ -159,13 +157,14 @@ def _zone(workspace: Workspace, job: str) -> str:
 
 
 def _print_run(run: Run, attempts: list[Attempt], times: Times) -> None:
-    say(f"times in {times.zone}")
+    say(times.heading())
     cells = zip(RUN_COLUMNS, run_row(run, times), strict=True)
     extra = {
         "plugin": run.plugin,
         "instance": run.instance,
         "identity": run.identity,
         "asked by": run.requested_by,
+        "started": times(run.started_at) if run.started_at else None,
         "next try": times(run.next_attempt_at) if run.next_attempt_at else None,
         "cursor": f"{run.cursor_before or '-'} → {run.cursor_after}" if run.cursor_after else None,
     }

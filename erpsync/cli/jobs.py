@@ -44,7 +44,7 @@ def jobs(
         note("no jobs are configured")
         return
     times = Times(configuration.daemon.timezone)
-    say(f"times in {times.zone}")
+    say(times.heading())
     rows = (_row(job, fires[job.name], last.get(job.name), times) for job in chosen)
     table(
         ("job", "plugin", "identity", "schedule", "zone", "next", "last", "ended"), rows, fold=("schedule",)

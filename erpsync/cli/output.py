@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
@@ -73,48 +73,69 @@ _STYLES = {
 
 
 def _style(cell: object) -> str:
-    return _STYLES.get(str(cell), "")
+    return _STYLES.get(str(cell).partition(",")[0], "")
 
 
 class Times:
-    """Instants as people read them, in one zone that the heading names."""
+    """Instants as people read them, in one zone that the heading names; `day` leaves a known date out."""
 
-    def __init__(self, zone: str) -> None:
+    def __init__(self, zone: str, day: date | None = None) -> None:
         self.zone = zone
         self._info = ZoneInfo(zone)
+        self._day = day
 
     def __call__(self, instant: datetime | str | None) -> str:
         """Date and time in the zone; "-" where there is none. Text is the ISO form of a document."""
         if instant is None:
             return "-"
+        local = self.local(instant)
+        return f"{local:%H:%M:%S}" if local.date() == self._day else f"{local:%Y-%m-%d %H:%M:%S}"
+
+    def local(self, instant: datetime | str) -> datetime:
+        """The instant in the zone."""
         if isinstance(instant, str):
             instant = datetime.fromisoformat(instant)
-        return f"{instant.astimezone(self._info):%Y-%m-%d %H:%M:%S}"
+        return instant.astimezone(self._info)
+
+    def heading(self) -> str:
+        """What a reader must know of the times below."""
+        return f"times in {self.zone}" + (f", {self._day}" if self._day else "")
 
 
-RUN_COLUMNS = ("run", "job", "trigger", "fire time", "started", "took", "state", "try", "rows", "why")
+RUN_COLUMNS = ("run", "job", "trigger", "at", "lag", "took", "outcome", "rows", "why")
+
+
+def print_runs(runs: Sequence[Run], zone: str) -> None:
+    """A table of runs under its heading; the date is in the heading where it is the same for all."""
+    times = Times(zone)
+    days = {times.local(at).date() for run in runs for at in (_at(run), run.fire_until) if at}
+    if len(days) == 1:
+        times = Times(zone, days.pop())
+    say(times.heading())
+    table(RUN_COLUMNS, (run_row(run, times) for run in runs), fold=("rows", "why"))
 
 
 def run_row(run: Run, times: Times) -> tuple[object, ...]:
     """The cells of `RUN_COLUMNS`."""
-    fired = times(run.fire_at)
+    at = times(_at(run))
     if run.fire_count != 1:
-        fired += f" … {times(run.fire_until)} ({run.fire_count if run.fire_count > 0 else 'many'})"
-    took = "-" if run.duration_seconds is None else format_duration(run.duration_seconds)
-    state = run.outcome or (f"waiting: {run.waiting_for}" if run.waiting_for else run.state)
+        at += f" … {times(run.fire_until)} ({run.fire_count if run.fire_count > 0 else 'many'})"
     why = run.error.message if run.error else run.reason or ""
-    return (
-        run.id,
-        run.job,
-        run.trigger,
-        fired,
-        times(run.started_at),
-        took,
-        state,
-        run.attempts,
-        rows_text(run),
-        why,
-    )
+    lag, took = _duration(run.lag_seconds), _duration(run.duration_seconds)
+    return run.id, run.job, run.trigger, at, lag, took, _outcome(run), rows_text(run), why
+
+
+def _at(run: Run) -> datetime | None:
+    return run.fire_at or run.started_at or run.created_at
+
+
+def _outcome(run: Run) -> str:
+    state = run.outcome or (f"waiting: {run.waiting_for}" if run.waiting_for else run.state)
+    return f"{state}, try {run.attempts}" if run.attempts > 1 else str(state)
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
 
 
 def rows_text(run: Run) -> str:
@@ -128,18 +149,18 @@ class LiveLine:
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._people = sys.stderr.isatty()
-        self._shown = False
+        self._shown = ""
 
     def show(self, text: str) -> None:
         """Replace the line."""
-        if self._people and time.monotonic() - self._since >= _QUIET_SECONDS:
+        if self._people and text != self._shown and time.monotonic() - self._since >= _QUIET_SECONDS:
             sys.stderr.write(f"\r\x1b[2K{printable(text)}")
             sys.stderr.flush()
-            self._shown = True
+            self._shown = text
 
     def clear(self) -> None:
         """Leave no trace."""
         if self._shown:
             sys.stderr.write("\r\x1b[2K")
             sys.stderr.flush()
-            self._shown = False
+            self._shown = ""

@@ -15,11 +15,11 @@ from erpsync.cli.status import progress_text
 from erpsync.cli.workspace import Workspace
 from erpsync.core.duration import format_duration
 from erpsync.core.errors import NoDaemonError, OwnedElsewhereError
-from erpsync.core.event import Level
 from erpsync.core.job import Job
 from erpsync.core.run import Run
 
 _MANY = 10  # jobs at once that need a yes
+_TOLD_AT_THE_END = ("run.finished", "token.rejected")  # events that the end of the run says again
 _POLL = 0.5  # seconds a question about a run waits for its end
 
 SetOption = Annotated[
@@ -157,8 +157,9 @@ def _run_here(
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
 
     os.umask(0o077)
-    level: Level = "info" if os.environ.get("ERPSYNC_DEBUG") else "error"
-    emit = emitter(configure_logging("auto", level, workspace.redactor))
+    debug = bool(os.environ.get("ERPSYNC_DEBUG"))
+    logger = configure_logging("console", "debug" if debug else "error", workspace.redactor)
+    emit = emitter(logger, without=() if debug else _TOLD_AT_THE_END)
     adopt_foreign_logs(emit)
     live = _Live(workspace)
     ended = asyncio.run(

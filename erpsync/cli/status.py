@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, run_row, say, table
+from erpsync.cli.output import Times, note, print_json, print_runs, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import NoDaemonError
 from erpsync.core.run import Run
@@ -69,7 +69,7 @@ def _print(
         _print_daemon(daemon, times)
     if runs:
         _section("runs")
-        table(RUN_COLUMNS, (run_row(run, times) for run in runs[:_RECENT]), fold=("rows", "why"))
+        print_runs(runs[:_RECENT], times.zone)
 
 
 def _print_daemon(daemon: Mapping[str, Any], times: Times) -> None:

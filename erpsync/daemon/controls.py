@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from erpsync.control.selection import ParkedJobError, UnknownRunError, find_job
+from erpsync.core.errors import StoreError
 from erpsync.core.run import Run, State, utc_text
 from erpsync.daemon.compose import Composition
 from erpsync.identity.status import IdentityStatus, TokenState
@@ -130,7 +131,12 @@ class DaemonControls:
         return run.document() | {"progress": shown}
 
     def _waiting(self) -> Counter[str]:
-        runs = self._house.store.read_now(unfinished_runs)
+        try:
+            runs = self._house.store.read_now(unfinished_runs)
+        except (
+            StoreError
+        ):  # what is wrong with the state is told elsewhere, and is no reason to say nothing at all
+            return Counter()
         return Counter(run.waiting_for or "pending" for run in runs if run.state is not State.RUNNING)
 
     def _fires(self) -> list[tuple[datetime, str]]:

@@ -1,5 +1,6 @@
 """What may be asked over the network: /metrics, /healthz, /readyz and nothing else."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
@@ -27,6 +28,7 @@ def health_application(metrics: Metrics, unready: Callable[[], Sequence[str]]) -
         return JSONResponse(document, 503 if reasons else 200)
 
     async def page(_request: Request) -> Response:
-        return Response(metrics.page(), media_type=_PROMETHEUS_TEXT)
+        metrics.look()
+        return Response(await asyncio.to_thread(metrics.page), media_type=_PROMETHEUS_TEXT)
 
     return Starlette(routes=[Route("/metrics", page), Route("/healthz", healthz), Route("/readyz", readyz)])

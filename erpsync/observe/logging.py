@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TextIO, cast
@@ -49,8 +49,13 @@ def configure_logging(
     )
 
 
-def emitter(logger: BindableLogger, observers: Sequence[Observer] = ()) -> Emit:
-    """The Emit that the rooms are given: a line in the log, and every observer told; it never raises."""
+def emitter(
+    logger: BindableLogger, observers: Sequence[Observer] = (), *, without: Collection[str] = ()
+) -> Emit:
+    """The Emit that the rooms are given: a line in the log, and every observer told; it never raises.
+
+    Events `without` a line are told to observers only.
+    """
     methods: dict[str, Callable[..., object]] = {name: getattr(logger, name) for name in _LEVELS}
 
     def write(event: str, level: Level, fields: Mapping[str, object]) -> None:
@@ -63,7 +68,8 @@ def emitter(logger: BindableLogger, observers: Sequence[Observer] = ()) -> Emit:
                 observer(event, fields)
             except Exception as error:  # noqa: BLE001 - watching must not stop what is watched
                 write("observer.failed", "error", {"observed": event, "error_type": type(error).__name__})
-        write(event, level, fields)
+        if event not in without:
+            write(event, level, fields)
 
     return emit
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar, cast
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 from erpsync.version import __version__
 
 M = TypeVar("M", bound=MetricWrapperBase)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody asked for
 
 _DURATIONS = (0.1, 1, 5, 30, 120, 600, 1800, 3600, 7200)
 _DELAYS = (0.005, 0.01, 0.05, 0.25, 1, 5, 30, 300)
@@ -36,7 +38,7 @@ class Snapshot:
 class Metrics:
     """The metrics of design section 7 in a registry of their own; `observe` is told every event.
 
-    `snapshot` is called at each scrape, in the thread that scrapes. Labels never hold run ids or users.
+    `snapshot` says what is true when `look` is called. Labels never hold run ids or users.
     """
 
     def __init__(self, snapshot: Callable[[], Snapshot] = Snapshot) -> None:
@@ -66,7 +68,9 @@ class Metrics:
         self._jumps = Counter("erpsync_clock_jumps", "Steps of the wall clock", registry=registry)
         build = Gauge("erpsync_build_info", "What runs", ["version", "python", "tzdata"], registry=registry)
         build.labels(__version__, platform.python_version(), _tzdata_version()).set(1)
-        registry.register(_SnapshotCollector(snapshot))
+        self._snapshot = snapshot
+        self._moment = _SnapshotCollector()
+        registry.register(self._moment)
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
         """Count what `event` says; events without a number of their own change nothing."""
@@ -81,8 +85,12 @@ class Metrics:
         """Take the last success of a job from the ledger, so that a restart does not look like silence."""
         self._successes.labels(job, instance or "").set(at.timestamp())
 
+    def look(self) -> None:
+        """Take the snapshot that the next page shows, where its source lives."""
+        self._moment.snapshot = self._snapshot()
+
     def page(self) -> bytes:
-        """The exposition in Prometheus' text format."""
+        """The exposition in Prometheus' text format; of thousands of jobs it takes a while: call it in a thread."""
         return generate_latest(self._registry)
 
     def _observe_run(self, fields: Mapping[str, object]) -> None:
@@ -120,15 +128,11 @@ _TOKEN_OUTCOMES = {
 
 
 class _SnapshotCollector(Collector):
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Nothing: registering must not take a snapshot."""
-        return iter(())
+    def __init__(self) -> None:
+        self.snapshot = Snapshot()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        now = self._snapshot()
+        now = self.snapshot
         yield _gauges("erpsync_running", "Runs in progress", "erp_instance", now.running)
         yield _gauges("erpsync_waiting", "Runs that wait", "reason", now.waiting)
         yield _gauges(

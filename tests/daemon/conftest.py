@@ -130,6 +130,10 @@ class Site:
         records = (json.loads(line) for line in lines if line.startswith("{"))
         return [record for record in records if record["event"] == name]
 
+    def succeeded(self) -> list[dict[str, Any]]:
+        """The runs that ended well so far."""
+        return [event for event in self.events("run.finished") if event["outcome"] == "succeeded"]
+
     def stop(self, process: "subprocess.Popen[bytes]") -> int:
         process.send_signal(signal.SIGTERM)
         return process.wait(30)

@@ -17,7 +17,7 @@ def test_from_start_to_drain(site: Site) -> None:
     """It becomes ready, runs its jobs, answers health checks, and ends well at SIGTERM, leaving nothing behind."""
     with site.daemon() as daemon:
         site.ready()
-        eventually(lambda: len(site.events("run.finished")) >= 3, "runs end")
+        eventually(lambda: len(site.succeeded()) >= 3, "runs succeed")
         assert httpx2.get(f"{site.metrics}/healthz").json() == {"status": "alive"}
         assert httpx2.get(f"{site.metrics}/readyz").status_code == 200
         page = httpx2.get(f"{site.metrics}/metrics").text
@@ -55,7 +55,7 @@ def test_status_shows_what_runs_and_what_comes(site: Site) -> None:
         site.ready()
         run = client.claim("long", {})
         eventually(lambda: client.find(run["id"])["progress"] == {"done": 3, "total": 10}, "progress is told")
-        eventually(lambda: site.events("run.finished"), "the identity is in use")
+        eventually(site.succeeded, "the identity is in use")
         status = client.status()
         assert [each["job"] for each in status["running"] if each["job"] != "look"] == ["long"]
         assert status["next"][0]["job"] == "look"
@@ -101,7 +101,7 @@ def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
         assert httpx2.get(f"{site.metrics}/readyz").status_code == 200
         with site.client() as client, pytest.raises(DaemonRefusedError, match="no_such_module") as refusal:
             client.claim("broken", {})
-        eventually(lambda: site.events("run.finished"), "the other job runs")
+        eventually(site.succeeded, "the other job runs")
         assert site.stop(daemon) == 0
     assert refusal.value.kind == "ParkedJobError"
     assert {event["job"] for event in site.events("job.parked")} == {"broken", "keyless"}
@@ -130,7 +130,7 @@ def test_after_kill_9_the_next_one_serves(site: Site, tmp_path: Path) -> None:
     """A killed daemon's socket and lock are no obstacle, and metrics begin with the ledger's last success."""
     with site.daemon() as daemon:
         site.ready()
-        eventually(lambda: site.events("run.finished"), "a run ends")
+        eventually(site.succeeded, "a run ends")
         daemon.kill()
         daemon.wait()
     site.file.write_text(site.file.read_text().replace('{ every = "200ms" }', '"manual"'))

@@ -57,12 +57,13 @@ def test_a_restored_success_is_shown_before_any_run() -> None:
 
 
 def test_gauges_show_the_moment_of_the_scrape() -> None:
-    """Running, waiting, next fires, token expiries and loop lag are read at each scrape."""
+    """Running, waiting, next fires, token expiries and loop lag are those of the last look."""
     at = datetime(2026, 5, 1, tzinfo=UTC)
     now = [Snapshot()]
     metrics = Metrics(lambda: now[0])
     assert "erpsync_waiting{" not in metrics.page().decode()
     now[0] = Snapshot({"acme": 2}, {"licence": 3}, {"products": at}, {"night@acme": at}, 0.25)
+    metrics.look()
     found = samples(metrics.page())
     assert found["erpsync_running", (("erp_instance", "acme"),)] == 2
     assert found["erpsync_waiting", (("reason", "licence"),)] == 3
