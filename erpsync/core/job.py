@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Literal
+
+from erpsync.core.run import Outcome
 
 Dst = Literal["vixie", "skip", "literal"]
 
@@ -33,11 +35,47 @@ class At:
 
 
 @dataclass(frozen=True, slots=True)
+class After:
+    """When all of these jobs (names as in the ledger) have ended with an outcome in `on`."""
+
+    jobs: tuple[str, ...]
+    on: frozenset[Outcome] = frozenset({Outcome.SUCCEEDED, Outcome.PARTIAL})
+
+
+@dataclass(frozen=True, slots=True)
 class Manual:
     """Only when asked."""
 
 
-Schedule = Cron | Every | At | Manual
+Schedule = Cron | Every | At | After | Manual
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Named days, read in the zone of the job that uses them.
+
+    `yearly` holds (month, day), `weekdays` Monday as 0, `month_days` days of the month with -1 for the last one,
+    `holidays` an ISO 3166 country code with an optional subdivision ("BG", "DE-BY").
+    """
+
+    name: str
+    dates: frozenset[date] = frozenset()
+    yearly: frozenset[tuple[int, int]] = frozenset()
+    weekdays: frozenset[int] = frozenset()
+    month_days: frozenset[int] = frozenset()
+    holidays: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of each day in which a job may start, in its zone; across midnight where it opens after it closes.
+
+    `at_end` says what happens to a run that is not finished then: it goes on, or stops at its next checkpoint.
+    """
+
+    opens: time
+    closes: time
+    at_end: Literal["finish", "checkpoint"] = "finish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +95,9 @@ class Job:
 
     `settings` is the plugin's own table after expansion; secret references stay tables in it. `identity` names an
     Identity ("night@acme"), None for a job that needs no token; `timezone` is always resolved. `repeatable` and
-    `isolation` are None where the plugin's own word holds. `max_failed` counts rows.
+    `isolation` are None where the plugin's own word holds. `max_failed` counts rows. `start_by` is how long a run may
+    wait for its start, None: until the next fire time, a day at most; `due_by` the time of day, in the job's zone, by
+    which a success is expected. `formerly` are names whose history and marks are the job's own.
     """
 
     name: str
@@ -81,7 +121,15 @@ class Job:
     catch_up_limit: int = 10
     timeout: timedelta = timedelta(hours=1)
     retry: RetryPolicy = RetryPolicy()
-    overlap: Literal["skip", "allow"] = "skip"
+    overlap: Literal["skip", "queue", "replace", "allow"] = "skip"
+    blackout: tuple[Calendar, ...] = ()
+    on_blackout: Literal["skip", "postpone"] = "skip"
+    window: Window | None = None
+    start_by: timedelta | None = None
+    due_by: time | None = None
+    expected_duration: timedelta | None = None
+    formerly: tuple[str, ...] = ()
+    pool: str | None = None
     priority: int = 0
     isolation: Literal["task", "process"] | None = None
     memory: int | None = None

@@ -45,6 +45,7 @@ class RunTrigger(StrEnum):
 
     SCHEDULE = "schedule"
     CATCH_UP = "catch_up"
+    AFTER = "after"
     MANUAL = "manual"
 
 
@@ -92,10 +93,10 @@ class RunFailure:
 class Run:
     """One run: the work for one claim, or the record that it was skipped or missed. Instants are aware UTC.
 
-    `claim` is unique within the job: "at:<instant>", "manual:<id>". `fire_until` and `fire_count` make a range of
-    misses one run (count −1: more than were counted). `params` holds what was asked for by hand
-    ({"set": {...}, "dry_run": bool}). `attempts` counts all that were started; `uncharged` of them were
-    interrupted or lost, `losses` of them lost.
+    `claim` is unique within the job: "at:<instant>", "after:<parent runs>", "manual:<id>". `fire_until` and
+    `fire_count` make a range of misses one run (count −1: more than were counted). `params` holds what was asked for
+    by hand ({"set": {...}, "dry_run": bool}). `attempts` counts all that were started; `uncharged` of them were
+    interrupted or lost, `losses` of them lost. `parents` are the runs that an `after` consumed.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Run:
     error: RunFailure | None = None
     requested_by: str | None = None
     retry_of: str | None = None
+    parents: tuple[str, ...] = ()
     params: Mapping[str, object] = field(default_factory=dict)
     priority: int = 0
     owner: str | None = None
@@ -170,7 +172,7 @@ class Run:
             "error": self.error.document() if self.error else None,
             "requested_by": self.requested_by,
             "retry_of": self.retry_of,
-            "parents": [],
+            "parents": list(self.parents),
         }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from erpsync.core.job import At, Cron, Every, Job, Manual, Schedule
+from erpsync.core.job import After, At, Cron, Every, Job, Manual, Schedule
 from erpsync.scheduling.trigger import MOMENT, Trigger, build_trigger, combine
 
 
@@ -73,7 +73,7 @@ def _written(schedules: Iterable[Schedule], job: Job) -> Iterable[list[str]]:
                 yield ["every", str(every // MOMENT), str(offset // MOMENT)]
             case At(at):
                 yield ["at", at.astimezone(UTC).isoformat()]
-            case Manual():
+            case After() | Manual():
                 continue
 
 

@@ -8,7 +8,7 @@ from itertools import groupby, takewhile
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from erpsync.core.job import At, Cron, Dst, Every, Job, Manual, Schedule
+from erpsync.core.job import After, At, Cron, Dst, Every, Job, Manual, Schedule
 from erpsync.scheduling.cron import CronTrigger
 from erpsync.scheduling.zone import find_zone
 
@@ -158,7 +158,7 @@ def build_schedule(schedule: Schedule, timezone: str = "UTC", dst: Dst = "vixie"
             return EveryTrigger(every, offset, zone)
         case At(at):
             return AtTrigger(at.astimezone(UTC), zone)
-        case Manual():
+        case After() | Manual():
             return UnionTrigger((), zone)
 
 

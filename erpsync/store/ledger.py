@@ -450,6 +450,7 @@ def _run_values(run: Run) -> dict[str, Any]:
         "params": json.dumps(dict(run.params)) if run.params else None,
         "priority": run.priority,
         "owner": run.owner,
+        "parents": " ".join(run.parents) or None,
         **_error_values(run.error, "error_"),
         **run.counts.document(),
     }
@@ -488,6 +489,7 @@ def _run(row: Row[Any]) -> Run:
         params=json.loads(values["params"]) if values["params"] else {},
         priority=values["priority"],
         owner=values["owner"],
+        parents=tuple((values["parents"] or "").split()),
     )
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The schema this program writes; the newest file in `migrations/versions`."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,6 +81,7 @@ run = Table(
     Column("params", Text),  # JSON
     Column("priority", Integer, nullable=False),
     Column("owner", Text),
+    Column("parents", Text),  # ids, separated by blanks
     UniqueConstraint("job", "claim", name="run_claim"),  # a fire time is claimed once
     Index("run_job_seq", "job", "seq"),
     Index("run_unfinished", "job", sqlite_where=text("state <> 'finished'")),
@@ -115,4 +116,23 @@ cursor = Table(
     Column("value", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+
+pause = Table(
+    "pause",
+    metadata,
+    Column("job", Text, primary_key=True),
+    Column("until", Instant),
+    Column("reason", Text),
+    Column("requested_by", Text),
+    Column("since", Instant, nullable=False),
+)
+
+handover = Table(  # the newest run of a parent that a child has not consumed
+    "handover",
+    metadata,
+    Column("child", Text, primary_key=True),
+    Column("parent", Text, primary_key=True),
+    Column("run_id", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
 )
