@@ -1,11 +1,11 @@
 """A job as the planner sees it: its trigger, its schedule as text to remember, its delay."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from erpsync.core.calendar import spread_delay
 from erpsync.core.job import After, At, Cron, Every, Job, Manual, Schedule
 from erpsync.scheduling.trigger import MOMENT, Trigger, build_trigger, combine
 
@@ -28,12 +28,6 @@ def timetable(job: Job) -> Timetable:
     """
     trigger = build_trigger(job) if job.enabled else combine((), job.timezone)
     return Timetable(job, trigger, schedule_text(job), spread_delay(job.name, job.spread))
-
-
-def spread_delay(name: str, spread: timedelta) -> timedelta:
-    """The part of `spread` that belongs to this name: in [0, spread), whole milliseconds, the same for ever."""
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64
-    return timedelta(milliseconds=int(share * (spread / timedelta(milliseconds=1))))
 
 
 def schedule_text(job: Job) -> str:

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from erpsync.core.calendar import spread_delay
 from erpsync.core.job import At, Cron, Every, Job, Manual, Schedule
-from erpsync.scheduling.timetable import read_schedule, schedule_text, spread_delay, timetable
+from erpsync.scheduling.timetable import read_schedule, schedule_text, timetable
 from erpsync.scheduling.trigger import build_schedule, build_trigger, newest_until, next_after
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
