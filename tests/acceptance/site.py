@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -71,19 +71,23 @@ class Site:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def spawn(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
+        """A daemon that may not be ready yet, and writes to `output`; to be ended by who asked."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "erpsync.cli.main", "daemon"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
     @contextmanager
     def daemon(self) -> Iterator["subprocess.Popen[bytes]"]:
         """A daemon that is ready; killed at the end if it still runs. Its log is added to `outputs`."""
         log = self.folder / f"daemon-{len(self.outputs)}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "erpsync.cli.main", "daemon"],
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
+            process = self.spawn(file)
             try:
                 eventually(
                     lambda: process.poll() is not None or "daemon.started" in log.read_text(),
