@@ -35,7 +35,11 @@ CATCH_UP_LIMIT = "catch_up_limit"
 SCHEDULE_CHANGED = "schedule_changed"
 """Missed: due by a schedule that is no longer in force."""
 OVERLAP = "overlap"
-"""Skipped: a run of the job was not finished yet."""
+"""Skipped: a run of the job was not finished yet, and with overlap = "queue" another one waited behind it."""
+BLACKOUT = "blackout"
+"""Skipped: its nominal time lay on a day of the job's blackout."""
+PAUSED = "paused"
+"""Skipped: the job was paused, and the fire time is not caught up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,13 @@ class Plan:
     runs: tuple[Run, ...]
     marks: tuple[Mark, ...]
     corrected: tuple[Mark, ...] = ()
+
+
+def room(job: Job, live: int, wanted: int) -> int:
+    """How many of `wanted` new runs of a job may be claimed while `live` others are not finished."""
+    if not live or job.overlap in ("allow", "replace"):
+        return wanted
+    return min(wanted, max(0, 2 - live)) if job.overlap == "queue" else 0
 
 
 def plan(

@@ -1,0 +1,164 @@
+"""Handing over: when the parents of a job with an `after` have ended, its run is claimed in the same transaction.
+
+Each parent leaves its newest run for each child; once a child has one of every parent it consumes them all. A job
+whose several `after`s share a parent shares that parent's run among them: the first that is complete takes it.
+The functions that take a connection are parts of store operations.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, func, literal_column, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from erpsync.core.calendar import blackout_end
+from erpsync.core.job import After, Job
+from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id
+from erpsync.scheduling.planner import BLACKOUT, OVERLAP, merge, room
+from erpsync.store import schema
+from erpsync.store.ledger import grow_runs, insert_runs, last_runs
+from erpsync.store.pauses import read_pauses
+
+PARENT = "parent"
+"""Skipped: a parent ended with an outcome that the job does not go on from."""
+_ROW = schema.handover.c
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """`child` runs when the jobs of `after` have ended."""
+
+    child: Job
+    after: After
+
+
+def successions(jobs: Iterable[Job]) -> dict[str, tuple[Succession, ...]]:
+    """Who comes after whom, by the parent's name; jobs that are switched off come after nobody."""
+    rules: dict[str, tuple[Succession, ...]] = {}
+    for job in jobs:
+        for after in job.schedules:
+            if isinstance(after, After) and job.enabled:
+                for parent in dict.fromkeys(after.jobs):
+                    rules[parent] = (*rules.get(parent, ()), Succession(job, after))
+    return rules
+
+
+def hand_over(
+    connection: Connection,
+    finished: Sequence[Run],
+    rules: Mapping[str, Sequence[Succession]],
+    now: datetime,
+) -> list[Run]:
+    """The runs of children whose last missing parent is among `finished`: written, pending or ended as skipped.
+
+    A range that grew counts as ended again; a dry run does not count. To be called in the transaction that
+    finishes the parents, in the order in which they ended.
+    """
+    written: list[Run] = []
+    ended = deque(finished)
+    while ended:
+        parent = ended.popleft()
+        if parent.job not in rules or parent.params.get("dry_run"):
+            continue
+        for rule in rules[parent.job]:
+            _leave(connection, rule.child.name, parent)
+        for rule in rules[parent.job]:
+            new, grown = _take(connection, rule, now)
+            written += new
+            ended += [run for run in (*new, *grown) if run.state is State.FINISHED]
+    return written
+
+
+def take_left(
+    connection: Connection, child: str, rules: Mapping[str, Sequence[Succession]], now: datetime
+) -> list[Run]:
+    """As `hand_over`, for what parents left while `child` was paused; its pause is over."""
+    written: list[Run] = []
+    for rule in (rule for each in rules.values() for rule in each if rule.child.name == child):
+        new, grown = _take(
+            connection, rule, now
+        )  # once taken, the same rule finds nothing under another parent
+        ended = [run for run in (*new, *grown) if run.state is State.FINISHED]
+        written += [*new, *hand_over(connection, ended, rules, now)]
+    return written
+
+
+def forget_parents(connection: Connection, rules: Sequence[Mapping[str, Sequence[Succession]]]) -> list[None]:
+    """Drop what was left for children that do not come after that parent any more (a store operation)."""
+    for each in rules:
+        known = {(rule.child.name, parent) for parent, mine in each.items() for rule in mine}
+        for row in connection.execute(select(_ROW.child, _ROW.parent)).all():
+            if (row.child, row.parent) not in known:
+                connection.execute(
+                    delete(schema.handover).where(_ROW.child == row.child, _ROW.parent == row.parent)
+                )
+    return [None] * len(rules)
+
+
+def _leave(connection: Connection, child: str, parent: Run) -> None:
+    """Keep a parent's run for a child, instead of an older one."""
+    assert parent.outcome is not None
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    values = {"run_id": parent.id, "outcome": parent.outcome.value}
+    connection.execute(
+        dialect.insert(schema.handover)
+        .values(child=child, parent=parent.job, **values)
+        .on_conflict_do_update(index_elements=["child", "parent"], set_=values)
+    )
+
+
+def _take(connection: Connection, rule: Succession, now: datetime) -> tuple[list[Run], list[Run]]:
+    """The child's run where all its parents are there, as one that was written or one that grew."""
+    job, parents = rule.child, set(rule.after.jobs)
+    mine = (_ROW.child == job.name) & _ROW.parent.in_(parents)
+    rows = connection.execute(select(_ROW.run_id, _ROW.outcome).where(mine)).all()
+    if len(rows) < len(parents) or not _in_force(connection, job, now):
+        return [], []
+    connection.execute(delete(schema.handover).where(mine))
+    reason = _refusal(connection, rule, {Outcome(row.outcome) for row in rows}, now)
+    run = _child_run(job, sorted(row.run_id for row in rows), now)
+    if reason is None:
+        return [run for new in insert_runs(connection, [run]) if new], []
+    run = replace(run, state=State.FINISHED, outcome=Outcome.SKIPPED, reason=reason, finished_at=now)
+    last = last_runs(connection, [job.name])
+    fresh, growths = merge([run], last)
+    grow_runs(connection, growths)
+    new = [run for run, new in zip(fresh, insert_runs(connection, fresh), strict=True) if new]
+    return new, [last[job.name] for _ in growths]
+
+
+def _in_force(connection: Connection, job: Job, now: datetime) -> bool:
+    """Whether the child takes runs at all now; a pause keeps what was left for its end."""
+    if (job.start is not None and now < job.start) or (job.end is not None and now >= job.end):
+        return False
+    pause = read_pauses(connection).get(job.name)
+    return pause is None or not pause.holds(now)
+
+
+def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], now: datetime) -> str | None:
+    """Why the child's run is skipped; None: it is to run."""
+    job = rule.child
+    if not outcomes <= rule.after.on:
+        return PARENT
+    if job.on_blackout == "skip" and blackout_end(job, now) is not None:
+        return BLACKOUT
+    live = select(func.count()).where(schema.run.c.job == job.name, literal_column("state <> 'finished'"))
+    return None if room(job, connection.scalar(live) or 0, 1) else OVERLAP
+
+
+def _child_run(job: Job, parents: Sequence[str], now: datetime) -> Run:
+    return Run(
+        id=new_run_id(now),
+        job=job.name,
+        claim="after:" + ",".join(parents),
+        plugin=job.plugin,
+        trigger=RunTrigger.AFTER,
+        created_at=now,
+        instance=job.instance,
+        identity=job.identity,
+        fire_at=now,
+        parents=tuple(parents),
+        priority=job.priority,
+    )
