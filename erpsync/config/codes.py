@@ -12,7 +12,7 @@ CODES = {
     "E105": "a value is not among the allowed ones or out of range",
     "E106": "an obligatory key is missing",
     "E107": "two files define the same table",
-    "E108": "a name leads nowhere: no such instance, identity or job",
+    "E108": "a name leads nowhere: no such instance, identity, job, calendar or pool",
     "E109": "a placeholder is unknown",
     "E110": "a time zone is unknown",
     "E111": "a secret stands where a reference to one belongs, or the reference has no known form",
@@ -25,11 +25,15 @@ CODES = {
     "E118": "a name holds characters that names cannot have",
     "E119": "a secret cannot be had",
     "E120": "a scope does not go with the grant",
+    "E121": "jobs run after one another in a circle",
+    "E122": "a former name belongs to another job",
+    "E123": "a library that is needed is not installed",
     "W101": "an include pattern matches no file",
     "W102": "an environment variable starts with ERPSYNC_ but means nothing",
     "W103": "a scope is obsolete",
     "W104": "a file with a secret can be read by others",
     "W105": "a selector matches no instance, or a job runs nowhere",
+    "W106": "a job runs after one that is disabled",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from erpsync.config.layer import Layer, Spot
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance
-from erpsync.core.job import At, Cron, Every, Job, Schedule
+from erpsync.core.job import After, At, Calendar, Cron, Every, Job, Schedule, Window
 from erpsync.core.problem import Problem, Severity
 from erpsync.core.run import utc_text
 
@@ -58,7 +58,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that erpsync.toml and its files say, without errors; `warnings` are what is worth a look."""
+    """All that erpsync.toml and its files say, without errors.
+
+    `pools` holds the slots of each; `warnings` are what is worth a look.
+    """
 
     path: Path
     daemon: Daemon
@@ -68,6 +71,8 @@ class Configuration:
     instances: Mapping[str, Instance]
     identities: Mapping[str, Identity]
     jobs: Mapping[str, Job]
+    calendars: Mapping[str, Calendar]
+    pools: Mapping[str, int]
     warnings: tuple[Problem, ...]
     files: Document = field(repr=False, compare=False)
 
@@ -142,6 +147,8 @@ def _schedule(schedule: Schedule) -> object:
             return {"every": duration_text(every), **({"offset": duration_text(offset)} if offset else {})}
         case At(at):
             return {"at": utc_text(at)}
+        case After(jobs, on):
+            return {"after": list(jobs), "on": _plain(on)}
     return "manual"
 
 
@@ -151,8 +158,16 @@ def _plain(value: object) -> object:
             return duration_text(value)
         case datetime():
             return utc_text(value)
+        case time():
+            return value.isoformat("minutes")
         case frozenset():
             return sorted(value)
+        case tuple():
+            return [_plain(part) for part in value]
+        case Calendar():
+            return value.name
+        case Window(opens, closes, at_end):
+            return {"from": _plain(opens), "to": _plain(closes), "at_end": at_end}
     return value
 
 

@@ -32,7 +32,7 @@ class Document:
     found: dict[tuple[object, ...], Problem] = field(default_factory=dict)
 
     def named(self, section: str) -> Mapping[str, Table]:
-        """The tables of "jobs", "identities" or "instances" by their names."""
+        """The tables of a section like "jobs" or "calendars" by their names."""
         return self.root.get(section, {})  # type: ignore[return-value]  # merging lets nothing but tables in
 
     def add(

@@ -16,13 +16,16 @@ from erpsync.config.reading import (
     judge_template,
     read_section,
 )
+from erpsync.config.relation import Relations, former_names
 from erpsync.config.schedule import read_schedules
 from erpsync.config.section import IdentitySection, JobSection
 from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance
-from erpsync.core.job import Job, RetryPolicy, Schedule
+from erpsync.core.job import Calendar, Job, RetryPolicy, Schedule, Window
 
-_OWN = frozenset({"instances", "identity", "schedule", "settings", "timezone", "retry"})
+_OWN = frozenset({
+    "instances", "identity", "schedule", "settings", "timezone", "retry", "blackout", "window", "pool", "formerly",
+})  # fmt: skip
 """Keys that do not go into a job as they are."""
 
 
@@ -32,11 +35,14 @@ class FanOut:
 
     document: Document
     instances: Mapping[str, Instance]
+    calendars: Mapping[str, Calendar]
+    pools: Mapping[str, int]
     timezone: str
     jobs: dict[str, Job] = field(default_factory=dict)
     identities: dict[str, Identity] = field(default_factory=dict)
     _read: set[tuple[str, str]] = field(default_factory=set)
     _placed: dict[str, set[str]] = field(default_factory=dict)
+    _names: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         """Read all identities that have an instance and all jobs."""
@@ -53,6 +59,7 @@ class FanOut:
             if name not in used:
                 judge_template(self.document, IdentitySection, table, beneath("identities", name))
         self._check_overrides()
+        self.jobs = Relations(self.document, self.jobs, self._names, self._placed.keys()).related()
 
     def _definition(self, definition: str, table: Table) -> None:
         """Read the jobs of one definition."""
@@ -133,11 +140,12 @@ class FanOut:
         section = read_section(self.document, JobSection, table, spot.where)
         schedules = self._schedules(table, spot.where)
         who = self._identity(spot, identity, instance) if isinstance(identity, str) else None
+        name = f"{spot.definition}@{instance.name}" if instance and "instances" in table else spot.definition
+        self._names.add(name)
         if section is None:
             return
         if section.start and section.end and section.end <= section.start:
             self.document.add("E105", "end must be later than start", spot.where(("end",)))
-        name = f"{spot.definition}@{instance.name}" if instance and "instances" in table else spot.definition
         self.jobs[name] = Job(
             name=name,
             definition=spot.definition,
@@ -147,6 +155,10 @@ class FanOut:
             settings=section.settings or {},
             timezone=self._timezone(spot, section, instance),
             retry=RetryPolicy(**section.retry.model_dump(exclude_unset=True) if section.retry else {}),
+            blackout=tuple(self._blackout(spot, section.blackout or ())),
+            window=Window(found.from_, found.to, found.at_end) if (found := section.window) else None,
+            pool=self._pool(spot, section.pool),
+            formerly=former_names(name, section.formerly or ()),
             **{key: getattr(section, key) for key in section.model_fields_set - _OWN},
         )
 
@@ -155,6 +167,18 @@ class FanOut:
         for complaint in wrong:
             complain(self.document, complaint, lambda keys: where(("schedule", *keys)))
         return schedules
+
+    def _blackout(self, spot: Spot, names: Iterable[str]) -> Iterator[Calendar]:
+        for index, name in enumerate(names):
+            if name in self.calendars:
+                yield self.calendars[name]
+            else:
+                self._unknown("calendar", name, self.calendars, spot.where(("blackout", index)))
+
+    def _pool(self, spot: Spot, name: str | None) -> str | None:
+        if name is not None and name not in self.pools:
+            self._unknown("pool", name, self.pools, spot.where(("pool",)))
+        return name
 
     def _timezone(self, spot: Spot, section: JobSection, instance: Instance | None) -> str:
         """The nearest zone: the job's own, its instance's, that of [defaults], the daemon's."""

@@ -10,9 +10,9 @@ from erpsync.config.words import NOT_YET_HELP
 from erpsync.core.problem import Problem
 
 SINGLE = ("daemon", "control", "metrics", "secrets", "defaults")
-NAMED = ("identities", "jobs", "instances")
-ANCHORED = ("defaults", *NAMED)
-NOT_YET = ("calendars", "pools", "notices")
+NAMED = ("identities", "jobs", "instances", "calendars", "pools")
+ANCHORED = ("defaults", "identities", "jobs", "instances")
+NOT_YET = ("notices",)
 
 
 def read_main(path: Path) -> Document:

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from erpsync.config.calendar import read_calendars, read_pools
 from erpsync.config.configuration import Configuration, Control, Daemon, Metrics
 from erpsync.config.document import Document
 from erpsync.config.environment import apply_environment, check_environment
@@ -22,10 +24,11 @@ S = TypeVar("S", bound=Section)
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 
 
-def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
+def load_configuration(path: Path, environ: Mapping[str, str], *, today: date | None = None) -> Configuration:
     """The configuration that `path` and its includes say, with the overrides of `environ`.
 
-    Missing secrets are no error here: they keep only their jobs from running (see `secret_problems`).
+    The holidays of countries are those around `today`; without it, around today's date in UTC. Missing secrets
+    are no error here: they keep only their jobs from running (see `secret_problems`).
 
     Raises:
         ConfigError: with every problem that was found, in the order of files and lines.
@@ -40,7 +43,9 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
     metrics = _section(document, "metrics", MetricsSection)
     secrets = _section(document, "secrets", SecretsSection)
     instances = read_instances(document)
-    fanned = FanOut(document, instances, daemon.timezone)
+    calendars = read_calendars(document, today or datetime.now(UTC).date())
+    pools = read_pools(document)
+    fanned = FanOut(document, instances, calendars, pools, daemon.timezone)
     fanned.run()
     check_urls(document)
     check_targets(document, fanned.jobs.values())
@@ -57,6 +62,8 @@ def load_configuration(path: Path, environ: Mapping[str, str]) -> Configuration:
         instances=instances,
         identities=fanned.identities,
         jobs=fanned.jobs,
+        calendars=calendars,
+        pools=pools,
         warnings=problems,
         files=document,
     )

@@ -9,7 +9,9 @@ from pydantic.json_schema import models_json_schema
 
 from erpsync.config.configuration import duration_text
 from erpsync.config.section import (
+    AfterTable,
     AtTable,
+    CalendarSection,
     ControlSection,
     CronTable,
     DaemonSection,
@@ -18,6 +20,7 @@ from erpsync.config.section import (
     InstanceSection,
     JobSection,
     MetricsSection,
+    PoolSection,
     SecretsSection,
     Section,
 )
@@ -25,7 +28,7 @@ from erpsync.core.job import Job, RetryPolicy
 
 _MODELS: tuple[type[Section], ...] = (
     DaemonSection, ControlSection, MetricsSection, SecretsSection, IdentitySection, InstanceSection, JobSection,
-    CronTable, EveryTable, AtTable,
+    CronTable, EveryTable, AtTable, AfterTable, CalendarSection, PoolSection,
 )  # fmt: skip
 
 
@@ -52,6 +55,8 @@ def json_schema(plugin_settings: Mapping[str, dict[str, Any]]) -> dict[str, Any]
             "identities": _named({"$ref": "#/$defs/IdentitySection"}),
             "jobs": _named({"$ref": "#/$defs/AnyJob"}),
             "instances": _named({"$ref": "#/$defs/InstanceSection"}),
+            "calendars": _named({"$ref": "#/$defs/CalendarSection"}),
+            "pools": _named({"$ref": "#/$defs/PoolSection"}),
         },
         "$defs": definitions,
     }
@@ -64,10 +69,10 @@ def _named(schema: dict[str, Any]) -> dict[str, Any]:
 def _complete_job(definitions: dict[str, Any]) -> None:
     """Give jobs the core's defaults; any layer may hold any key, so none is obligatory in one place."""
     job, retry = definitions["JobSection"], definitions["RetrySection"]
-    del job["required"]
+    del job["required"], definitions["WindowSection"]["required"]
     _add_defaults(job["properties"], Job)
     _add_defaults(retry["properties"], RetryPolicy)
-    tables = [{"$ref": f"#/$defs/{model.__name__}"} for model in (CronTable, EveryTable, AtTable)]
+    tables = [{"$ref": f"#/$defs/{model.__name__}"} for model in (CronTable, EveryTable, AtTable, AfterTable)]
     one = [{"type": "string"}, *tables]
     job["properties"]["schedule"] = {
         "anyOf": [*one, {"type": "array", "items": {"anyOf": one}, "minItems": 1}]

@@ -1,7 +1,7 @@
 """The sections of erpsync.toml as pydantic models; their defaults are those of the core's values."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
@@ -16,18 +16,23 @@ from pydantic import (
     Field,
     PlainValidator,
     WithJsonSchema,
+    model_validator,
 )
 
 from erpsync.config.document import did_you_mean
 from erpsync.config.reference import reference_from
 from erpsync.config.words import NOT_YET_HELP, fault, kind_of
 from erpsync.core.duration import parse_duration
-from erpsync.core.job import Dst
+from erpsync.core.job import After, Dst
+from erpsync.core.run import Outcome
 from erpsync.core.secret import SecretReference
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)/([smh])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_WEEKDAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
+_LEAP_YEAR = 2000
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -159,6 +164,53 @@ def _state(value: object) -> str:
     return "sqlite"
 
 
+def _time(value: object) -> time:
+    found = _TIME.fullmatch(_text(value, '"22:00"'))
+    if not found:
+        hint = 'the end of the day is "00:00"' if value == "24:00" else ""
+        raise fault("E105", '{key} must be a time of day from "00:00" to "23:59"', hint)
+    return time(int(found[1]), int(found[2]))
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _day(value: object) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    text = _text(value, '"2026-12-31"')
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007  # a day, in whatever zone
+    except ValueError as error:
+        raise fault("E105", f'{{key}} must be a day like "2026-12-31", not "{text}"') from error
+
+
+def _day_of_year(value: object) -> tuple[int, int]:
+    text = _text(value, '"12-31"')
+    try:
+        day = datetime.strptime(f"{_LEAP_YEAR}-{text}", "%Y-%m-%d")  # noqa: DTZ007  # as above
+    except ValueError as error:
+        raise fault("E105", f'{{key}} must be month and day like "12-31", not "{text}"') from error
+    return day.month, day.day
+
+
+def _weekday(value: object) -> int:
+    text = _text(value, '"SAT"')
+    if text.upper() not in _WEEKDAYS:
+        message = f'{{key}} must be one of {", ".join(_WEEKDAYS)}, not "{text}"'
+        raise fault("E105", message, did_you_mean(text.upper(), _WEEKDAYS))
+    return _WEEKDAYS.index(text.upper())
+
+
+def _month_day(value: object) -> int:
+    if value == "L":
+        return -1
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 31:
+        raise fault("E105", '{key} must be a day from 1 to 31, or "L" for the last one of the month')
+    return value
+
+
 def _references(value: object) -> tuple[SecretReference, ...]:
     elements = value if isinstance(value, list) else [value]
     if not elements:
@@ -191,6 +243,10 @@ _REFERENCES_SCHEMA = {
     "description": "where the secret is found, never the secret; a list of two for roll-over",
 }
 _LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+_TIME_SCHEMA = {"type": "string", "pattern": r"^([01]\d|2[0-3]):[0-5]\d$|\$\{", "examples": ["22:00"]}
+_DAY_SCHEMA = {"description": "a day, like 2026-12-31, quoted or not", "examples": ["2026-12-31"]}
+_DAY_OF_YEAR_SCHEMA = {"type": "string", "pattern": r"^\d\d?-\d\d?$", "examples": ["12-31"]}
+_MONTH_DAY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 31}, {"const": "L"}]}
 _INSTANT_SCHEMA: dict[str, Any] = {"description": "an offset date-time, like 2026-12-31T23:00:00+02:00"}
 
 Text = Annotated[str, Field(min_length=1)]
@@ -209,6 +265,11 @@ Span = Annotated[
     timedelta, PlainValidator(_duration), AfterValidator(_positive), WithJsonSchema(_DURATION_SCHEMA)
 ]
 Instant = Annotated[datetime, PlainValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
+TimeOfDay = Annotated[time, PlainValidator(_time), WithJsonSchema(_TIME_SCHEMA)]
+Day = Annotated[date, PlainValidator(_day), WithJsonSchema(_DAY_SCHEMA)]
+DayOfYear = Annotated[tuple[int, int], PlainValidator(_day_of_year), WithJsonSchema(_DAY_OF_YEAR_SCHEMA)]
+Weekday = Annotated[int, PlainValidator(_weekday), WithJsonSchema({"enum": list(_WEEKDAYS)})]
+MonthDay = Annotated[int, PlainValidator(_month_day), WithJsonSchema(_MONTH_DAY_SCHEMA)]
 Rate = Annotated[float, PlainValidator(_rate), WithJsonSchema({"type": "string", "examples": ["10/s"]})]
 Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "string", "examples": ["512MiB"]})]
 Mode = Annotated[str, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
@@ -308,6 +369,35 @@ class AtTable(Section):
     at: Instant
 
 
+class AfterTable(Section):
+    after: Annotated[Names, Field(min_length=1)]
+    on: Annotated[frozenset[Outcome], BeforeValidator(_list), Field(min_length=1)] = After(()).on
+
+
+class CalendarSection(Section):
+    dates: Annotated[tuple[Day, ...], BeforeValidator(_one_or_many)] = ()
+    yearly: Annotated[tuple[DayOfYear, ...], BeforeValidator(_one_or_many)] = ()
+    weekdays: Annotated[tuple[Weekday, ...], BeforeValidator(_one_or_many)] = ()
+    month_days: Annotated[tuple[MonthDay, ...], BeforeValidator(_one_or_many)] = ()
+    holidays: Text | None = Field(default=None, examples=["BG", "DE-BY"])
+
+
+class PoolSection(Section):
+    slots: Positive
+
+
+class WindowSection(Section):
+    from_: TimeOfDay = Field(alias="from")
+    to: TimeOfDay
+    at_end: Literal["finish", "checkpoint"] = "finish"
+
+    @model_validator(mode="after")
+    def _opens_at_all(self) -> "WindowSection":
+        if self.from_ == self.to:
+            raise fault("E105", "{key} opens and closes at the same time", "leave it out for the whole day")
+        return self
+
+
 class RetrySection(Section):
     """As a job: only what is set counts."""
 
@@ -340,7 +430,15 @@ class JobSection(Section):
     catch_up_limit: Natural | None = None
     timeout: Span | None = None
     retry: RetrySection | None = None
-    overlap: Literal["skip", "allow"] | None = None
+    overlap: Literal["skip", "queue", "replace", "allow"] | None = None
+    blackout: Names | None = None
+    on_blackout: Literal["skip", "postpone"] | None = None
+    window: WindowSection | None = None
+    start_by: Span | None = None
+    due_by: TimeOfDay | None = None
+    expected_duration: Span | None = None
+    formerly: Names | None = None
+    pool: Text | None = None
     priority: Whole | None = None
     isolation: Literal["task", "process"] | None = None
     memory: Size | None = None

@@ -14,12 +14,9 @@ from erpsync.config.source import Keys
 NOT_YET_HELP = "not available in this version"
 
 NOT_YET_KEYS = frozenset({
-    "retention", "seal_key", "private_key", "formerly", "blackout", "on_blackout", "window", "start_by", "due_by",
-    "pool", "notices", "expected_duration", "ping",
+    "retention", "seal_key", "private_key", "notices", "ping",
 })  # fmt: skip
-NOT_YET_VALUES = frozenset(
-    {"reference_token", "authorization_code", "private_key_jwt", "none", "queue", "replace"}
-)
+NOT_YET_VALUES = frozenset({"reference_token", "authorization_code", "private_key_jwt", "none"})
 
 _EXPECTED = {
     "string_type": "text",
@@ -103,12 +100,12 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> Complaint:
         return Complaint("E103", keys, f'unknown key "{keys[-1]}"', hint)
     if kind == "missing":
         return Complaint("E106", keys, f"{name} is missing")
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         return _not_allowed(keys, name, value, str(context["expected"]))
     if kind in _LIMITS:
         limit, words = _LIMITS[kind]
         return Complaint("E105", keys, f"{name} must be {words} {context[limit]}, not {value}")
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return Complaint("E105", keys, f"{name} must not be empty")
     if kind in _EXPECTED:
         return Complaint("E104", keys, f"{name} must be {_EXPECTED[kind]}, not {kind_of(value)}")

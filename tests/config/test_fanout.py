@@ -1,11 +1,11 @@
 """Layers of settings, fan-out over instances, identities from templates, placeholders."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from erpsync.core.job import At, Cron, Every, Manual, RetryPolicy
+from erpsync.core.job import At, Cron, Every, Manual, RetryPolicy, Window
 from erpsync.core.problem import Problem
 from erpsync.core.secret import SecretReference
 from tests.config.conftest import ACME, BETA, NIGHT, Load
@@ -161,7 +161,8 @@ def test_every_key_of_a_job_reaches_it(load: Load) -> None:
             more='description = "d"\ndst = "literal"\nstart = 2026-01-01T00:00:00Z\nend = 2027-01-01T00:00:00Z\n'
             'catch_up = "all"\ncatch_up_window = "2d"\ncatch_up_limit = 3\noverlap = "allow"\npriority = -1\n'
             'isolation = "process"\nmemory = "512MiB"\nrepeatable = true\nmax_failed = 7\n'
-            "retry = { timed_out = true }"
+            'on_blackout = "postpone"\nstart_by = "2h"\ndue_by = "06:30"\nexpected_duration = "20m"\n'
+            'window = { from = "22:00", to = "06:00" }\nretry = { timed_out = true }'
         )
     ).jobs["orders"]
     assert (orders.description, orders.dst, orders.overlap, orders.priority) == ("d", "literal", "allow", -1)
@@ -169,6 +170,26 @@ def test_every_key_of_a_job_reaches_it(load: Load) -> None:
     assert (orders.catch_up, orders.catch_up_window, orders.catch_up_limit) == ("all", timedelta(days=2), 3)
     assert (orders.isolation, orders.memory, orders.repeatable) == ("process", 512 << 20, True)
     assert (orders.max_failed, orders.retry.timed_out) == (7, True)
+    assert (orders.on_blackout, orders.start_by, orders.due_by) == (
+        "postpone", timedelta(hours=2), time(6, 30)
+    )  # fmt: skip
+    assert orders.expected_duration == timedelta(minutes=20)
+    assert orders.window == Window(time(22), time(6), "finish")
+
+
+def test_a_window_merges_like_every_table(load: Load) -> None:
+    """An instance may close earlier and leave the rest to the job."""
+    window = 'window = { from = "22:00", to = "06:00", at_end = "checkpoint" }'
+    configuration = load(
+        job(more=f'instances = ["*"]\n{window}') + ACME + 'jobs.orders.window.to = "04:30"\n'
+    )
+    assert configuration.jobs["orders@acme"].window == Window(time(22), time(4, 30), "checkpoint")
+
+
+@pytest.mark.parametrize("overlap", ["skip", "queue", "replace", "allow"])
+def test_overlap_has_four_words(load: Load, overlap: str) -> None:
+    """Each reaches the job."""
+    assert load(job(more=f'overlap = "{overlap}"')).jobs["orders"].overlap == overlap
 
 
 def test_every_key_of_an_instance_and_an_identity_reaches_it(load: Load) -> None:

@@ -1,5 +1,7 @@
 """What `jobs show` needs, and placing problems that other rooms find."""
 
+import json
+
 from erpsync.config.configuration import Origin
 from tests.config.conftest import ACME, NIGHT, Load
 
@@ -49,6 +51,39 @@ def test_the_document_is_the_whole_effective_job(load: Load) -> None:
     assert settings["target"] == {"url": "sqlite:///acme.db", "table": "o"}
     keys = {key.split(".")[0] for key in configuration.origins("orders@acme")}
     assert keys == document.keys() - {"name", "definition", "instance"}
+
+
+def test_the_document_tells_times_as_the_file_does(load: Load) -> None:
+    """Calendars by name, a window and a time of day as text, other jobs by their full names; each with its place."""
+    configuration = load(
+        '[calendars.bulgaria]\nholidays = "BG"\n[pools.dock]\nslots = 2\n'
+        '[jobs.first]\nplugin = "mirror"\ninstances = ["acme"]\n'
+        '[jobs.orders]\nplugin = "mirror"\ninstances = ["acme"]\nformerly = ["old"]\nblackout = "bulgaria"\n'
+        'window = { from = "22:00", to = "06:00" }\nstart_by = "90m"\ndue_by = "06:30"\npool = "dock"\n'
+        'schedule = { after = "first", on = ["skipped", "failed"] }\n' + ACME
+    )
+    document, origins = (
+        configuration.document(configuration.jobs["orders@acme"]),
+        configuration.origins("orders@acme"),
+    )
+    assert document["schedule"] == [{"after": ["first@acme"], "on": ["failed", "skipped"]}]
+    assert (document["blackout"], document["formerly"], document["pool"]) == (
+        ["bulgaria"],
+        ["old@acme"],
+        "dock",
+    )
+    assert document["window"] == {"from": "22:00", "to": "06:00", "at_end": "finish"}
+    assert (document["start_by"], document["due_by"], document["expected_duration"]) == (
+        "1h30m",
+        "06:30",
+        None,
+    )
+    assert json.loads(json.dumps(document)) == document
+    file = str(configuration.path)
+    assert origins["window.from"] == Origin("job", file, 13, 12)
+    assert origins["window.at_end"] == Origin("default")
+    assert origins["blackout"] == Origin("job", file, 12, 1)
+    assert origins["formerly"] == Origin("job", file, 11, 1)
 
 
 def test_the_daemons_zone_is_an_origin_too(load: Load) -> None:

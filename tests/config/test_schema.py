@@ -54,7 +54,11 @@ def test_a_job_has_all_its_keys_with_the_defaults_that_hold() -> None:
     job = definitions["AnyJob"]["properties"]
     assert job.keys() == {field.alias or name for name, field in JobSection.model_fields.items()}
     assert (job["timeout"]["default"], job["overlap"]["default"]) == ("1h", "skip")
-    assert job["overlap"]["enum"] == ["skip", "allow"]
+    assert job["overlap"]["enum"] == ["skip", "queue", "replace", "allow"]
+    assert (job["on_blackout"]["default"], job["window"]) == ("skip", {"$ref": "#/$defs/WindowSection"})
+    assert definitions["WindowSection"]["properties"].keys() == {"from", "to", "at_end"}
+    assert "required" not in definitions["WindowSection"]
+    assert {"$ref": "#/$defs/AfterTable"} in job["schedule"]["anyOf"]
     assert definitions["RetrySection"]["properties"]["attempts"]["default"] == 3
     assert job.keys() - definitions["InstanceJob"]["properties"].keys() == {"instances"}
     assert not [node for node in nodes(definitions) if node.get("type") == "null"]

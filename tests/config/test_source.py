@@ -3,7 +3,7 @@
 import json
 import tomllib
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,25 @@ from erpsync.config.source import Keys, Source, read_source, shown
 from erpsync.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-VALID = "\n".join(file.read_text() for file in sorted((ROOT / "config").rglob("*.toml")))
+TIMES = """
+[calendars.weekend]
+weekdays = ["SAT", "SUN"]
+dates = [2026-12-31]
+yearly = ["12-31"]
+holidays = "DE-BY"
+[pools.dock]
+slots = 2
+[jobs.report]
+plugin = "mirror"
+instances = ["*"]
+schedule = ["@daily", { after = ["products", "ping"], on = ["failed"] }]
+formerly = ["summary", "rates@example"]
+blackout = "weekend"
+window = { from = "22:00", to = "06:00" }
+due_by = "06:30"
+pool = "dock"
+"""
+VALID = "\n".join(file.read_text() for file in sorted((ROOT / "config").rglob("*.toml"))) + TIMES
 PIECES = [
     *(
         "[",
@@ -54,7 +72,22 @@ PIECES = [
     *("with", "schedule", "jobs", "include", "[defaults]", "tag:", ".x=1", "file = ", "x = ", "a.b.c = 1\n"),
 ]
 TEXTS = ["\0", "${instance}", "https://a:b@c", "night", "example", "*", "1s", "10/s", "Europe/Sofia", "env:"]
-KEYS = ["secret", "file", "cron", "every", "at", "url", "table", "x", "enabled", "with"]
+TEXTS += ["report", "products@example", "weekend", "22:00", "BG", "-BY", "L"]
+KEYS = [
+    "secret",
+    "file",
+    "cron",
+    "every",
+    "at",
+    "url",
+    "table",
+    "x",
+    "enabled",
+    "with",
+    "after",
+    "on",
+    "from",
+]
 VALUES = st.recursive(
     st.sampled_from([*PIECES, *TEXTS, True, 0, -1, 1.5])
     | st.datetimes().map(lambda instant: instant.replace(microsecond=0)),
@@ -207,7 +240,7 @@ def _toml(value: object) -> str:
         return "{" + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return value.isoformat() if isinstance(value, datetime) else json.dumps(value, ensure_ascii=False)
+    return value.isoformat() if isinstance(value, date) else json.dumps(value, ensure_ascii=False)
 
 
 def _written(tree: dict[str, object], prefix: tuple[str, ...]) -> tuple[list[str], dict[Keys, int]]:
