@@ -55,6 +55,13 @@ def blackout_end(job: Job, instant: datetime) -> datetime | None:
     return _first(job, instant, time(), lambda wall: not _dark_day(job, wall.date()), limit) or limit
 
 
+def next_blackout(job: Job, instant: datetime, limit: datetime) -> datetime | None:
+    """When a blackout holds first, from `instant` on and before `limit`; None: nowhere there."""
+    if not job.blackout:
+        return None
+    return _first(job, instant, time(), lambda wall: _dark_day(job, wall.date()), limit)
+
+
 def window_end(job: Job, instant: datetime) -> datetime | None:
     """When the window that `instant` lies in closes; None where it lies in none, or the job has none."""
     window = job.window

@@ -1,28 +1,32 @@
 """The planner: from timetables, marks and the time, what is due, caught up, missed and skipped. Pure.
 
 Fire times up to a job's mark are in the ledger. One is due when its delay has passed too, and *late* when more
-than the grace has passed since. Of several due at one look only the newest can be on time; for the others, and
-for a newest that is late, `catch_up` decides. Misses are kept as ranges, found from both their ends, so a long
-downtime costs no more than a short one.
+than the grace has passed since. A nominal time on a day of the blackout is skipped, or kept for its end. Of the
+others that are due at one look only the newest can be on time; for the rest, and for a newest that is late,
+`catch_up` decides. What passes without a run is kept as ranges, found from both their ends, so a long downtime
+costs no more than a short one.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import islice, takewhile
+from itertools import chain, islice, pairwise, takewhile
 
+from erpsync.core.calendar import blackout_end, next_blackout
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
 from erpsync.scheduling.timetable import Timetable, read_schedule
 from erpsync.scheduling.trigger import MOMENT, Trigger, newest_until, next_after
 from erpsync.store.ledger import Growth
 from erpsync.store.marks import Mark
+from erpsync.store.pauses import Pause
 
 CORRECTION = timedelta(hours=3)
 """A clock set back by more than this was wrong before: marks return to it. By less: they hold."""
 COUNTED = 1000
 """Fire times of a range are counted up to this many; beyond it the count is UNKNOWN."""
 UNKNOWN = -1
+_STEPS = 5 * COUNTED  # fire times counted in all ranges of one job and look
 
 LATE = "late"
 """Missed: a newer fire time was due by the time we looked, and stands for it (catch_up = "last")."""
@@ -58,114 +62,254 @@ def room(job: Job, live: int, wanted: int) -> int:
     return min(wanted, max(0, 2 - live)) if job.overlap == "queue" else 0
 
 
-def plan(
-    timetables: Iterable[Timetable], marks: Mapping[str, Mark], live: Mapping[str, int], now: datetime
-) -> Plan:
-    """What `now` asks for; `live` counts each job's runs that are claimed and not finished."""
-    runs: list[Run] = []
-    fresh: list[Mark] = []
-    corrected: list[Mark] = []
-    for table in timetables:
-        mark = marks.get(table.job.name)
-        if mark is not None and mark.until - now > CORRECTION:
-            corrected.append(mark)
-        found, until = _plan_job(table, mark, live.get(table.job.name, 0), now)
-        runs += found
-        if until is not None:
-            fresh.append(Mark(table.job.name, table.schedule, until))
-    return Plan(tuple(runs), tuple(fresh), tuple(corrected))
-
-
-def _plan_job(
-    table: Timetable, mark: Mark | None, live: int, now: datetime
-) -> tuple[Sequence[Run], datetime | None]:
-    """The runs of one job and where its mark goes; None: it stays."""
-    if mark is None:
-        return (), now if table.schedule else None
-    if mark.schedule != table.schedule:
-        return _abandoned(table.job, mark, now), now
-    if mark.until - now > CORRECTION:
-        return (), now
-    newest = newest_until(table.trigger, now - table.delay)
-    if newest is None or newest <= mark.until:
-        return (), None
-    return _due(table, mark.until, newest, live, now), newest
-
-
-def _abandoned(job: Job, mark: Mark, now: datetime) -> Sequence[Run]:
-    """The open span of a schedule that is no longer in force."""
-    try:
-        old = read_schedule(mark.schedule)
-    except ValueError:  # a newer version wrote it: that something may be missing is all we know
-        return [_missed(job, Span(mark.until + MOMENT, now, UNKNOWN), SCHEDULE_CHANGED, now)]
-    return [_missed(job, span, SCHEDULE_CHANGED, now) for span in _spans(old, mark.until, now)]
-
-
-def _due(table: Timetable, after: datetime, newest: datetime, live: int, now: datetime) -> Sequence[Run]:
-    """The runs for the fire times later than `after` up to `newest`, the oldest first."""
-    job, trigger = table.job, table.trigger
-    horizon = now - table.delay  # a fire time is as late as it lies before this
-    on_time = newest >= horizon - job.grace
-    window = max(after, horizon - job.catch_up_window - MOMENT)  # what may be caught up is later than this
-    chosen = _caught_up(table, window, newest, on_time)
-    if on_time:
-        chosen.append(newest)
-    first = chosen[0] if chosen else newest + MOMENT  # before this all is missed
-    if job.catch_up == "none":
-        missed = [(CATCH_UP_NONE, after, first - MOMENT)]
-    else:
-        reason = LATE if job.catch_up == "last" else CATCH_UP_LIMIT
-        border = min(window, first - MOMENT)
-        missed = [(CATCH_UP_WINDOW, after, border), (reason, border, first - MOMENT)]
-    runs = [
-        _missed(job, span, reason, now) for reason, low, high in missed for span in _spans(trigger, low, high)
-    ]
-    if chosen and live and job.overlap == "skip":
-        return [*runs, _skipped(job, Span(chosen[0], chosen[-1], len(chosen)), now)]
-    return [*runs, *(_pending(job, fire, now, late=fire != newest or not on_time) for fire in chosen)]
-
-
-def _caught_up(table: Timetable, window: datetime, newest: datetime, on_time: bool) -> list[datetime]:
-    """The late fire times that run all the same, the oldest first."""
-    job = table.job
-    if job.catch_up == "none" or (job.catch_up == "last" and on_time):
-        return []
-    limit = 1 if job.catch_up == "last" else job.catch_up_limit
-    late = table.trigger.until(newest - MOMENT if on_time else newest)
-    return [*islice(takewhile(lambda fire: fire > window, late), limit)][::-1]
-
-
 @dataclass(frozen=True, slots=True)
 class Span:
     """The fire times from `first` to `last`; `count` is UNKNOWN beyond COUNTED."""
 
     first: datetime
     last: datetime
-    count: int
+    count: int = UNKNOWN
 
 
-def _spans(trigger: Trigger, after: datetime, until: datetime) -> list[Span]:
-    """The fire times later than `after` up to `until` as one span; an empty list where there are none."""
-    first = next_after(trigger, after) if after < until else None
-    if first is None or first > until:
-        return []
-    newest_first = takewhile(lambda fire: fire > after, trigger.until(until))
-    count = sum(1 for _ in islice(newest_first, COUNTED + 1))
-    last = newest_until(trigger, until)
-    assert last is not None
-    return [Span(first, last, count if count <= COUNTED else UNKNOWN)]
+def plan(
+    timetables: Iterable[Timetable],
+    marks: Mapping[str, Mark],
+    live: Mapping[str, int],
+    now: datetime,
+    *,
+    resumed: Mapping[str, Pause] | None = None,
+    taken: Mapping[str, Sequence[Span]] | None = None,
+) -> Plan:
+    """What `now` asks for; `live` counts each job's runs that are claimed and not finished.
+
+    `resumed` are pauses that have ended. `taken` are the spans that the ledger holds beyond a job's mark; they
+    are nobody's any more.
+    """
+    runs: list[Run] = []
+    fresh: list[Mark] = []
+    corrected: list[Mark] = []
+    for table in timetables:
+        name = table.job.name
+        mark = marks.get(name)
+        if mark is not None and mark.until - now > CORRECTION:
+            corrected.append(mark)
+        look = _Look(
+            table, live.get(name, 0), now, (resumed or {}).get(name), tuple((taken or {}).get(name, ()))
+        )
+        found, until = _plan_job(look, mark)
+        runs += found
+        if until is not None:
+            fresh.append(Mark(name, table.schedule, until))
+    return Plan(tuple(runs), tuple(fresh), tuple(corrected))
 
 
-def _pending(job: Job, fire: datetime, now: datetime, *, late: bool) -> Run:
-    return _run(job, fire, now, RunTrigger.CATCH_UP if late else RunTrigger.SCHEDULE)
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One job as it is looked at."""
+
+    table: Timetable
+    live: int
+    now: datetime
+    pause: Pause | None
+    taken: Sequence[Span]
+
+    @property
+    def horizon(self) -> datetime:
+        """Fire times up to here are due; each is as late as it lies before this."""
+        return self.now - self.table.delay
+
+    def is_taken(self, instant: datetime) -> bool:
+        return any(span.first <= instant <= span.last for span in self.taken)
+
+    def is_dark(self, instant: datetime) -> bool:
+        job = self.table.job
+        return job.on_blackout == "skip" and blackout_end(job, instant) is not None
+
+    def is_paused(self, instant: datetime) -> bool:
+        pause = self.pause
+        return pause is not None and pause.since <= instant + self.table.delay < (pause.until or self.now)
 
 
-def _missed(job: Job, span: Span, reason: str, now: datetime) -> Run:
-    return _ended(job, span, Outcome.MISSED, reason, now)
+def _plan_job(look: _Look, mark: Mark | None) -> tuple[Sequence[Run], datetime | None]:
+    """The runs of one job and where its mark goes; None: it stays."""
+    table, now = look.table, look.now
+    if mark is None:
+        return (), now if table.schedule else None
+    if mark.schedule != table.schedule:
+        return _abandoned(look, mark), now
+    if mark.until - now > CORRECTION:
+        return (), now
+    newest = newest_until(table.trigger, look.horizon)
+    if newest is None or newest <= mark.until:
+        return (), None
+    return _due(look, mark.until, newest), newest
 
 
-def _skipped(job: Job, span: Span, now: datetime) -> Run:
-    return _ended(job, span, Outcome.SKIPPED, OVERLAP, now)
+def _abandoned(look: _Look, mark: Mark) -> Sequence[Run]:
+    """The open span of a schedule that is no longer in force."""
+    job, now = look.table.job, look.now
+    try:
+        old = read_schedule(mark.schedule)
+    except ValueError:  # a newer version wrote it: that something may be missing is all we know
+        span = Span(mark.until + MOMENT, now)
+        return [_ended(job, span, Outcome.MISSED, SCHEDULE_CHANGED, now)]
+    record = _Record(look, old)
+    for low, high in _stretches(look, mark.until, now):
+        if look.is_taken(high):
+            record.interrupt()
+        else:
+            record.passed(low, high, Outcome.MISSED, SCHEDULE_CHANGED)
+    return record.runs()
+
+
+def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
+    """The runs for the fire times later than `after` up to `newest`, the oldest first."""
+    job, trigger = look.table.job, look.table.trigger
+    stretches = _stretches(look, after, newest)
+    window = max(
+        after, look.horizon - job.catch_up_window - MOMENT
+    )  # what may be caught up is later than this
+    chosen, on_time = _chosen(look, _open_fires(look, stretches, newest), window)
+    before = (chosen[0] if chosen else newest + MOMENT) - MOMENT  # up to here nothing runs
+    border = min(window, before)
+    admitted = room(job, look.live, len(chosen))
+    record = _Record(look, trigger)
+    for low, high in _split(stretches, (before, border)):
+        is_open = not look.is_dark(high)
+        if look.is_taken(high):
+            record.interrupt()
+        elif is_open and low >= before:
+            mine = [(number, fire) for number, fire in enumerate(chosen) if low < fire <= high]
+            for number, fire in mine:
+                late = number < len(chosen) - 1 or not on_time
+                record.claimed(fire, late) if number < admitted else record.overlapped(fire)
+        elif look.is_paused(high):
+            record.passed(low, high, Outcome.SKIPPED, PAUSED)
+        elif not is_open:
+            record.passed(low, high, Outcome.SKIPPED, BLACKOUT)
+        else:
+            record.passed(low, high, Outcome.MISSED, _miss(job, high <= border))
+    return record.runs()
+
+
+def _miss(job: Job, outside_window: bool) -> str:
+    if job.catch_up == "none":
+        return CATCH_UP_NONE
+    if outside_window:
+        return CATCH_UP_WINDOW
+    return LATE if job.catch_up == "last" else CATCH_UP_LIMIT
+
+
+def _chosen(look: _Look, fires: Iterator[datetime], window: datetime) -> tuple[list[datetime], bool]:
+    """Of the fire times that may run, the newest first, those that do, the oldest first; is the last one on time?"""
+    job = look.table.job
+    newest = next(fires, None)
+    if newest is None:
+        return [], False
+    on_time = newest >= look.horizon - job.grace
+    if job.catch_up == "none" or (job.catch_up == "last" and on_time):
+        return ([newest] if on_time else []), on_time
+    limit = 1 if job.catch_up == "last" else job.catch_up_limit
+    late = fires if on_time else chain((newest,), fires)
+    found = [*islice(takewhile(lambda fire: fire > window, late), limit)][::-1]
+    return ([*found, newest] if on_time else found), on_time
+
+
+def _open_fires(
+    look: _Look, stretches: Sequence[tuple[datetime, datetime]], newest: datetime
+) -> Iterator[datetime]:
+    """The fire times that may run, the newest first."""
+    for low, high in reversed(stretches):
+        if look.is_taken(high) or look.is_dark(high):
+            continue
+        if high == newest:  # known to be one
+            yield newest
+            high -= MOMENT
+        yield from _until(look.table.trigger, high, low)
+
+
+def _until(trigger: Trigger, high: datetime, low: datetime) -> Iterator[datetime]:
+    """The fire times up to `high` and later than `low`, the newest first."""
+    return takewhile(lambda fire: fire > low, trigger.until(high))
+
+
+def _stretches(look: _Look, after: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
+    """The time later than `after` up to `until`, cut wherever a blackout, a pause or a taken span begins or ends."""
+    cuts = [cut for span in look.taken for cut in (span.first - MOMENT, span.last)]
+    job, pause, delay = look.table.job, look.pause, look.table.delay
+    if pause is not None:
+        cuts += [instant - delay - MOMENT for instant in (pause.since, pause.until or look.now)]
+    at: datetime | None = after + MOMENT
+    while job.blackout and job.on_blackout == "skip" and at is not None and at <= until:
+        at = blackout_end(job, at) or next_blackout(job, at, until + MOMENT)
+        cuts += [at - MOMENT] if at is not None else []
+    return _split([(after, until)], cuts)
+
+
+def _split(
+    stretches: Sequence[tuple[datetime, datetime]], cuts: Iterable[datetime]
+) -> list[tuple[datetime, datetime]]:
+    """Adjoining stretches of time (their beginnings excluded), cut at some more instants."""
+    first, last = stretches[0][0], stretches[-1][1]
+    inner = {low for low, _ in stretches[1:]} | {cut for cut in cuts if first < cut < last}
+    return [*pairwise([first, *sorted(inner), last])]
+
+
+class _Record:
+    """The runs of one job as they are found, the oldest first; neighbours with one fate are one range."""
+
+    def __init__(self, look: _Look, trigger: Trigger) -> None:
+        self._job = look.table.job
+        self._now = look.now
+        self._trigger = trigger
+        self._steps = _STEPS
+        self._runs: list[Run] = []
+        self._growing = False
+
+    def claimed(self, fire: datetime, late: bool) -> None:
+        """A fire time that runs."""
+        trigger = RunTrigger.CATCH_UP if late else RunTrigger.SCHEDULE
+        self._runs.append(_run(self._job, fire, self._now, trigger))
+        self._growing = False
+
+    def overlapped(self, fire: datetime) -> None:
+        """A fire time that would run if no other run lived."""
+        self._add(Span(fire, fire, 1), Outcome.SKIPPED, OVERLAP)
+
+    def passed(self, low: datetime, high: datetime, outcome: Outcome, reason: str) -> None:
+        """What lies later than `low` and up to `high`, if anything, does not run."""
+        span = self._span(low, high)
+        if span is not None:
+            self._add(span, outcome, reason)
+
+    def interrupt(self) -> None:
+        """Here lies what somebody else has: no range goes across."""
+        self._growing = False
+
+    def runs(self) -> list[Run]:
+        return self._runs
+
+    def _add(self, span: Span, outcome: Outcome, reason: str) -> None:
+        last = self._runs[-1] if self._growing else None
+        if last is None or (last.outcome, last.reason) != (outcome, reason):
+            self._runs.append(_ended(self._job, span, outcome, reason, self._now))
+            self._growing = True
+            return
+        known = UNKNOWN not in (last.fire_count, span.count)
+        count = last.fire_count + span.count if known else UNKNOWN
+        self._runs[-1] = replace(last, fire_until=span.last, fire_count=count)
+
+    def _span(self, after: datetime, until: datetime) -> Span | None:
+        """The fire times later than `after` up to `until` as one span; None where there are none."""
+        first = next_after(self._trigger, after) if after < until else None
+        if first is None or first > until:
+            return None
+        newest_first = _until(self._trigger, until, after)
+        last = next(newest_first)
+        most = min(COUNTED, self._steps)
+        count = 1 + sum(1 for _ in islice(newest_first, most))
+        self._steps -= min(count, most)
+        return Span(first, last, count if count <= most else UNKNOWN)
 
 
 def _ended(job: Job, span: Span, outcome: Outcome, reason: str, now: datetime) -> Run:
@@ -223,4 +367,7 @@ def _continues(run: Run, before: Run) -> bool:
         run.outcome in (Outcome.SKIPPED, Outcome.MISSED)
         and (run.outcome, run.reason) == (before.outcome, before.reason)
         and before.fire_at is not None
+        and run.fire_at is not None
+        and (before.fire_until or before.fire_at)
+        <= run.fire_at  # else the clock was corrected between the two
     )

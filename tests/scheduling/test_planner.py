@@ -381,7 +381,7 @@ def test_only_what_continues_the_newest_run_grows() -> None:
 def test_a_range_of_unknown_size_stays_one() -> None:
     """What could not be counted cannot be counted after growing either."""
     before = replace(_plan(HOURLY, since=NOON - 3 * HOUR, live=1).runs[0], fire_count=UNKNOWN)
-    again = _plan(replace(HOURLY, catch_up="none"), since=NOON - 3 * HOUR).runs[0]
+    again = _plan(replace(HOURLY, catch_up="none"), since=NOON - HOUR, now=NOON + HOUR).runs[0]
 
     _, growths = merge([again], {HOURLY.name: replace(before, reason="catch_up_none")})
 
