@@ -242,7 +242,13 @@ _REFERENCES_SCHEMA = {
     "anyOf": [_REFERENCE_SCHEMA, {"type": "array", "items": _REFERENCE_SCHEMA, "minItems": 1}],
     "description": "where the secret is found, never the secret; a list of two for roll-over",
 }
-_LIST_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+
+
+def _many(element: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [element, {"type": "array", "items": element}]}
+
+
+_LIST_SCHEMA = _many({"type": "string"})
 _TIME_SCHEMA = {"type": "string", "pattern": r"^([01]\d|2[0-3]):[0-5]\d$|\$\{", "examples": ["22:00"]}
 _DAY_SCHEMA = {"description": "a day, like 2026-12-31, quoted or not", "examples": ["2026-12-31"]}
 _DAY_OF_YEAR_SCHEMA = {"type": "string", "pattern": r"^\d\d?-\d\d?$", "examples": ["12-31"]}
@@ -266,10 +272,32 @@ Span = Annotated[
 ]
 Instant = Annotated[datetime, PlainValidator(_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 TimeOfDay = Annotated[time, PlainValidator(_time), WithJsonSchema(_TIME_SCHEMA)]
-Day = Annotated[date, PlainValidator(_day), WithJsonSchema(_DAY_SCHEMA)]
-DayOfYear = Annotated[tuple[int, int], PlainValidator(_day_of_year), WithJsonSchema(_DAY_OF_YEAR_SCHEMA)]
-Weekday = Annotated[int, PlainValidator(_weekday), WithJsonSchema({"enum": list(_WEEKDAYS)})]
-MonthDay = Annotated[int, PlainValidator(_month_day), WithJsonSchema(_MONTH_DAY_SCHEMA)]
+Days = Annotated[
+    tuple[Annotated[date, PlainValidator(_day)], ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(_many(_DAY_SCHEMA)),
+]
+DaysOfYear = Annotated[
+    tuple[Annotated[tuple[int, int], PlainValidator(_day_of_year)], ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(_many(_DAY_OF_YEAR_SCHEMA)),
+]
+Weekdays = Annotated[
+    tuple[Annotated[int, PlainValidator(_weekday)], ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(_many({"enum": list(_WEEKDAYS)})),
+]
+MonthDays = Annotated[
+    tuple[Annotated[int, PlainValidator(_month_day)], ...],
+    BeforeValidator(_one_or_many),
+    WithJsonSchema(_many(_MONTH_DAY_SCHEMA)),
+]
+Outcomes = Annotated[
+    frozenset[Outcome],
+    Field(min_length=1),
+    BeforeValidator(_list),
+    WithJsonSchema(_many({"enum": [outcome.value for outcome in Outcome]})),
+]
 Rate = Annotated[float, PlainValidator(_rate), WithJsonSchema({"type": "string", "examples": ["10/s"]})]
 Size = Annotated[int, PlainValidator(_size), WithJsonSchema({"type": "string", "examples": ["512MiB"]})]
 Mode = Annotated[str, PlainValidator(_mode), WithJsonSchema({"type": "string", "examples": ["0660"]})]
@@ -371,14 +399,14 @@ class AtTable(Section):
 
 class AfterTable(Section):
     after: Annotated[Names, Field(min_length=1)]
-    on: Annotated[frozenset[Outcome], BeforeValidator(_list), Field(min_length=1)] = After(()).on
+    on: Outcomes = After(()).on
 
 
 class CalendarSection(Section):
-    dates: Annotated[tuple[Day, ...], BeforeValidator(_one_or_many)] = ()
-    yearly: Annotated[tuple[DayOfYear, ...], BeforeValidator(_one_or_many)] = ()
-    weekdays: Annotated[tuple[Weekday, ...], BeforeValidator(_one_or_many)] = ()
-    month_days: Annotated[tuple[MonthDay, ...], BeforeValidator(_one_or_many)] = ()
+    dates: Days = ()
+    yearly: DaysOfYear = ()
+    weekdays: Weekdays = ()
+    month_days: MonthDays = ()
     holidays: Text | None = Field(default=None, examples=["BG", "DE-BY"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from erpsync.config.schema import json_schema
 from erpsync.config.section import JobSection
+from erpsync.core.run import Outcome
 
 SAMPLE = Path(__file__).parents[2] / "config"
 MIRROR = {
@@ -62,6 +63,19 @@ def test_a_job_has_all_its_keys_with_the_defaults_that_hold() -> None:
     assert definitions["RetrySection"]["properties"]["attempts"]["default"] == 3
     assert job.keys() - definitions["InstanceJob"]["properties"].keys() == {"instances"}
     assert not [node for node in nodes(definitions) if node.get("type") == "null"]
+
+
+def test_one_value_needs_no_list() -> None:
+    """Editors take a word where a list of words is taken, from the words there are."""
+    definitions = json_schema({})["$defs"]
+    outcomes = {"enum": [outcome.value for outcome in Outcome]}
+    assert definitions["AfterTable"]["properties"]["on"]["anyOf"] == [
+        outcomes,
+        {"type": "array", "items": outcomes},
+    ]
+    weekdays = definitions["CalendarSection"]["properties"]["weekdays"]["anyOf"]
+    assert weekdays[0]["enum"][5:] == ["SAT", "SUN"]
+    assert weekdays[1]["items"] == weekdays[0]
 
 
 def test_the_sample_uses_only_what_the_schema_has() -> None:
