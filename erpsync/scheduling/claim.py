@@ -4,45 +4,65 @@ The functions that take a connection are operations of the store: they run in it
 or end between the look at the live runs and the claim.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, literal_column, select
+from sqlalchemy import Connection, bindparam, func, literal_column, select
 
+from erpsync.core.calendar import start_deadline
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State
-from erpsync.scheduling.planner import OVERLAP, merge, plan
+from erpsync.scheduling.handover import Succession, hand_over, take_left
+from erpsync.scheduling.planner import OVERLAP, PAUSED, Span, merge, plan, room
 from erpsync.scheduling.timetable import Timetable
+from erpsync.scheduling.trigger import next_after
 from erpsync.store import schema
-from erpsync.store.ledger import Growth, grow_runs, insert_runs, last_runs, live_counts
+from erpsync.store.ledger import Finish, Growth, find_run, finish_runs, grow_runs, insert_runs, last_runs
 from erpsync.store.marks import Mark, write_marks
+from erpsync.store.pauses import Pause, read_pauses, remove_pauses
 
+START_BY = "start_by"
+"""Missed: no first start in time, and nothing was noted that the run waited for."""
 _MANY = 500  # jobs of one look, beyond which reading all that lives is cheaper
-_LIVE = select(schema.run.c.job).where(
-    literal_column("state <> 'finished'"), schema.run.c.job.in_(bindparam("names", expanding=True))
-)
+_RUN = schema.run.c
+_LIVE = select(_RUN.job, _RUN.id, _RUN.started_at).where(literal_column("state <> 'finished'"))
+_LIVE_NAMED = _LIVE.where(_RUN.job.in_(bindparam("names", expanding=True)))
+_LAST = func.coalesce(_RUN.fire_until, _RUN.fire_at, type_=schema.Instant())
+_Live = Mapping[str, Sequence[Any]]  # rows of _LIVE, by job
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Plan these timetables at `now`; `marks` are their marks as the store has them."""
+    """Plan these timetables at `now`; `marks` are their marks as the store has them.
+
+    `resumed` are pauses that end with this look. `ahead` are jobs of which the ledger has fire times beyond the
+    mark, because the clock was corrected. `rules` say who comes after whom.
+    """
 
     timetables: tuple[Timetable, ...]
     marks: Mapping[str, Mark]
     now: datetime
+    resumed: Mapping[str, Pause] = field(default_factory=dict)
+    ahead: frozenset[str] = frozenset()
+    rules: Mapping[str, Sequence[Succession]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What a look wrote: runs to start, runs that ended as skipped or missed, ranges that grew, marks that moved."""
+    """What a look wrote: runs to start, runs that ended as skipped or missed, ranges that grew, marks that moved.
+
+    `replaced` are runs that are to be cancelled, because a new one takes their place.
+    """
 
     pending: tuple[Run, ...]
     ended: tuple[Run, ...]
     grown: tuple[Growth, ...]
     marks: tuple[Mark, ...]
     corrected: tuple[Mark, ...]
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +73,14 @@ class Request:
     job: Job
 
 
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The run as it was written; `replaced` are runs that are to be cancelled."""
+
+    run: Run
+    replaced: tuple[str, ...] = ()
+
+
 def claim_due(connection: Connection, looks: Sequence[Look]) -> list[Claimed]:
     """Claim what is due. A fire time that the ledger has already is left to whom it belongs."""
     return [_claim(connection, look) for look in looks]
@@ -60,44 +88,126 @@ def claim_due(connection: Connection, looks: Sequence[Look]) -> list[Claimed]:
 
 def _claim(connection: Connection, look: Look) -> Claimed:
     live = _live(connection, [table.job for table in look.timetables])
-    found = plan(look.timetables, look.marks, live, look.now)
+    expired = _expire(connection, look, live)
+    gone = {run.id for run in expired}
+    live = {job: [run for run in runs if run.id not in gone] for job, runs in live.items()}
+    found = plan(
+        look.timetables,
+        look.marks,
+        {job: len(runs) for job, runs in live.items()},
+        look.now,
+        resumed=look.resumed,
+        taken=_taken(connection, look),
+    )
     ended = {run.job for run in found.runs if run.state is State.FINISHED}
-    runs, growths = merge(found.runs, last_runs(connection, ended) if ended else {})
+    last = last_runs(connection, ended - look.ahead) if ended else {}
+    runs, growths = merge(found.runs, last)
     ours = [run for run, new in zip(runs, insert_runs(connection, runs), strict=True) if new]
     grow_runs(connection, growths)
     write_marks(connection, found.marks)
+    grown = {growth.run_id for growth in growths}
+    over = [run for run in (*expired, *last.values()) if run.id in gone | grown]
+    over += [run for run in ours if run.state is State.FINISHED]
+    handed = hand_over(connection, over, look.rules, look.now)
+    remove_pauses(connection, [*look.resumed])
+    for job in look.resumed:
+        handed += take_left(connection, job, look.rules, look.now)
+    written = [*expired, *ours, *handed]
+    replacing = {table.job.name for table in look.timetables if table.job.overlap == "replace"}
     return Claimed(
-        pending=tuple(run for run in ours if run.state is State.PENDING),
-        ended=tuple(run for run in ours if run.state is State.FINISHED),
+        pending=tuple(run for run in written if run.state is State.PENDING),
+        ended=tuple(run for run in written if run.state is State.FINISHED),
         grown=tuple(growths),
         marks=found.marks,
         corrected=found.corrected,
+        replaced=tuple(
+            run.id
+            for job in {run.job for run in ours if run.state is State.PENDING} & replacing
+            for run in live.get(job, ())
+        ),
     )
 
 
-def _live(connection: Connection, jobs: Iterable[Job]) -> Mapping[str, int]:
-    """How many runs live, of those jobs at least that must not overlap."""
-    names = [job.name for job in jobs if job.overlap == "skip"]
-    if len(names) > _MANY:
-        return live_counts(connection)
-    return Counter(connection.scalars(_LIVE, {"names": names})) if names else {}
+def _live(connection: Connection, jobs: Iterable[Job]) -> _Live:
+    """The runs that live, of those jobs at least that do not allow any number."""
+    names = [job.name for job in jobs if job.overlap != "allow"]
+    if not names:
+        return {}
+    many = len(names) > _MANY
+    live: dict[str, list[Any]] = {}
+    for row in connection.execute(_LIVE) if many else connection.execute(_LIVE_NAMED, {"names": names}):
+        live.setdefault(row.job, []).append(row)
+    return live
 
 
-def claim_requested(connection: Connection, requests: Sequence[Request]) -> list[Run]:
-    """Write runs that were asked for: pending, or skipped where one of the job lives and none may run beside it."""
-    live = dict(_live(connection, [request.job for request in requests]))
-    runs = []
+def _expire(connection: Connection, look: Look, live: _Live) -> list[Run]:
+    """End what has waited too long for its first start, so that what is due now takes its place."""
+    finishes = []
+    for table in look.timetables:
+        for row in live.get(table.job.name, ()):
+            if row.started_at is not None:
+                continue
+            run = find_run(connection, row.id)
+            assert run is not None
+            if start_deadline(table.job, run, partial(next_after, table.trigger)) <= look.now:
+                reason = run.waiting_for or START_BY
+                finishes.append(Finish(run.id, Outcome.MISSED, look.now, reason))
+    return [run for run in finish_runs(connection, finishes) if run is not None] if finishes else []
+
+
+def _taken(connection: Connection, look: Look) -> dict[str, list[Span]]:
+    """What the ledger has beyond the marks of jobs that are ahead."""
+    taken: dict[str, list[Span]] = {}
+    for table in look.timetables:
+        name = table.job.name
+        if name in look.ahead and name in look.marks:
+            query = select(_RUN.fire_at, _LAST.label("last")).where(
+                _RUN.job == name, _RUN.claim.like("at:%"), look.marks[name].until < _LAST
+            )
+            taken[name] = [Span(row.fire_at, row.last) for row in connection.execute(query)]
+    return taken
+
+
+def claimed_ahead(connection: Connection) -> dict[str, datetime]:
+    """Jobs of which the ledger has fire times beyond the mark, and up to when."""
+    run = schema.run.alias("newest")
+    claim = (
+        select(func.max(_RUN.claim))
+        .where(_RUN.job == schema.mark.c.job, _RUN.claim >= "at:", _RUN.claim < "at;")
+        .scalar_subquery()
+    )
+    last = func.coalesce(run.c.fire_until, run.c.fire_at, type_=schema.Instant())
+    query = (
+        select(schema.mark.c.job, last.label("last"))
+        .select_from(schema.mark)
+        .join(run, (run.c.job == schema.mark.c.job) & (run.c.claim == claim))
+        .where(last > schema.mark.c.until)
+    )
+    return {row.job: row.last for row in connection.execute(query)}
+
+
+def claim_requested(connection: Connection, requests: Sequence[Request]) -> list[Granted]:
+    """Write runs that were asked for: pending, or skipped where the job is paused or may not run beside another."""
+    pauses = read_pauses(connection)
+    found = _live(connection, [request.job for request in requests])
+    live = {job: [row.id for row in rows] for job, rows in found.items()}
+    granted = []
     for request in requests:
         run, job = request.run, request.job
-        if job.overlap == "skip" and live.get(job.name):
-            run = replace(
-                run,
-                state=State.FINISHED,
-                outcome=Outcome.SKIPPED,
-                reason=OVERLAP,
-                finished_at=run.created_at,
-            )
-        live[job.name] = live.get(job.name, 0) + (run.state is State.PENDING)
-        runs.append(run)
-    insert_runs(connection, runs)
-    return runs
+        mine = live.setdefault(job.name, [])
+        pause = pauses.get(job.name)
+        if pause is not None and pause.holds(run.created_at):
+            granted.append(Granted(_skipped(run, PAUSED)))
+        elif not room(job, len(mine), 1):
+            granted.append(Granted(_skipped(run, OVERLAP)))
+        else:
+            granted.append(Granted(run, tuple(mine) if job.overlap == "replace" else ()))
+            mine.append(run.id)
+    insert_runs(connection, [each.run for each in granted])
+    return granted
+
+
+def _skipped(run: Run, reason: str) -> Run:
+    return replace(
+        run, state=State.FINISHED, outcome=Outcome.SKIPPED, reason=reason, finished_at=run.created_at
+    )

@@ -2,18 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
-from erpsync.core.job import Job
+from erpsync.core.job import Job, Manual
 from erpsync.core.run import Run, RunTrigger, State, new_run_id
 from erpsync.scheduling.alarm import AlarmClock
-from erpsync.scheduling.claim import Claimed, Look, Request, claim_due, claim_requested
-from erpsync.scheduling.timetable import timetable
-from erpsync.scheduling.trigger import next_after
-from erpsync.store.marks import Mark, read_marks, write_marks
+from erpsync.scheduling.claim import Claimed, Look, Request, claim_due, claim_requested, claimed_ahead
+from erpsync.scheduling.explain import next_start
+from erpsync.scheduling.handover import Succession, forget_parents, successions
+from erpsync.scheduling.timetable import Timetable, timetable
+from erpsync.scheduling.trigger import MOMENT, next_after
+from erpsync.store.ledger import last_runs
+from erpsync.store.marks import Mark, read_marks
+from erpsync.store.pauses import Pause, read_pauses, write_pauses
+from erpsync.store.rename import Rename, rename_job
 from erpsync.store.state import Store
 
 SWEEP = timedelta(seconds=10)
@@ -30,7 +36,8 @@ class Engine:
 
     The runs of one call are in the order in which they should start: by priority, then by fire time. They are
     durable before the call. Where the store refuses nothing starts; the engine tells and tries again. Runs that
-    end as skipped or missed are told as `run.finished`.
+    end as skipped or missed are told as `run.finished`. `on_replace` is called with the ids of runs that are to be
+    cancelled (reason "replaced") before those that take their place are handed over.
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class Engine:
         clock: Clock,
         emit: Emit,
         on_claimed: Callable[[Sequence[Run]], None],
+        on_replace: Callable[[Sequence[str]], None] = lambda run_ids: None,
     ) -> None:
         """Raises ValueError where a job's schedule is not valid."""
         self._jobs = jobs
@@ -48,6 +56,11 @@ class Engine:
         self._clock = clock
         self._emit = emit
         self._on_claimed = on_claimed
+        self._on_replace = on_replace
+        self._rules = successions(jobs.values())
+        self._pauses: dict[str, Pause] = {}
+        self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
+        self._looking = asyncio.Lock()
         self._marks: dict[str, Mark] = {}
         self._due: dict[str, datetime] = {}  # when each job's next start is due, by its durable mark
         self._alarms = AlarmClock(self._hint)
@@ -66,9 +79,13 @@ class Engine:
         Raises:
             StoreError: the store cannot be used; nothing was started.
         """
+        await self._adopt_former()
+        await self._store.write(forget_parents, self._rules)
         self._marks = await self._store.read(read_marks)
-        await self._forget_removed()
-        claimed = await self._look(self._tables)
+        self._pauses = await self._store.read(read_pauses)
+        self._ahead = await self._store.read(claimed_ahead)
+        await self._retire_removed()
+        claimed = await self._look(self._tables.values())
         if claimed.corrected:
             ahead = max(mark.until for mark in claimed.corrected) - self._clock.now()
             self._tell_jump(-ahead)
@@ -93,15 +110,79 @@ class Engine:
             sweeping.cancel()
             await asyncio.wait([claiming, sweeping])
 
+    @property
+    def rules(self) -> Mapping[str, Sequence[Succession]]:
+        """Who comes after whom, for `hand_over`."""
+        return self._rules
+
+    def following_fire(self, job: str, instant: datetime) -> datetime | None:
+        """The first nominal fire time of a job later than `instant`; None also for a job that is not known."""
+        table = self._tables.get(job)
+        return next_after(table.trigger, instant) if table else None
+
     def next_fire(self, job: str) -> datetime | None:
         """The next fire time of a job that is not claimed yet, without its spread; None where there is none."""
-        table = self._tables[job]
+        table, pause = self._tables[job], self.paused(job)
+        if pause is not None:
+            return next_after(table.trigger, pause.until - table.delay - MOMENT) if pause.until else None
         if job in self._due:
             return self._due[job] - table.delay
         return None if self._tasks else next_after(table.trigger, self._clock.now())
 
+    def next_start(self, job: str) -> datetime | None:
+        """When the next fire time can start: moved by spread, blackout and window; None where there is none."""
+        fire = self.next_fire(job)
+        return next_start(self._tables[job], fire) if fire is not None else None
+
+    def paused(self, job: str) -> Pause | None:
+        """The pause of a job that is in force now."""
+        pause = self._pauses.get(job)
+        return pause if pause is not None and pause.holds(self._clock.now()) else None
+
+    async def pause(
+        self,
+        job: str,
+        *,
+        until: datetime | None = None,
+        reason: str | None = None,
+        requested_by: str | None = None,
+    ) -> Pause:
+        """Plan nothing of a job any more, until it is resumed or `until` has come; durable when it returns.
+
+        Raises:
+            StoreError: the job is not paused, or as it was.
+        """
+        now, before = self._clock.now(), self._pauses.get(job)
+        pause = Pause(job, before.since if before else now, until, reason, requested_by)
+        async with self._looking:  # a claim under way is before the pause
+            await self._store.write(write_pauses, pause)
+            self._pauses[job] = pause
+        self._set_due(job)
+        self._alarms.set([(self._tables[job], self._due.get(job))])
+        self._emit("job.paused", job=job, until=until, reason=reason, requested_by=requested_by)
+        return pause
+
+    async def resume(self, job: str, *, requested_by: str | None = None) -> bool:
+        """End a job's pause: what passed meanwhile follows its catch_up. False where it was not paused.
+
+        Raises:
+            StoreError: it is still paused.
+        """
+        pause = self._pauses.get(job)
+        if pause is None:
+            return False
+        self._pauses[job] = replace(pause, until=min(pause.until or self._clock.now(), self._clock.now()))
+        try:
+            await self._look([self._tables[job]])
+        except BaseException:
+            self._pauses[job] = pause
+            raise
+        self._alarms.set([(self._tables[job], self._due.get(job))])
+        self._emit("job.resumed", job=job, requested_by=requested_by)
+        return True
+
     async def claim_manual(self, job: str, requested_by: str, params: Mapping[str, object]) -> Run:
-        """A run because somebody asks: pending, or skipped with reason overlap. Works without `start` too.
+        """A run because somebody asks: pending, or skipped (paused, overlap). Works without `start` too.
 
         Raises:
             StoreError: nothing was claimed.
@@ -121,7 +202,9 @@ class Engine:
             params=dict(params),
             priority=definition.priority,
         )
-        run = await self._store.write(claim_requested, Request(asked, definition))
+        granted = await self._store.write(claim_requested, Request(asked, definition))
+        run = granted.run
+        self._replace(granted.replaced)
         if run.state is State.PENDING:
             self._hand_over([run])
         else:
@@ -175,7 +258,7 @@ class Engine:
                 continue
             hints, self._hints = self._hints, set()
             try:
-                await self._look(hints)
+                await self._look([self._tables[job] for job in hints])
             except Exception as error:  # noqa: BLE001 - the loop outlives whatever went wrong; hints are kept
                 self._gather_later(hints, error)
                 continue
@@ -206,35 +289,80 @@ class Engine:
         self._retry = None
         self._wake.set()
 
-    async def _look(self, jobs: Iterable[str]) -> Claimed:
-        """Plan these jobs now, durably, and hand over what is to start."""
-        tables = tuple(self._tables[job] for job in jobs)
-        marks = {table.job.name: mark for table in tables if (mark := self._marks.get(table.job.name))}
-        claimed = await self._store.write(claim_due, Look(tables, marks, self._clock.now()))
-        for mark in claimed.marks:
-            self._marks[mark.job] = mark
-        for table in tables:
-            self._set_due(table.job.name)
+    async def _look(self, tables: Iterable[Timetable]) -> Claimed:
+        """Plan these jobs now, durably, and hand over what is to start; those that are paused wait."""
+        async with self._looking:
+            now = self._clock.now()
+            mine = tuple(table for table in tables if not self._is_held(table.job.name, now))
+            names = frozenset(table.job.name for table in mine)
+            look = Look(
+                mine,
+                {job: mark for job in names if (mark := self._marks.get(job))},
+                now,
+                {job: pause for job, pause in self._pauses.items() if job in names and job in self._tables},
+                names.intersection(self._ahead),
+                self._rules,
+            )
+            claimed = await self._store.write(claim_due, look)
+            self._learn(look, claimed)
         for run in claimed.ended:
             self._tell_ended(run)
         for growth in claimed.grown:
             self._emit("run.extended", level="debug", run_id=growth.run_id, fire_count=growth.fire_count)
+        self._replace(claimed.replaced)
         self._hand_over(sorted(claimed.pending, key=_start_order))
         return claimed
 
-    async def _forget_removed(self) -> None:
-        """A job that is no longer configured has no schedule: should it come back, it begins anew."""
-        removed = [mark for name, mark in self._marks.items() if name not in self._tables and mark.schedule]
-        retired = [Mark(mark.job, "", mark.until) for mark in removed]
-        await asyncio.gather(*(self._store.write(write_marks, mark) for mark in retired))
+    def _is_held(self, job: str, now: datetime) -> bool:
+        """Whether a pause keeps a job from being planned; one that is removed is not planned, but closed."""
+        pause = self._pauses.get(job)
+        return pause is not None and job in self._tables and pause.holds(now)
+
+    def _learn(self, look: Look, claimed: Claimed) -> None:
+        """What a look made durable."""
+        for mark in claimed.corrected:
+            self._ahead[mark.job] = max(mark.until, self._ahead.get(mark.job, mark.until))
+        for mark in claimed.marks:
+            self._marks[mark.job] = mark
+            if mark.until >= self._ahead.get(mark.job, mark.until):
+                self._ahead.pop(mark.job, None)
+        for job in look.resumed:
+            del self._pauses[job]
+        for table in look.timetables:
+            if table.job.name in self._tables:
+                self._set_due(table.job.name)
+
+    async def _adopt_former(self) -> None:
+        """Renamed jobs take over what the state knows of their former names."""
+        for name, job in self._jobs.items():
+            for former in job.formerly:
+                if await self._store.write(rename_job, Rename(former, name)):
+                    self._emit("job.renamed", job=name, former=former)
+
+    async def _retire_removed(self) -> None:
+        """A job that is no longer configured has no schedule: what it left open is missed, and should it come
+        back, it begins anew."""
+        names = [name for name, mark in self._marks.items() if name not in self._tables and mark.schedule]
+        if not names:
+            return
+        last = await self._store.read(last_runs, names)
+        await self._look([timetable(_removed(name, last.get(name))) for name in names])
 
     def _set_due(self, job: str) -> None:
-        table, mark = self._tables[job], self._marks.get(job)
+        """The instant at which to look at a job again."""
+        table, mark, pause = self._tables[job], self._marks.get(job), self._pauses.get(job)
         fire = next_after(table.trigger, mark.until) if mark else None
-        if fire is None:
+        due = fire + table.delay if fire else None
+        if pause is not None:
+            due = pause.until
+        if due is None:
             self._due.pop(job, None)
         else:
-            self._due[job] = fire + table.delay
+            self._due[job] = due
+
+    def _replace(self, run_ids: Sequence[str]) -> None:
+        if run_ids:
+            self._on_replace(run_ids)
 
     def _hand_over(self, runs: Sequence[Run]) -> None:
         for run in runs:
@@ -265,6 +393,13 @@ class Engine:
             fire_until=run.fire_until,
             fire_count=run.fire_count,
         )
+
+
+def _removed(name: str, last: Run | None) -> Job:
+    """The little that is known of a job that is not configured."""
+    plugin, instance = (last.plugin, last.instance) if last else ("", None)
+    identity = last.identity if last else None
+    return Job(name, name.partition("@")[0], plugin, identity, instance, schedules=(Manual(),))
 
 
 def _start_order(run: Run) -> tuple[int, datetime]:

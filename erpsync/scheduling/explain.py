@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
 
+from erpsync.core.calendar import HORIZON, blackout_end, opens_at
 from erpsync.core.duration import format_duration
 from erpsync.core.run import utc_text
-from erpsync.scheduling.trigger import Trigger
+from erpsync.scheduling.timetable import Timetable
+from erpsync.scheduling.trigger import MOMENT, Trigger, next_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +36,20 @@ def fire_times(
         FireTime(fire.astimezone(trigger.zone), fire, "; ".join(filter(None, (trigger.note(fire), spread))))
         for fire in islice(trigger.after(after), count)
     ]
+
+
+def next_start(table: Timetable, fire: datetime | None) -> datetime | None:
+    """When the first fire time, from `fire` on, that is not skipped can start; None: none does.
+
+    Moved by spread, blackout and window; what else a run waits for is not known beforehand.
+    """
+    job = table.job
+    while fire is not None:
+        end = blackout_end(job, fire)
+        if end is None or job.on_blackout == "postpone":
+            opening = opens_at(job, fire + table.delay)
+            return opening.at if opening else fire + table.delay
+        if end - fire >= HORIZON:
+            return None
+        fire = next_after(table.trigger, end - MOMENT)
+    return None

@@ -1,0 +1,50 @@
+"""A job's state under another name."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from erpsync.core.run import Run, RunTrigger
+from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.store.marks import Mark, read_marks, write_marks
+from erpsync.store.pauses import Pause, read_pauses, write_pauses
+from erpsync.store.rename import Rename, rename_job
+from erpsync.store.state import Store
+
+NOW = datetime(2026, 3, 28, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(tmp_path / "state.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+async def old(store: Store) -> Store:
+    """A store that knows the job `old`."""
+    await store.write(insert_runs, Run("r1", "old", "at:x", "noop", RunTrigger.SCHEDULE, NOW, fire_at=NOW))
+    await store.write(write_marks, Mark("old", "s", NOW))
+    await store.write(write_pauses, Pause("old", NOW))
+    return store
+
+
+async def test_a_renamed_job_keeps_runs_mark_and_pause(old: Store) -> None:
+    """Nothing is left under the former name, and a second time there is nothing to do."""
+    answers = [await old.write(rename_job, Rename("old", "new")) for _ in range(2)]
+
+    assert answers == [True, False]
+    assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["new"]
+    assert old.read_now(read_marks) == {"new": Mark("new", "s", NOW)}
+    assert old.read_now(read_pauses) == {"new": Pause("new", NOW)}
+
+
+async def test_a_job_with_a_mark_of_its_own_takes_nothing_over(old: Store) -> None:
+    """Two histories are not mixed."""
+    await old.write(write_marks, Mark("new", "s", NOW))
+
+    assert await old.write(rename_job, Rename("old", "new")) is False
+    assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["old"]
