@@ -94,7 +94,7 @@ class DemoFailedError(ErpsyncError):
 def demo() -> int:
     """A sandbox, a daemon and four jobs on the real clock: an expired token, a kill -9, the recovery."""
     signal.signal(signal.SIGTERM, _interrupt)
-    site = DemoSite(Path(tempfile.mkdtemp(prefix="erpsync-demo-")))
+    site = DemoSite(_new_folder())
     with site.sandbox() as url:
         site.write(url)
         with site.daemon() as daemon:
@@ -282,6 +282,12 @@ class DemoSite:
                 return bool(client.status()["ready"])
         except NoDaemonError:
             return False
+
+
+def _new_folder() -> Path:
+    """A folder for this demonstration alone; in /tmp where the usual place leaves no room for a socket's path."""
+    deep = len(tempfile.gettempdir()) > 60
+    return Path(tempfile.mkdtemp(prefix="erpsync-demo-", dir="/tmp" if deep else None))  # noqa: S108 - made anew, 0700
 
 
 @contextmanager

@@ -5,17 +5,26 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for that of a Unix socket."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.slow
-def test_the_demonstration_ends_well_without_a_terminal(tmp_path: Path) -> None:
+def test_the_demonstration_ends_well_without_a_terminal(short_folder: Path) -> None:
     """It exits 0, shows the recovered run in its table, and leaves rows that sqlite3 opens."""
     done = subprocess.run(
         [sys.executable, "-m", "erpsync.cli.main", "demo"],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(short_folder)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
