@@ -103,6 +103,7 @@ class Runner:
         self._alarm = Alarm(clock)
         self._live: dict[str, LiveAttempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._abandoned: list[LiveAttempt] = []  # a task that nobody holds may vanish in the middle
         self._fresh: list[Run] = []
         self._pumping = False
         self._accepting = True
@@ -114,7 +115,7 @@ class Runner:
 
     async def start(self) -> None:
         """Close what a dead owner left behind and take up every unfinished run."""
-        if any(job.enabled and job.isolation == "process" for job in self._jobs.values()):
+        if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
         for run in await recover(self._store, self._jobs, self._preparation, self._clock, self._emit):
             if run.state is State.FINISHED:
@@ -401,6 +402,7 @@ class Runner:
 
     def _abandon(self, attempt: LiveAttempt) -> None:
         if attempt.abandon():
+            self._abandoned.append(attempt)
             self._emit(
                 "attempt.abandoned",
                 level="error",
@@ -442,8 +444,15 @@ class Runner:
                 waiter.set_result(run)
 
     def _tell_waiting(self, run: Run) -> None:
+        level: Level = (
+            "debug" if run.next_attempt_at is None else "info"
+        )  # a full house is told by the metrics
         self._emit(
-            "run.waiting", **_names(run), waiting_for=run.waiting_for, next_attempt_at=run.next_attempt_at
+            "run.waiting",
+            level=level,
+            **_names(run),
+            waiting_for=run.waiting_for,
+            next_attempt_at=run.next_attempt_at,
         )
 
     def _clean(self, answer: Done | Fault) -> Done | Fault:
