@@ -58,7 +58,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that erpsync.toml and its files say, without errors; `warnings` are what is worth a look."""
+    """All that erpsync.toml and its files say; `problems` are warnings only, unless it was merely examined."""
 
     path: Path
     daemon: Daemon
@@ -68,7 +68,7 @@ class Configuration:
     instances: Mapping[str, Instance]
     identities: Mapping[str, Identity]
     jobs: Mapping[str, Job]
-    warnings: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
     files: Document = field(repr=False, compare=False)
 
     def document(self, job: Job) -> dict[str, object]:
