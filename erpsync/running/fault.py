@@ -48,12 +48,17 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(
         kind=_kind(cause),
         type=type(cause).__name__,
-        message=_message(cause)[:_MESSAGE],
-        hint=_hint(cause),
+        message=_sayable(_message(cause))[:_MESSAGE],
+        hint=_sayable(_hint(cause)),
         retryable=_retryable(cause),
         retry_after=_retry_after(cause),
-        trace="" if expected else "".join(traceback.format_exception(error)),
+        trace="" if expected else _sayable("".join(traceback.format_exception(error))),
     )
+
+
+def _sayable(text: str) -> str:
+    """Without half characters, which names of files may hold and neither JSON nor a database takes."""
+    return text.encode(errors="replace").decode()
 
 
 def nonsense(value: object) -> Fault:
