@@ -45,9 +45,7 @@ class Preparation:
         self._catalog = catalog
         self._resolve = resolve
         self._store = store
-        self._one_at_a_time = (
-            threading.Lock()
-        )  # reading plugin files in two threads at once confuses CPython 3.11
+        self._one_at_a_time = threading.Lock()  # the catalog is not made for several threads
         self._known: dict[str, _Known] = {}
         self._cursors: dict[str, str | None] = {}
 

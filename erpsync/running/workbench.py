@@ -57,6 +57,8 @@ class Workbench:
                 return await self._in_task(attempt, prepared, connection)
             root = await connection.root() if connection and connection.root else None
             order = self._order(attempt, prepared, connection, root)
+        except GeneratorExit:
+            raise  # nobody waits for this work any longer; there is nothing to say, and no time to say it
         except BaseException as error:  # noqa: BLE001 - the attempt's border: SystemExit must not end the daemon
             return fault_of(error)
         transport = None if connection is None else _transport(connection, order.dry_run)
