@@ -33,6 +33,7 @@ from erpsync.running.fork import ForkServer
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
+from erpsync.running.turns import WAITS_FOR, Turns
 from erpsync.running.verdict import Ending, judge
 from erpsync.running.workbench import Workbench
 from erpsync.store.ledger import (
@@ -102,6 +103,7 @@ class Runner:
             emit=emit,
             redactor=redactor,
         )
+        self._turns = Turns()
         self._admission = Admission(max_runs, instance_limits)
         self._alarm = Alarm(clock)
         self._escalation = Escalation(self._alarm, self._events, self._grace)
@@ -211,9 +213,21 @@ class Runner:
     # -- from pending to begun -------------------------------------------------------------------------
 
     def _queue(self, run: Run) -> None:
-        if self._accepting and self._admission.put(run):
+        if not self._accepting:
+            return
+        if not self._may_overlap(run) and not self._turns.join(run):
+            self._wait(run, WAITS_FOR)
+        elif self._admission.put(run):
             self._fresh.append(run)
             self._pump_soon()
+
+    def _may_overlap(self, run: Run) -> bool:
+        job = self._jobs.get(run.job)
+        return job is not None and job.overlap == "allow"
+
+    def _wait(self, run: Run, reason: str) -> None:
+        self._store.submit(set_waiting, Wait(run.id, reason))
+        self._events.waiting(replace(run, state=State.WAITING, waiting_for=reason))
 
     def _pump_soon(self) -> None:
         """Start what can start at the end of this turn of the loop: what came together starts in one transaction."""
@@ -228,8 +242,7 @@ class Runner:
         fresh, self._fresh = self._fresh, []
         for run in fresh:
             if reason := self._admission.lacks(run):
-                self._store.submit(set_waiting, Wait(run.id, reason))
-                self._events.waiting(replace(run, state=State.WAITING, waiting_for=reason))
+                self._wait(run, reason)
 
     def _begin(self, run: Run) -> None:
         job = self._jobs.get(run.job)
@@ -260,6 +273,8 @@ class Runner:
             self._release(attempt)
         if after is not None:
             self._go_on(after)
+        else:
+            self._next_turn(attempt.run)
 
     async def _is_begun(self, attempt: LiveAttempt) -> bool:
         """Make the beginning durable; False where the run has ended meanwhile."""
@@ -361,6 +376,12 @@ class Runner:
         """The end of a run, for the log and for those who wait for it."""
         self._events.finished(run)
         self._resolve(run.id, lambda waiter: waiter.set_result(run))
+        self._next_turn(run)
+
+    def _next_turn(self, run: Run) -> None:
+        following = self._turns.leave(run)
+        if following is not None:
+            self._queue(following)
 
     def _resolve(self, run_id: str, resolve: Callable[["asyncio.Future[Run]"], None]) -> None:
         for waiter in self._waiters.get(run_id, ()):
