@@ -40,8 +40,9 @@ lint: $(READY)
 check: lint
 	@$(PYTEST) -m "not slow and not node"
 
-test: lint
+test: $(READY)
 	@$(PYTEST)
+	@$(MAKE) --no-print-directory lint
 
 bench: $(READY)
 	@$(BIN)/python bench/run.py

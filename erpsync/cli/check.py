@@ -44,8 +44,9 @@ def _problems(workspace: Workspace, *, secrets: bool) -> list[Problem]:
     live = LiveLine()
     try:
         live.show("reading the configuration")
-        resolver = resolver_of(workspace.configuration, workspace.redactor) if secrets else None
-        return all_problems(workspace.configuration, resolver, tell=live.show)
+        configuration = workspace.examined()
+        resolver = resolver_of(configuration, workspace.redactor) if secrets else None
+        return all_problems(configuration, resolver, tell=live.show)
     except ConfigError as error:
         if not error.problems:
             raise

@@ -1,7 +1,6 @@
 """`demo`: the product at work in a temporary folder, with an expired token and a kill -9, and what came of it."""
 
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -9,25 +8,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from erpsync.cli.evidence import CLIENT, SECRET, Evidence
 from erpsync.cli.output import LiveLine, note, print_runs, say
 from erpsync.core.errors import ErpsyncError
-from erpsync.core.run import Outcome, Run, State
-
-if TYPE_CHECKING:
-    from erpsync.store.state import Store
+from erpsync.core.run import Run, State
 
 T = TypeVar("T")
 
 _PATIENCE = 60.0  # seconds for a step that must come true
 _PROGRAM = (sys.executable, "-m", "erpsync.cli.main")
-_CLIENT, _SECRET = "erpsync.sandbox/service", "sandbox-secret"  # the sandbox's seeded application
-_MIRRORS = {"products": "General_Products_Products", "customers": "Crm_Sales_Customers"}
-_EVERY = {"products": 3, "customers": 4, "ping": 2, "stock-take": 4}
+MIRRORS = {"products": "General_Products_Products", "customers": "Crm_Sales_Customers"}
+EVERY = {"products": 3, "customers": 4, "ping": 2, "stock-take": 4}
 
 _CONFIGURATION = """\
 [daemon]
@@ -100,7 +94,7 @@ class DemoFailedError(ErpsyncError):
 def demo() -> int:
     """A sandbox, a daemon and four jobs on the real clock: an expired token, a kill -9, the recovery."""
     signal.signal(signal.SIGTERM, _interrupt)
-    site = DemoSite(Path(tempfile.mkdtemp(prefix="erpsync-demo-")))
+    site = DemoSite(_new_folder())
     with site.sandbox() as url:
         site.write(url)
         with site.daemon() as daemon:
@@ -111,7 +105,7 @@ def demo() -> int:
             site.recovery(killed)
             site.stay()
             site.drain(daemon)
-        faults = site.verify()
+        faults = site.evidence.faults(MIRRORS, EVERY)
     site.conclude(faults)
     return 1 if faults else 0
 
@@ -122,7 +116,7 @@ class DemoSite:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._since = time.monotonic()
-        self._url = ""
+        self.evidence = Evidence(folder)
 
     # -- what is set up ------------------------------------------------------------------------------
 
@@ -135,19 +129,19 @@ class DemoSite:
         )
         with _ended(process):
             assert process.stdout is not None
-            self._url = process.stdout.readline().removeprefix("ready ").strip()
-            if not self._url:
+            self.evidence.url = process.stdout.readline().removeprefix("ready ").strip()
+            if not self.evidence.url:
                 raise DemoFailedError("the sandbox did not start", hint="erpsync sandbox")
-            self._tell(f"an ERP.net-like instance with 1250 products answers at {self._url}")
-            yield self._url
+            self._tell(f"an ERP.net-like instance with 1250 products answers at {self.evidence.url}")
+            yield self.evidence.url
 
     def write(self, url: str) -> None:
         """A configuration, a secret, and a plugin of one's own."""
-        text = _CONFIGURATION.format(url=url, client=_CLIENT, every=_EVERY, sets=_MIRRORS)
+        text = _CONFIGURATION.format(url=url, client=CLIENT, every=EVERY, sets=MIRRORS)
         for name, content in (
             ("erpsync.toml", text),
             ("plugins/stock_take.py", _PLUGIN),
-            ("secrets/box.night", _SECRET),
+            ("secrets/box.night", SECRET),
         ):
             path = self._folder / name
             path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -170,28 +164,37 @@ class DemoSite:
 
     def first_runs(self) -> None:
         """Every job succeeds once, with one token among them."""
-        self._until(lambda: set(_EVERY) <= self._succeeded(), "every job has succeeded")
-        rows = {name: self._rows(name) for name in _MIRRORS}
+        self._until(lambda: set(EVERY) <= self.evidence.succeeded(), "every job has succeeded")
+        rows = {name: self.evidence.rows(name) for name in MIRRORS}
         self._tell(
             f"every job has run: {rows['products']} products and {rows['customers']} customers are mirrored"
         )
-        self._tell(f"all with {self._token_requests()} token request")
+        self._tell(f"all with {self.evidence.token_requests()} token request")
 
     def expired_token(self) -> None:
         """The server forgets the token; one renewal mends it."""
-        before = self._token_requests()
-        seen = {run.id for run in self._runs()}
-        self._post("/_sandbox/revoke")
+        import httpx2
+
+        before = self.evidence.token_requests()
+        seen = {run.id for run in self.evidence.runs()}
+        httpx2.post(f"{self.evidence.url}/_sandbox/revoke").raise_for_status()
         self._tell("the server lets the token expire: from now on it answers 401")
-        self._until(lambda: self._token_requests() > before, "a new token is fetched")
-        self._until(lambda: "products" in self._succeeded(besides=seen), "a run succeeds with the new token")
-        self._tell(f"{self._token_requests() - before} renewal later the jobs run on, no run failed")
+        self._until(lambda: self.evidence.token_requests() > before, "a new token is fetched")
+        self._until(
+            lambda: "products" in self.evidence.succeeded(besides=seen), "a run succeeds with the new token"
+        )
+        self._tell(f"{self.evidence.token_requests() - before} renewal later the jobs run on, no run failed")
 
     def kill_in_a_run(self, daemon: "subprocess.Popen[bytes]") -> Run:
         """kill -9 while a run is running; the run."""
         run = self._until(
             lambda: next(
-                (run for run in self._runs() if run.state is State.RUNNING and run.job == "stock-take"), None
+                (
+                    run
+                    for run in self.evidence.runs()
+                    if run.state is State.RUNNING and run.job == "stock-take"
+                ),
+                None,
             ),
             "stock-take is running",
         )
@@ -202,12 +205,14 @@ class DemoSite:
 
     def recovery(self, killed: Run) -> None:
         """The run that was cut off ends well, and every job runs on."""
-        seen = {run.id for run in self._runs()}
-        ended = self._until(lambda: self._finished(killed.id), "the run that was cut off has ended")
+        seen = {run.id for run in self.evidence.runs()}
+        ended = self._until(lambda: self.evidence.finished(killed.id), "the run that was cut off has ended")
         self._tell(
             f"a new daemon found it, closed attempt 1 as lost; attempt {ended.attempts} {ended.outcome}"
         )
-        self._until(lambda: set(_EVERY) <= self._succeeded(besides=seen), "every job has succeeded again")
+        self._until(
+            lambda: set(EVERY) <= self.evidence.succeeded(besides=seen), "every job has succeeded again"
+        )
         self._tell("every job runs again")
 
     def stay(self) -> None:
@@ -218,7 +223,7 @@ class DemoSite:
         live = LiveLine()
         try:
             while True:
-                counts = Counter(str(run.outcome or run.state) for run in self._runs())
+                counts = Counter(str(run.outcome or run.state) for run in self.evidence.runs())
                 shown = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
                 live.show(f"  {shown}; Ctrl-C ends it")
                 time.sleep(0.5)
@@ -235,37 +240,21 @@ class DemoSite:
 
     # -- what came of it -----------------------------------------------------------------------------
 
-    def verify(self) -> list[str]:
-        """What is not as promised: rows against the instance's, fire times against the clock, its own complaints."""
-        faults = []
-        for name, entity in _MIRRORS.items():
-            here, there = self._rows(name), self._count(entity)
-            if here != there:
-                faults.append(f"{name}: {here} rows here, {there} at the instance")
-        runs = self._runs()
-        for job, seconds in _EVERY.items():
-            faults += _gaps(job, [run for run in runs if run.job == job], timedelta(seconds=seconds))
-        faults += [
-            f"run {run.id} of {run.job} {run.outcome}" for run in runs if run.outcome is Outcome.FAILED
-        ]
-        violations = self._stats()["violations"]
-        return faults + ([f"the instance counted {violations} violations"] if violations else [])
-
     def conclude(self, faults: Sequence[str]) -> None:
         """The table of runs, the verdict, and where to look."""
         say("\nthe ledger")
-        print_runs(self._runs()[::-1], "UTC")
+        print_runs(self.evidence.runs()[::-1], "UTC")
         say()
         for fault in faults:
             note(f"NOT AS PROMISED  {fault}")
         if not faults:
-            say("every fire time is in the ledger exactly once, and every mirrored row is the instance's own")
+            say(
+                "every fire time is in the ledger exactly once; the tables have exactly as many rows as the instance"
+            )
         database = self._folder / "data" / "demo.db"
         say(f"\n  sqlite3 {database} 'SELECT count(*) FROM products'")  # noqa: S608 - to be typed
         say(f"  erpsync --config {self._folder / 'erpsync.toml'} runs")
         say(f"  rm -r {self._folder}")
-
-    # -- looking -------------------------------------------------------------------------------------
 
     def _tell(self, text: str) -> None:
         say(f"{time.monotonic() - self._since:5.1f} s  {text}")
@@ -294,80 +283,11 @@ class DemoSite:
         except NoDaemonError:
             return False
 
-    def _store(self) -> "Store":
-        from erpsync.store.state import Store
 
-        return Store.open(self._folder / "data" / "erpsync.db", read_only=True)
-
-    def _runs(self) -> list[Run]:
-        from erpsync.store.ledger import RunFilter, list_runs
-
-        store = self._store()
-        try:
-            return store.read_now(list_runs, RunFilter(limit=100_000))
-        finally:
-            store.close()
-
-    def _finished(self, run_id: str) -> Run | None:
-        return next((run for run in self._runs() if run.id == run_id and run.state is State.FINISHED), None)
-
-    def _succeeded(self, besides: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
-        return {run.job for run in self._runs() if run.outcome is Outcome.SUCCEEDED and run.id not in besides}
-
-    def _rows(self, name: str) -> int:
-        connection = sqlite3.connect(self._folder / "data" / "demo.db")
-        try:
-            return int(connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0])  # noqa: S608 - our own names
-        finally:
-            connection.close()
-
-    def _token_requests(self) -> int:
-        return sum(self._stats()["token_requests"].values())
-
-    def _stats(self) -> dict[str, Any]:
-        import httpx2
-
-        stats: dict[str, Any] = httpx2.get(f"{self._url}/_sandbox/stats").json()
-        return stats
-
-    def _post(self, path: str) -> None:
-        import httpx2
-
-        httpx2.post(f"{self._url}{path}").raise_for_status()
-
-    def _count(self, entity: str) -> int:
-        """The instance's own count, asked without any of our client's code."""
-        import httpx2
-
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": _CLIENT,
-            "client_secret": _SECRET,
-            "scope": "read",
-        }
-        token = (
-            httpx2.post(f"{self._url}/id/connect/token", data=form).raise_for_status().json()["access_token"]
-        )
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = httpx2.get(
-            f"{self._url}/api/domain/odata/{entity}/$count", headers=headers
-        ).raise_for_status()
-        return int(answer.text.strip("\ufeff"))
-
-
-def _gaps(job: str, runs: Sequence[Run], every: timedelta) -> list[str]:
-    """Where the fire times of a job, ranges of misses included, do not follow each other exactly `every` apart."""
-    spans = sorted(
-        (run.fire_at, run.fire_until or run.fire_at, run.fire_count) for run in runs if run.fire_at
-    )
-    faults = [f"{job}: nothing ran"] if not spans else []
-    for start, end, count in spans:
-        if end - start != (count - 1) * every:
-            faults.append(f"{job}: {count} fire times between {start} and {end}")
-    for (_, before, _), (after, _, _) in pairwise(spans):
-        if after - before != every:
-            faults.append(f"{job}: from {before} to {after}")
-    return faults
+def _new_folder() -> Path:
+    """A folder for this demonstration alone; in /tmp where the usual place leaves no room for a socket's path."""
+    deep = len(tempfile.gettempdir()) > 60
+    return Path(tempfile.mkdtemp(prefix="erpsync-demo-", dir="/tmp" if deep else None))  # noqa: S108 - made anew, 0700
 
 
 @contextmanager

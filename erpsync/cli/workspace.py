@@ -35,6 +35,13 @@ class Workspace:
 
         return load_configuration(find_configuration(self.explicit, os.environ), os.environ)
 
+    def examined(self) -> "Configuration":
+        """What can be understood of the configuration, errors among its problems."""
+        from erpsync.config.find import find_configuration
+        from erpsync.config.load import examine_configuration
+
+        return examine_configuration(find_configuration(self.explicit, os.environ), os.environ)
+
     @contextmanager
     def client(self) -> "Iterator[ControlClient]":
         """The daemon of this configuration; every question raises NoDaemonError where it does not run."""

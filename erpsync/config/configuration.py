@@ -58,9 +58,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that erpsync.toml and its files say, without errors.
+    """All that erpsync.toml and its files say; `pools` holds the slots of each.
 
-    `pools` holds the slots of each; `warnings` are what is worth a look.
+    `problems` are warnings only, unless it was merely examined.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Configuration:
     jobs: Mapping[str, Job]
     calendars: Mapping[str, Calendar]
     pools: Mapping[str, int]
-    warnings: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
     files: Document = field(repr=False, compare=False)
 
     def document(self, job: Job) -> dict[str, object]:

@@ -31,7 +31,7 @@ def _read_instance(document: Document, name: str, table: Mapping[str, object]) -
     section = read_section(document, InstanceSection, own | rest, where)
     if section is None:
         return stand_in
-    _check_kind(document, name, section)
+    _check_kind(document, name, section, own)
     return Instance(
         name=name,
         kind=section.kind,
@@ -56,11 +56,11 @@ def _stand_in(document: Document, name: str, table: Mapping[str, object]) -> Ins
     )
 
 
-def _check_kind(document: Document, name: str, section: InstanceSection) -> None:
+def _check_kind(document: Document, name: str, section: InstanceSection, table: Mapping[str, object]) -> None:
     keys = ("instances", name)
-    if section.kind == "erpnet" and section.url is None:
+    if section.kind == "erpnet" and "url" not in table:
         document.add("E106", "url is missing", keys, hint='like url = "https://acme.my.erp.net"')
-    if section.kind == "oidc" and section.issuer is None:
+    if section.kind == "oidc" and "issuer" not in table:
         document.add("E106", "issuer is missing", keys, hint='like issuer = "https://id.example"')
     foreign = {"erpnet": ("issuer", "api"), "oidc": ("url",)}[section.kind]
     for key in foreign:

@@ -33,6 +33,20 @@ def load_configuration(path: Path, environ: Mapping[str, str], *, today: date | 
     Raises:
         ConfigError: with every problem that was found, in the order of files and lines.
     """
+    configuration = examine_configuration(path, environ, today=today)
+    if any(problem.severity == "error" for problem in configuration.problems):
+        raise ConfigError(configuration.problems)
+    return configuration
+
+
+def examine_configuration(
+    path: Path, environ: Mapping[str, str], *, today: date | None = None
+) -> Configuration:
+    """What can be understood of a configuration, its errors among its `problems`: to look for more, not to run.
+
+    Raises:
+        ConfigError: nothing can be understood.
+    """
     document = read_main(path)
     apply_environment(document, environ)
     read_included(document, path)
@@ -49,9 +63,6 @@ def load_configuration(path: Path, environ: Mapping[str, str], *, today: date | 
     fanned.run()
     check_urls(document)
     check_targets(document, fanned.jobs.values())
-    problems = _in_order(document)
-    if any(problem.severity == "error" for problem in problems):
-        raise ConfigError(problems)
     resolved = _daemon(document, daemon, environ)
     return Configuration(
         path=path,
@@ -64,7 +75,7 @@ def load_configuration(path: Path, environ: Mapping[str, str], *, today: date | 
         jobs=fanned.jobs,
         calendars=calendars,
         pools=pools,
-        warnings=problems,
+        problems=_in_order(document),
         files=document,
     )
 

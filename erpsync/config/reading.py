@@ -20,12 +20,17 @@ _LONGEST_NAME = 80
 
 
 def read_section(document: Document, model: type[S], table: Mapping[str, object], where: Where) -> S | None:
-    """The section, or None after its problems were kept."""
+    """The section; with problems, which are kept, what is left of it without them; None where that is nothing."""
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        for complaint in complaints(error, model):
-            complain(document, complaint, where)
+        found = list(complaints(error, model))
+    for complaint in found:
+        complain(document, complaint, where)
+    wrong = {complaint.keys[0] for complaint in found if complaint.keys}
+    try:
+        return model.model_validate({key: value for key, value in table.items() if key not in wrong})
+    except ValidationError:
         return None
 
 

@@ -23,7 +23,7 @@ def all_problems(
     """
     tell("plugins and their settings")
     catalog = PluginCatalog(configuration.daemon.plugins)
-    problems = list(configuration.warnings)
+    problems = list(configuration.problems)
     for job in configuration.jobs.values():
         problems += _settings_problems(configuration, catalog, job, None)
     tell("schedules")

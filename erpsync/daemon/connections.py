@@ -52,6 +52,11 @@ class InstanceSite:
         assert self._directory is not None  # the configuration asks for one of the two
         return await self._directory.identity_url()
 
+    def doubt(self) -> None:
+        """Nobody listens where requests go: the addresses are asked for again."""
+        if self._directory is not None:
+            self._directory.doubt()
+
     @property
     def root(self) -> Callable[[], Awaitable[str]] | None:
         """Gives the root of the Domain API; None for a server that is not ERP.net."""
@@ -114,6 +119,7 @@ class Connections:
             clock=self._clock,
             emit=self._emit,
             instance=instance.name,
+            doubt=site.doubt,
         )
         return Connection(transport, site.root, job.identity, job.instance, site.timeout)
 

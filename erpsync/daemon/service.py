@@ -162,7 +162,7 @@ class Service:
                     place=place,
                     hint=problem.help,
                 )
-        for warning in self._configuration.warnings:
+        for warning in self._configuration.problems:
             self._emit("config.doubted", level="warning", message=warning.message, code=warning.code)
         enabled = sum(job.enabled for job in self._configuration.jobs.values())
         self._emit(

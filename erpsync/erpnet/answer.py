@@ -7,8 +7,6 @@ of the server only where it carries no ERP error object. The field `info` (a sta
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -27,12 +25,12 @@ from erpsync.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from erpsync.core.retry_after import retry_after
 from erpsync.erpnet.json import decode
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 _LICENSE_MARK = b"MaximumLicenseCountExceeded"
 _QUERY_TYPES = ("NotSupportedException", "ODataException", "ArgumentException")
-_LONGEST_RETRY_AFTER = timedelta(minutes=15)
 E = TypeVar("E", bound=ErpNetError)
 _LONGEST_MESSAGE = 1000
 _RULE = re.compile(r"\bR\d{3,}\b")
@@ -116,25 +114,6 @@ def _truncated(where: str) -> UnreachableError:
     """An answer of 200 whose body is not whole: the server streams, so it can break in the middle."""
     error = UnreachableError(f"{where}: the answer is cut short or is not JSON", where=where)
     return _uncertain(error, where)
-
-
-def retry_after(headers: Mapping[str, str]) -> timedelta | None:
-    """The wait that the server asks for, in either form of RFC 9110 section 10.2.3; at most 15 minutes."""
-    text = headers.get("retry-after", "").strip()
-    if text.isascii() and text.isdigit():
-        return min(timedelta(seconds=int(text[:9])), _LONGEST_RETRY_AFTER)
-    until, sent = _http_date(text), _http_date(headers.get("date", ""))
-    if until is None:
-        return None
-    return min(max(until - (sent or datetime.now(UTC)), timedelta(0)), _LONGEST_RETRY_AFTER)
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError, IndexError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _erp_error(body: bytes) -> _ErpError | None:

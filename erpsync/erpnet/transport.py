@@ -26,7 +26,8 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
     """Requests to `origins` carry the identity's token; requests elsewhere go out bare.
 
     `origins` holds URLs or origins, or yields them (it is asked at each request). Without `auth` no request carries
-    a token. `rate` is requests a second, or a Pace shared with other transports. `base` is not closed with it.
+    a token. `rate` is requests a second, or a Pace shared with other transports. `doubt` is called when nobody
+    listens where a request goes: its address may have changed. `base` is not closed with it.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         clock: Clock,
         emit: Emit,
         instance: str,
+        doubt: Callable[[], object] = lambda: None,
     ) -> None:
         self._base = base
         self._auth = auth
@@ -48,6 +50,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         self._pace = Pace(rate, clock) if isinstance(rate, int | float) else rate
         self._emit = emit
         self._instance = instance
+        self._doubt = doubt
 
     def for_dry_run(self) -> "AuthorizedTransport":
         """The same transport for a dry run: everything but GET and HEAD is refused."""
@@ -68,9 +71,9 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         if self._pace is not None:
             await self._pace.turn()
         if self._auth is None or not await self._is_allowed(request.url):
-            return await self._base.handle_async_request(request)
+            return await self._send(request)
         token = await self._auth.token()
-        response = await self._base.handle_async_request(_with_token(request, token))
+        response = await self._send(_with_token(request, token))
         if response.status_code != 401:
             return response
         return await self._after_401(self._auth, request, response, token)
@@ -98,7 +101,14 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
             method=request.method,
             path=request.url.path,
         )
-        return await self._base.handle_async_request(_with_token(request, newer))
+        return await self._send(_with_token(request, newer))
+
+    async def _send(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            return await self._base.handle_async_request(request)
+        except httpx2.ConnectError:
+            self._doubt()
+            raise
 
     async def _is_allowed(self, url: httpx2.URL) -> bool:
         origins = await self._origins() if callable(self._origins) else self._origins

@@ -4,18 +4,17 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import timedelta
 
 import httpx2
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import DiscoveryError, TokenEndpointError
+from erpsync.core.retry_after import http_date, retry_after
 
 TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 TOTAL_SECONDS = 15.0
 LARGEST_BODY = 1 << 20
-LONGEST_RETRY_AFTER = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,8 @@ class Answer:
 
     @property
     def retry_after(self) -> timedelta | None:
-        """The wait that the server asks for, in either form of RFC 9110 section 10.2.3; at most 15 minutes."""
-        text = self.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdigit():
-            return min(timedelta(seconds=int(text[:9])), LONGEST_RETRY_AFTER)
-        until, sent = _http_date(text), _http_date(self.headers.get("date", ""))
-        if until is None:
-            return None
-        return min(max(until - (sent or datetime.now(UTC)), timedelta(0)), LONGEST_RETRY_AFTER)
+        """The wait that the server asks for; see `core.retry_after`."""
+        return retry_after(self.headers)
 
 
 async def exchange(
@@ -98,7 +91,7 @@ async def _send(client: httpx2.AsyncClient, request: httpx2.Request, clock: Cloc
     response = await client.send(request, stream=True, follow_redirects=False, auth=None)
     body = bytearray()
     async with contextlib.aclosing(response):
-        sent = _http_date(response.headers.get("date", ""))
+        sent = http_date(response.headers.get("date", ""))
         skew = (sent - clock.now()).total_seconds() if sent else None
         async for chunk in response.aiter_bytes():
             body += chunk
@@ -110,14 +103,6 @@ async def _send(client: httpx2.AsyncClient, request: httpx2.Request, clock: Cloc
 async def _alarm(clock: Clock, end: float) -> None:
     while (left := end - clock.boot()) > 0:
         await clock.sleep(min(left, 1.0))
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError, IndexError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _is_untrusted(error: BaseException | None) -> bool:

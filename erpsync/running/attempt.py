@@ -7,7 +7,7 @@ from typing import Any
 
 from erpsync.core.job import Job
 from erpsync.core.run import Run
-from erpsync.running.channel import Done
+from erpsync.running.channel import Done, counts_of
 from erpsync.running.fault import Fault, fault_of
 from erpsync.running.process import ProcessAttempt
 from erpsync.running.reporter import RunReporter
@@ -44,7 +44,9 @@ class LiveAttempt:
     async def ending(self) -> Ending:
         """How it ended, once it has."""
         answer = await asyncio.shield(self._answer)
-        return Ending(answer, self.reporter.counts, self.cause, self._cause_text, self._forced)
+        return Ending(
+            answer, counts_of(self.reporter.counts.document()), self.cause, self._cause_text, self._forced
+        )
 
     def ask(self, cause: Cause, text: str) -> None:
         """End at the next checkpoint. A shut-down does not hide that a person, or the time-out, came before."""

@@ -8,16 +8,18 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from erpsync.core.run import Counts
-from erpsync.running.fault import Fault
+from erpsync.plugins.contract import JobResult
+from erpsync.running.fault import Fault, nonsense
 
 VERSION = 1
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 _LENGTH = struct.Struct("!I")
+Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill the daemon's memory
 
 
@@ -76,7 +78,7 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
 class Done(msgspec.Struct, frozen=True, tag=True):
     """The plugin returned a result; `cursor` is what it staged."""
 
-    counts: dict[str, int]
+    counts: dict[str, Rows]
     note: str = ""
     cursor: str | None = None
 
@@ -129,8 +131,23 @@ async def messages_of_child(reader: asyncio.StreamReader) -> AsyncIterator[FromC
 
 
 def counts_of(numbers: dict[str, int]) -> Counts:
-    """Rows as a message has them, as a value."""
-    return Counts(**{name: numbers.get(name, 0) for name in Counts.__slots__})
+    """Rows as a message has them, as a value; what cannot be a number of rows counts as none."""
+    sane = {
+        name: number for name, number in numbers.items() if isinstance(number, int) and 0 <= number <= 2**53
+    }
+    return Counts(**{name: sane.get(name, 0) for name in Counts.__slots__})
+
+
+def answer_of(result: object, cursor: str | None) -> Done | Fault:
+    """What a plugin returned, as a message; a fault where it is no result, or holds what is none of one."""
+    if not isinstance(result, JobResult):
+        return nonsense(result)
+    done = Done(result.counts.document(), result.note, cursor)
+    try:
+        return msgspec.convert(msgspec.to_builtins(done), Done)
+    except (TypeError, ValueError) as error:
+        hint = "counts are whole numbers, note and cursor are text"
+        return Fault("error", "TypeError", f"the plugin's result cannot be used: {error}", hint)
 
 
 class ChildEnd:

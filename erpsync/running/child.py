@@ -26,7 +26,7 @@ from erpsync.core.run import Counts
 from erpsync.erpnet.blocking import BlockingErp
 from erpsync.erpnet.client import ErpClient
 from erpsync.plugins.context import Cursor, JobContext
-from erpsync.plugins.contract import JobResult, Plugin
+from erpsync.plugins.contract import Plugin
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import validate_settings
 from erpsync.running.channel import (
@@ -41,9 +41,9 @@ from erpsync.running.channel import (
     Log,
     Order,
     Progress,
-    encode,
+    answer_of,
 )
-from erpsync.running.fault import Fault, fault_of, nonsense
+from erpsync.running.fault import Fault, fault_of
 from erpsync.running.proxy import BlockingTransport, ProxiedTransport
 
 _PAUSE = 0.1  # seconds between two messages about rows; a plugin may count each one
@@ -96,7 +96,9 @@ class ChildReporter:
         threading.Thread(target=self._tell, name="erpsync-report", daemon=True).start()
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
-        self._send(Log(level, event, {str(name): _plain(value) for name, value in fields.items()}))
+        self._send(
+            Log(level, str(_plain(event)), {str(name): _plain(value) for name, value in fields.items()})
+        )
 
     def counted(self, counts: Counts) -> None:
         self._counts = counts
@@ -167,7 +169,8 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
         with ExitStack() as stack:
             context = _context(order, plugin, requests, reporter, stack)
             result = _call(plugin, context, orders)
-        return _answer(result, context) if isinstance(result, JobResult) else Failed(nonsense(result))
+        answer = answer_of(result, context.cursor.staged)
+        return Failed(answer) if isinstance(answer, Fault) else answer
     except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt too: this is the plugin's border
         if memory is not None:
             memory.lift()  # saying what happened takes some
@@ -236,19 +239,6 @@ def _call(plugin: Plugin, context: JobContext[Any], orders: Orders) -> object:
     return asyncio.run(cancellable())
 
 
-def _answer(result: JobResult, context: JobContext[Any]) -> Done | Failed:
-    """The result as a message, if it can be one."""
-    done = Done(result.counts.document(), result.note, context.cursor.staged)
-    try:
-        msgspec.json.decode(encode(done)[4:], type=Done)
-    except (TypeError, ValueError, AttributeError) as error:
-        hint = "counts are whole numbers, note and cursor are text"
-        return Failed(
-            Fault("error", "TypeError", f"the result cannot leave the child process: {error}", hint)
-        )
-    return done
-
-
 def _always(root: str) -> Callable[[], Awaitable[str]]:
     async def answer() -> str:
         return root
@@ -266,6 +256,8 @@ def _emit_to(reporter: ChildReporter) -> Emit:
 def _plain(value: object) -> object:
     """A logged value as JSON can say it."""
     try:
+        if isinstance(value, str):
+            return value.encode(errors="replace").decode()
         return msgspec.to_builtins(value, enc_hook=str, str_keys=True)
     except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"

@@ -16,15 +16,15 @@ from erpsync.core.errors import (
 )
 from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 
-Kind = Literal["error", "skip", "licence", "stopped"]
+Kind = Literal["error", "retry", "skip", "licence", "stopped"]
 _MESSAGE = 2000  # characters; what is longer stands in the run's log
 
 
 class Fault(msgspec.Struct, frozen=True):
     """Why an attempt gave no result.
 
-    `kind` "skip" is `Skip`, "licence" an exhausted licence, "stopped" an end that was asked for, "error" all the
-    rest. `retry_after` is in seconds. `trace` is for the run's log only; nothing here is redacted yet.
+    `kind` "skip" is `Skip`, "retry" is `Retry`, "licence" an exhausted licence, "stopped" an end that was asked for,
+    "error" all the rest. `retry_after` is in seconds. `trace` is for the run's log only; nothing is redacted yet.
     """
 
     kind: Kind
@@ -48,12 +48,17 @@ def fault_of(error: BaseException) -> Fault:
     return Fault(
         kind=_kind(cause),
         type=type(cause).__name__,
-        message=_message(cause)[:_MESSAGE],
-        hint=_hint(cause),
+        message=_sayable(_message(cause))[:_MESSAGE],
+        hint=_sayable(_hint(cause)),
         retryable=_retryable(cause),
         retry_after=_retry_after(cause),
-        trace="" if expected else "".join(traceback.format_exception(error)),
+        trace="" if expected else _sayable("".join(traceback.format_exception(error))),
     )
+
+
+def _sayable(text: str) -> str:
+    """Without half characters, which names of files may hold and neither JSON nor a database takes."""
+    return text.encode(errors="replace").decode()
 
 
 def nonsense(value: object) -> Fault:
@@ -77,6 +82,8 @@ def _decisive(error: BaseException) -> BaseException:
 def _kind(error: BaseException) -> Kind:
     if isinstance(error, Skip):
         return "skip"
+    if isinstance(error, Retry):
+        return "retry"
     if isinstance(error, LicenseExhaustedError):
         return "licence"
     return "stopped" if isinstance(error, RunCancelledError | asyncio.CancelledError) else "error"

@@ -1,7 +1,8 @@
 """What an attempt needs before its plugin is entered: the plugin, its secrets and settings, its cursor."""
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from erpsync.core.job import Job
@@ -44,6 +45,7 @@ class Preparation:
         self._catalog = catalog
         self._resolve = resolve
         self._store = store
+        self._one_at_a_time = threading.Lock()  # the catalog is not made for several threads
         self._known: dict[str, _Known] = {}
         self._cursors: dict[str, str | None] = {}
 
@@ -77,11 +79,21 @@ class Preparation:
         """
         if job.repeatable is not None:
             return job.repeatable
-        return self._catalog.find(job.plugin).repeatable
+        return self._plugin(job).repeatable
+
+    def needs_children(self, jobs: Iterable[Job]) -> bool:
+        """Whether some job will run in a child process, as far as is known without importing any plugin."""
+        with self._one_at_a_time:
+            blocking = {info.name for info in self._catalog.all() if info.is_async is False}
+        return any(job.enabled and (job.isolation == "process" or job.plugin in blocking) for job in jobs)
 
     def _learn(self, job: Job) -> _Known:
         """In a thread: an import may take seconds."""
-        plugin = self._catalog.find(job.plugin)
+        plugin = self._plugin(job)
         found = references(plugin, job.settings)
         settings = None if found else validate_settings(plugin, job.settings, None)
         return _Known(job, plugin, found, settings)
+
+    def _plugin(self, job: Job) -> Plugin:
+        with self._one_at_a_time:
+            return self._catalog.find(job.plugin)

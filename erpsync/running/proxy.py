@@ -24,6 +24,7 @@ from erpsync.core.errors import ErpsyncError
 _FAULT = b"erpsync-fault"  # marks an answer that is an error of the daemon's transport
 _TIMEOUT = b"erpsync-timeout"  # the time-outs that the child's client asks for
 _CHUNK = 64 * 1024
+_HEAD = 256 * 1024  # bytes of the longest head of a message: next links may be long
 _REPLAYABLE = 2**20  # bytes of a request kept in memory, so that it can be sent again with a fresh token
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _HOP_BY_HOP = frozenset(
@@ -68,36 +69,35 @@ async def _next_pair(source: socket.socket) -> socket.socket | None:
 
 
 async def _serve(pair: socket.socket, transport: httpx2.AsyncBaseTransport) -> None:
-    """One request, one answer; a child that speaks no HTTP or goes away harms nobody but itself."""
+    """One request, one answer."""
     wire = await _Wire.over(pair, h11.SERVER)
-    with suppress(h11.ProtocolError, ConnectionError):
-        try:
-            asked = await wire.next()
-            if isinstance(asked, h11.Request):
-                await _forward(asked, wire, transport)
-        finally:
-            await wire.close()
+    try:
+        asked = await wire.next()
+        if isinstance(asked, h11.Request):
+            await _forward(asked, wire, transport)
+    except Exception:  # noqa: BLE001 - what a child says, or half an answer, ends this connection and no other
+        return
+    finally:
+        await wire.close()
 
 
 async def _forward(asked: h11.Request, wire: "_Wire", transport: httpx2.AsyncBaseTransport) -> None:
+    """Send the request on, and the answer back; one that breaks off stays unfinished, hence truncated."""
     try:
-        request = await _outgoing(asked, wire)
-        answer = await transport.handle_async_request(request)
-    except (ErpsyncError, httpx2.TransportError, httpx2.InvalidURL) as error:
+        answer = await transport.handle_async_request(await _outgoing(asked, wire))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the child must hear of it
         body = _pack(error)
         head = [(_FAULT, b"1"), (b"content-length", str(len(body)).encode())]
         await wire.send(h11.Response(status_code=502, headers=head), h11.Data(data=body), h11.EndOfMessage())
         return
-    # An answer that breaks off ends the connection unfinished: to the child it is truncated as well.
-    with suppress(ErpsyncError, httpx2.TransportError):
-        try:
-            await wire.send(h11.Response(status_code=answer.status_code, headers=_headers(answer.headers)))
-            assert isinstance(answer.stream, httpx2.AsyncByteStream)
-            async for chunk in answer.stream:
-                await wire.send(h11.Data(data=chunk))
-            await wire.send(h11.EndOfMessage())
-        finally:
-            await answer.aclose()
+    try:
+        await wire.send(h11.Response(status_code=answer.status_code, headers=_headers(answer.headers)))
+        assert isinstance(answer.stream, httpx2.AsyncByteStream)
+        async for chunk in answer.stream:
+            await wire.send(h11.Data(data=chunk))
+        await wire.send(h11.EndOfMessage())
+    finally:
+        await answer.aclose()
 
 
 async def _outgoing(asked: h11.Request, wire: "_Wire") -> httpx2.Request:
@@ -254,7 +254,7 @@ class _Wire:
     """One HTTP/1.1 exchange over one end of a socket pair."""
 
     def __init__(self, role: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._state = h11.Connection(role)
+        self._state = h11.Connection(role, max_incomplete_event_size=_HEAD)
         self._reader = reader
         self._writer = writer
 

@@ -25,7 +25,7 @@ class RunReporter:
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         """Append to the run's log; a full disk takes the line, never the run."""
         said = {str(name): self._clean(value) for name, value in fields.items()}
-        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._redactor(event)}
+        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._redactor(_text(event))}
         try:
             self._run_logs.append(self._run_id, {**record, **said, **record})
         except OSError:
@@ -60,6 +60,6 @@ class RunReporter:
 
 def _text(value: object) -> str:
     try:
-        return str(value)
+        return str(value).encode(errors="replace").decode()
     except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"

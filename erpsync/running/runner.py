@@ -3,18 +3,17 @@
 import asyncio
 import os
 import random
-import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from erpsync.core.clock import Clock
-from erpsync.core.duration import format_duration
 from erpsync.core.errors import PluginLoadError, RunError, StoreError
 from erpsync.core.event import Emit, Level
 from erpsync.core.job import Job
@@ -27,12 +26,15 @@ from erpsync.running.alarm import Alarm
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.channel import Done
 from erpsync.running.connection import Connection
+from erpsync.running.escalation import Escalation
+from erpsync.running.events import RunEvents
 from erpsync.running.fault import Fault
 from erpsync.running.fork import ForkServer
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
-from erpsync.running.verdict import Cause, Ending, judge
+from erpsync.running.turns import WAITS_FOR, Turns
+from erpsync.running.verdict import Ending, judge
 from erpsync.running.workbench import Workbench
 from erpsync.store.ledger import (
     Begin,
@@ -49,7 +51,9 @@ from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
 _GRACE = timedelta(seconds=10)
+_SHUT_DOWN = "interrupted by the daemon's shut-down"
 _STORE_PAUSE = 1.0  # seconds between two tries to write what must be written; doubled up to
+_LONGEST_STORE_PAUSE = 30.0
 _LONGEST_STORE_PAUSE = 30.0
 
 
@@ -82,7 +86,7 @@ class Runner:
         self._store = store
         self._run_logs = run_logs
         self._clock = clock
-        self._emit = emit
+        self._events = RunEvents(emit)
         self._redactor = redactor
         self._grace = grace.total_seconds()
         self._jitter = jitter
@@ -99,8 +103,10 @@ class Runner:
             emit=emit,
             redactor=redactor,
         )
+        self._turns = Turns()
         self._admission = Admission(max_runs, instance_limits)
         self._alarm = Alarm(clock)
+        self._escalation = Escalation(self._alarm, self._events, self._grace)
         self._live: dict[str, LiveAttempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fresh: list[Run] = []
@@ -114,9 +120,9 @@ class Runner:
 
     async def start(self) -> None:
         """Close what a dead owner left behind and take up every unfinished run."""
-        if any(job.enabled and job.isolation == "process" for job in self._jobs.values()):
+        if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
-        for run in await recover(self._store, self._jobs, self._preparation, self._clock, self._emit):
+        for run in await recover(self._store, self._jobs, self._preparation, self._clock, self._events):
             if run.state is State.FINISHED:
                 self._announce(run)
             else:
@@ -131,7 +137,7 @@ class Runner:
         """End a run; False where it has ended already, or never was. Does not wait for a running one's end."""
         text = f"cancelled by {requested_by}"
         if (attempt := self._live.get(run_id)) is not None:
-            self._end(attempt, "cancelled", text)
+            self._escalation.end(attempt, "cancelled", text)
             return True
         self._admission.withdraw(run_id)
         self._alarm.clear(run_id)
@@ -177,11 +183,11 @@ class Runner:
         """
         self._accepting = False
         self._admission.clear()
-        for grace, end in ((timeout.total_seconds(), self._ask), (self._grace, self._end)):
+        for grace, end in ((timeout.total_seconds(), LiveAttempt.ask), (self._grace, self._escalation.end)):
             if await self._is_idle_within(grace):
                 return
             for attempt in list(self._live.values()):
-                end(attempt, "stopping", "interrupted by the daemon's shut-down")
+                end(attempt, "stopping", _SHUT_DOWN)
         await self._is_idle_within(2 * self._grace)
 
     async def stop(self) -> None:
@@ -189,27 +195,39 @@ class Runner:
         self._accepting = False
         self._admission.clear()
         for attempt in list(self._live.values()):
-            self._end(attempt, "stopping", "interrupted by the daemon's shut-down")
-            self._kill(attempt, signal.SIGKILL)
+            self._escalation.end(attempt, "stopping", _SHUT_DOWN)
+            self._escalation.kill(attempt)
         await self._is_idle_within(self._grace)
         for attempt in list(self._live.values()):
-            self._abandon(attempt)
+            self._escalation.abandon(attempt)
         await self._is_idle_within(self._grace)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._alarm.close()
-        for waiter in [waiter for waiters in self._waiters.values() for waiter in waiters]:
-            if not waiter.done():
-                waiter.set_exception(RunError("the daemon stops before the run has ended"))
+        unended = RunError("the daemon stops before the run has ended")
+        for run_id in self._waiters:
+            self._resolve(run_id, partial(_fail, error=unended))
         await self._fork_server.close()
 
     # -- from pending to begun -------------------------------------------------------------------------
 
     def _queue(self, run: Run) -> None:
-        if self._accepting and self._admission.put(run):
+        if not self._accepting:
+            return
+        if not self._may_overlap(run) and not self._turns.join(run):
+            self._wait(run, WAITS_FOR)
+        elif self._admission.put(run):
             self._fresh.append(run)
             self._pump_soon()
+
+    def _may_overlap(self, run: Run) -> bool:
+        job = self._jobs.get(run.job)
+        return job is not None and job.overlap == "allow"
+
+    def _wait(self, run: Run, reason: str) -> None:
+        self._store.submit(set_waiting, Wait(run.id, reason))
+        self._events.waiting(replace(run, state=State.WAITING, waiting_for=reason))
 
     def _pump_soon(self) -> None:
         """Start what can start at the end of this turn of the loop: what came together starts in one transaction."""
@@ -224,8 +242,7 @@ class Runner:
         fresh, self._fresh = self._fresh, []
         for run in fresh:
             if reason := self._admission.lacks(run):
-                self._store.submit(set_waiting, Wait(run.id, reason))
-                self._tell_waiting(replace(run, state=State.WAITING, waiting_for=reason))
+                self._wait(run, reason)
 
     def _begin(self, run: Run) -> None:
         job = self._jobs.get(run.job)
@@ -249,19 +266,15 @@ class Runner:
                 after = await self._written(end_attempts, end, attempt)
                 if end.store_cursor:
                     self._preparation.cursor_moved(attempt.run.job, end.cursor_after)
-        except StoreError as error:
-            self._emit(
-                "run.lost",
-                level="error",
-                **_names(attempt.run),
-                error_type=type(error).__name__,
-                error_message=error.message,
-                hint=error.hint or "the next start of the daemon finds it",
-            )
+        except Exception as error:  # noqa: BLE001 - one run's end must not be the end of the others
+            self._events.lost(attempt.run, error)
+            self._resolve(attempt.run.id, partial(_fail, error=error))
         finally:
             self._release(attempt)
         if after is not None:
             self._go_on(after)
+        else:
+            self._next_turn(attempt.run)
 
     async def _is_begun(self, attempt: LiveAttempt) -> bool:
         """Make the beginning durable; False where the run has ended meanwhile."""
@@ -277,20 +290,14 @@ class Runner:
             started_at=attempt.run.started_at or begun.started_at,
             owner=self._owner,
         )
-        self._emit(
-            "run.started", **_names(attempt.run), attempt=begun.number, trigger=attempt.run.trigger.value
-        )
+        self._events.started(attempt.run)
         return True
 
     async def _attempt(self, attempt: LiveAttempt) -> End:
-        run, limit = attempt.run, attempt.job.timeout
-        text = f"the attempt took longer than its time-out of {format_duration(limit)}"
-        self._alarm.set(
-            ("time-out", run.id), limit.total_seconds(), lambda: self._end(attempt, "timed_out", text)
-        )
+        self._escalation.limit(attempt)
         attempt.start(self._workbench.work(attempt))
         ending = await attempt.ending()
-        self._alarm.clear(("time-out", run.id))
+        self._escalation.over(attempt)
         ending = replace(ending, answer=self._clean(ending.answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)
@@ -309,16 +316,9 @@ class Runner:
             self._announce(run)
             return
         if run.error is not None:
-            self._emit(
-                "attempt.failed",
-                level="warning",
-                **_names(run),
-                attempt=run.attempts,
-                **_error_fields(run),
-                next_attempt_at=run.next_attempt_at,
-            )
+            self._events.failed(run)
         if run.state is State.WAITING:
-            self._tell_waiting(run)
+            self._events.waiting(run)
         self._take_up(run)
 
     def _take_up(self, run: Run) -> None:
@@ -347,16 +347,13 @@ class Runner:
             except StoreError as error:
                 if not error.retryable:
                     raise
-                self._emit(
-                    "store.unavailable", level="warning", **_names(attempt.run), error_message=error.message
-                )
+                self._events.unwritten(attempt.run, error)
             await self._clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_STORE_PAUSE)
 
     def _release(self, attempt: LiveAttempt) -> None:
         run_id = attempt.run.id
-        self._alarm.clear(("time-out", run_id))
-        self._alarm.clear(("escalation", run_id))
+        self._escalation.over(attempt)
         del self._live[run_id]
         self._admission.release(run_id)
         self._run_logs.close(run_id)
@@ -364,50 +361,6 @@ class Runner:
             self._pump_soon()
         if not self._live:
             self._idle.set()
-
-    # -- ending attempts early -------------------------------------------------------------------------
-
-    def _ask(self, attempt: LiveAttempt, cause: Cause, text: str) -> None:
-        attempt.ask(cause, text)
-
-    def _end(self, attempt: LiveAttempt, cause: Cause, text: str) -> None:
-        """Cancel; after the grace SIGTERM, after half of it again SIGKILL. A task that ignores that is abandoned."""
-        if attempt.is_told_to_end:
-            return
-        attempt.ask(cause, text)
-        attempt.force()
-        self._escalate(attempt, self._grace, lambda: self._terminate(attempt))
-
-    def _terminate(self, attempt: LiveAttempt) -> None:
-        if self._kill(attempt, signal.SIGTERM):
-            self._escalate(attempt, self._grace / 2, lambda: self._kill(attempt, signal.SIGKILL))
-        else:
-            self._abandon(attempt)
-
-    def _escalate(self, attempt: LiveAttempt, seconds: float, act: Callable[[], object]) -> None:
-        self._alarm.set(("escalation", attempt.run.id), seconds, act)
-
-    def _kill(self, attempt: LiveAttempt, number: signal.Signals) -> bool:
-        killed = attempt.kill(number)
-        if killed:
-            self._emit(
-                "child.killed",
-                level="warning",
-                **_names(attempt.run),
-                signal=number.name,
-                reason=attempt.cause,
-            )
-        return killed
-
-    def _abandon(self, attempt: LiveAttempt) -> None:
-        if attempt.abandon():
-            self._emit(
-                "attempt.abandoned",
-                level="error",
-                **_names(attempt.run),
-                plugin=attempt.run.plugin,
-                hint='give the job isolation = "process", so that it can be killed',
-            )
 
     async def _is_idle_within(self, seconds: float) -> bool:
         idle = asyncio.ensure_future(self._idle.wait())
@@ -419,32 +372,21 @@ class Runner:
             idle.cancel()
             over.cancel()
 
-    # -- telling ---------------------------------------------------------------------------------------
-
     def _announce(self, run: Run) -> None:
-        """The canonical line of a run, and its end for those who wait for it."""
-        self._emit(
-            "run.finished",
-            level=_LEVELS.get(run.outcome, "error"),
-            **_names(run),
-            outcome=run.outcome.value if run.outcome else None,
-            reason=run.reason,
-            attempts=run.attempts,
-            duration_seconds=run.duration_seconds,
-            lag_seconds=run.lag_seconds,
-            counts=run.counts.document(),
-            cursor_before=run.cursor_before,
-            cursor_after=run.cursor_after,
-            **_error_fields(run),
-        )
-        for waiter in self._waiters.get(run.id, ()):
-            if not waiter.done():
-                waiter.set_result(run)
+        """The end of a run, for the log and for those who wait for it."""
+        self._events.finished(run)
+        self._resolve(run.id, lambda waiter: waiter.set_result(run))
+        self._next_turn(run)
 
-    def _tell_waiting(self, run: Run) -> None:
-        self._emit(
-            "run.waiting", **_names(run), waiting_for=run.waiting_for, next_attempt_at=run.next_attempt_at
-        )
+    def _next_turn(self, run: Run) -> None:
+        following = self._turns.leave(run)
+        if following is not None:
+            self._queue(following)
+
+    def _resolve(self, run_id: str, resolve: Callable[["asyncio.Future[Run]"], None]) -> None:
+        for waiter in self._waiters.get(run_id, ()):
+            if not waiter.done():
+                resolve(waiter)
 
     def _clean(self, answer: Done | Fault) -> Done | Fault:
         """Without secrets, before anything is kept of it."""
@@ -469,21 +411,5 @@ class Runner:
             return True  # it has not been entered: nothing was done that could be done twice
 
 
-_LEVELS: Mapping[Outcome | None, Level] = {
-    Outcome.SUCCEEDED: "info",
-    Outcome.CANCELLED: "info",
-    Outcome.PARTIAL: "warning",
-}
-
-
-def _names(run: Run) -> dict[str, Any]:
-    return {"run_id": run.id, "job": run.job, "instance": run.instance, "identity": run.identity}
-
-
-def _error_fields(run: Run) -> dict[str, Any]:
-    error = run.error
-    return {
-        "error_type": error.type if error else None,
-        "error_message": error.message if error else None,
-        "hint": (error.hint or None) if error else None,
-    }
+def _fail(waiter: "asyncio.Future[Run]", error: Exception) -> None:
+    waiter.set_exception(error)

@@ -185,4 +185,4 @@ def _delay(policy: RetryPolicy, charged: int, fault: Fault, jitter: Callable[[],
     if fault.retry_after is None:
         return drawn
     asked = timedelta(seconds=min(fault.retry_after, 86_400))
-    return asked if fault.type == "Retry" else max(asked, drawn)
+    return asked if fault.kind == "retry" else max(asked, drawn)

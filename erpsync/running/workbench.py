@@ -13,12 +13,11 @@ from erpsync.core.redaction import Redactor
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.plugins.context import Cursor, JobContext
-from erpsync.plugins.contract import JobResult
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
-from erpsync.running.channel import VERSION, Done, Order
+from erpsync.running.channel import VERSION, Done, Order, answer_of
 from erpsync.running.connection import Connection
-from erpsync.running.fault import Fault, fault_of, nonsense
+from erpsync.running.fault import Fault, fault_of
 from erpsync.running.fork import ForkServer
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
@@ -58,6 +57,8 @@ class Workbench:
                 return await self._in_task(attempt, prepared, connection)
             root = await connection.root() if connection and connection.root else None
             order = self._order(attempt, prepared, connection, root)
+        except GeneratorExit:
+            raise  # nobody waits for this work any longer; there is nothing to say, and no time to say it
         except BaseException as error:  # noqa: BLE001 - the attempt's border: SystemExit must not end the daemon
             return fault_of(error)
         transport = None if connection is None else _transport(connection, order.dry_run)
@@ -87,10 +88,7 @@ class Workbench:
             clock=self._clock,
             redact=self._redactor,
         )
-        result = await prepared.plugin.function(context)
-        if not isinstance(result, JobResult):
-            return nonsense(result)
-        return Done(result.counts.document(), result.note, cursor.staged)
+        return answer_of(await prepared.plugin.function(context), cursor.staged)
 
     def _clients(
         self, connection: Connection | None, dry_run: bool

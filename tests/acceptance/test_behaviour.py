@@ -168,6 +168,17 @@ def test_wrong_configuration_is_told_and_costs_nothing(site: Site, text: str, co
     assert not (site.folder / "data" / "products.db").exists()
 
 
+def test_all_problems_are_told_at_once(site: Site) -> None:
+    """Faults of the file, of plugins, settings, schedules and secrets come in one answer."""
+    text = (BASE + MIRROR).replace("page_size = 100", 'page_size = "many"').replace("BOX_SECRET", "NO_SUCH")
+    site.write(
+        text.replace("schedule =", "shedule =")
+        + '[jobs.second]\nplugin = "miror"\nschedule = "61 2 * * *"\nidentity = "service"\n'
+    )
+    codes = [problem["code"] for problem in json.loads(site.erpsync("check", "--format", "json").stdout)]
+    assert sorted(codes) == ["E103", "E119", "E201", "E202", "E301"]
+
+
 def test_a_wrong_client_secret_is_refused_with_the_field_to_mend(site: Site) -> None:
     """Exit 77, the Trusted Application's field, one or two requests and no more."""
     done = site.erpsync("run", "products", BOX_SECRET="not-the-secret")

@@ -255,11 +255,11 @@ def test_no_selector_selects_nothing(load: Load) -> None:
     """An empty list is not "all"; the job runs nowhere, which is a warning."""
     configuration = load(ACME + job(more="instances = []"))
     assert configuration.jobs == {}
-    assert [(warning.code, warning.key) for warning in configuration.warnings] == [
+    assert [(warning.code, warning.key) for warning in configuration.problems] == [
         ("W105", "jobs.orders.instances")
     ]
 
 
 def test_an_exclusion_may_match_nothing(load: Load) -> None:
     """It stands there for instances to come."""
-    assert load(ACME + job(more='instances = ["tag:live", "!demo-*", "!tag:old"]')).warnings == ()
+    assert load(ACME + job(more='instances = ["tag:live", "!demo-*", "!tag:old"]')).problems == ()

@@ -19,7 +19,7 @@ SAMPLE = Path(__file__).parents[2] / "config" / "erpsync.toml"
 def test_the_sample_loads_without_a_warning() -> None:
     """What we give people to start from is right, and has a job of each ready-made plugin."""
     configuration = load_configuration(SAMPLE, {"HOME": "/nowhere"})
-    assert configuration.warnings == ()
+    assert configuration.problems == ()
     assert {job.plugin for job in configuration.jobs.values()} == {"mirror", "http_call"}
 
 
@@ -104,7 +104,7 @@ def test_the_environment_goes_over_the_files(load: Load) -> None:
     assert daemon.plugins == (Path("/a"), Path("/b"))
     assert (configuration.control.mode, configuration.metrics.listen) == (0o600, None)
     assert configuration.secrets.from_ == ("env:ERPSYNC_MY_",)
-    assert configuration.warnings == ()
+    assert configuration.problems == ()
 
 
 def test_the_environment_decides_what_is_included(load: Load) -> None:
@@ -115,7 +115,7 @@ def test_the_environment_decides_what_is_included(load: Load) -> None:
 
 def test_an_unknown_variable_is_a_warning(load: Load) -> None:
     """With the name that was meant."""
-    (warning,) = load("", environ={"ERPSYNC_DAEMON__DAT": "/x"}).warnings
+    (warning,) = load("", environ={"ERPSYNC_DAEMON__DAT": "/x"}).problems
     assert (warning.code, warning.key, warning.help) == (
         "W102",
         "ERPSYNC_DAEMON__DAT",

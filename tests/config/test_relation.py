@@ -112,7 +112,7 @@ def test_nothing_runs_after_a_disabled_job(load: Load) -> None:
         + job("child", '{ after = "a" }')
         + job("idle", '{ after = "a" }', "enabled = false")
     )
-    assert [(warning.code, warning.key) for warning in configuration.warnings] == [
+    assert [(warning.code, warning.key) for warning in configuration.problems] == [
         ("W106", "jobs.child.schedule.after")
     ]
 

@@ -86,7 +86,9 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_every_problem_is_documented() -> None:
     """Each code that the program can show has a row in the table, and no row is without a code."""
-    listed = re.findall(r"^\| `([EW]\d+)`", (ROOT / "docs/configuration-problems.md").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^\| `([EW]\d+)`", (ROOT / "docs/configuration-problems.md").read_text(), re.MULTILINE
+    )
     sources = [path.read_text() for path in (ROOT / "erpsync").rglob("*.py")]
     assert set(listed) == {code for text in sources for code in re.findall(r'"([EW]\d{3})"', text)}
     assert len(listed) == len(set(listed))

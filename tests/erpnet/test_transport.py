@@ -1,14 +1,17 @@
 """Where the token goes, and what happens when it is refused."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 
+from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ReadOnlyError
+from erpsync.core.event import silent
 from erpsync.erpnet.pace import Pace
-from erpsync.erpnet.transport import origin
+from erpsync.erpnet.transport import AuthorizedTransport, origin
 from erpsync.sandbox.server import Sandbox
 from tests.erpnet.conftest import PRODUCTS, HastyClock, Site
 from tests.servers.scripted import ScriptedServer, http
@@ -130,6 +133,27 @@ async def test_connection_is_left_open_for_others(site: Site) -> None:
     await site.http().aclose()
     async with site.http() as client:
         assert (await client.get(products(site))).status_code == 200
+
+
+async def test_silence_makes_the_address_doubtful() -> None:
+    """Where nobody listens the address may have changed: whoever knows it hears so, and the error stays."""
+    doubts: list[bool] = []
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        async with httpx2.AsyncHTTPTransport() as base:
+            transport = AuthorizedTransport(
+                base=base,
+                auth=None,
+                origins=frozenset(),
+                clock=SystemClock(),
+                emit=silent,
+                instance="moved",
+                doubt=lambda: doubts.append(True),
+            )
+            request = httpx2.Request("GET", f"http://127.0.0.1:{nobody.getsockname()[1]}/")
+            with pytest.raises(httpx2.ConnectError):
+                await transport.handle_async_request(request)
+    assert doubts == [True]
 
 
 async def test_pace_is_kept_and_shared() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,24 @@ class Desk:
     def told(self, event: str) -> list[dict[str, object]]:
         return [fields for name, fields in self.events if name == event]
 
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                yield
+        except TimeoutError:
+            pytest.fail(f"nothing came; heard so far: {self.events}")
+
     async def hear(self, event: str, count: int = 1) -> dict[str, object]:
         """The fields of the `count`th event of this name."""
-        async with asyncio.timeout(DEADLINE):
+        async with self._patience():
             while len(self.told(event)) < count:
                 self._heard.clear()
                 await self._heard.wait()
         return self.told(event)[count - 1]
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(DEADLINE):
+        async with self._patience():
             while not condition():  # noqa: ASYNC110 - files and processes tell nobody
                 await asyncio.sleep(0.005)
 
@@ -130,7 +139,7 @@ class Desk:
         return await self.finished(await self.offer(job, **changes))
 
     async def finished(self, run: Run) -> Run:
-        async with asyncio.timeout(DEADLINE):
+        async with self._patience():
             return await self.runner.wait(run.id)
 
     def ledger(self, run: Run) -> Run:

@@ -59,10 +59,22 @@ async def test_nonsense_is_refused(
     assert run.error.message == f"the plugin returned {what}, not a JobResult"
 
 
-async def test_result_that_cannot_travel(desk: MakeDesk, define: Define) -> None:
-    """A result that JSON cannot say fails the run instead of breaking the channel."""
-    run = await desk(define("nonsense", value="odd")).run("nonsense")
-    assert "the result cannot leave the child process" in run.error.message
+@pytest.mark.parametrize("plugin", ["nonsense", "nonsense-async"])
+@pytest.mark.parametrize("value", ["odd", "huge", "negative", "bad note"])
+async def test_odd_results_are_refused(desk: MakeDesk, define: Define, plugin: str, value: str) -> None:
+    """A result with counts or a note that are none fails the run instead of breaking channel or ledger."""
+    run = await desk(define(plugin, value=value)).run(plugin)
+    assert run.outcome == "failed"
+    assert "the plugin's result cannot be used" in run.error.message
+
+
+@pytest.mark.parametrize("plugin", ["half-character", "half-character-async"])
+async def test_half_characters_do_no_harm(desk: MakeDesk, define: Define, plugin: str) -> None:
+    """An error and a log line with the name of a file that is no text are kept as well as can be."""
+    at = desk(define(plugin))
+    run = await at.run(plugin)
+    assert run.error.message == "cannot read ???.csv"
+    assert at.log(run, "reading ???.csv")
 
 
 @pytest.mark.parametrize(

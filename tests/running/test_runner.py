@@ -82,16 +82,17 @@ async def test_licence_wait_holds_no_slot(desk: MakeDesk, define: Define) -> Non
 
 async def test_full_slots_make_runs_wait(desk: MakeDesk, define: Define) -> None:
     """A run beyond a limit is waiting, with the limit as its reason, and starts when a slot is free."""
-    on_acme = {"instance": "acme"}
+    on_acme = {"instance": "acme", "overlap": "allow"}
     at = desk(
         define("gate", options=on_acme),
+        define("gate", name="second-gate", options=on_acme),
         define("quick", options=on_acme),
         define("quick", name="elsewhere"),
         max_runs=2,
         instance_limits={"acme": 1},
     )
     first, second = await at.offer("gate"), await at.offer("quick")
-    third, fourth = await at.offer("gate"), await at.offer("elsewhere")
+    third, fourth = await at.offer("second-gate"), await at.offer("elsewhere")
     assert (await at.finished(fourth)).outcome == "succeeded"
     await at.until(lambda: at.ledger(third).waiting_for)
     assert at.ledger(second).waiting_for == at.ledger(third).waiting_for == "instance max_runs"
@@ -102,9 +103,34 @@ async def test_full_slots_make_runs_wait(desk: MakeDesk, define: Define) -> None
     assert (at.ledger(third).outcome, at.ledger(third).attempts) == ("cancelled", 0)
 
 
+async def test_one_run_of_a_job_goes_on_at_a_time(desk: MakeDesk, define: Define) -> None:
+    """Several claimed runs of a job go one after another, the oldest first."""
+    clock = ManualClock()
+    at = desk(define("gate"), clock=clock)
+    first, second, third = [await at.offer("gate") for _ in range(3)]
+    await at.until(lambda: at.ledger(third).waiting_for)
+    assert at.ledger(second).waiting_for == at.ledger(third).waiting_for == "an earlier run"
+    assert [run.id for run in at.runner.running()] == [first.id]
+    await at.runner.cancel(second.id, "alice")
+    await at.runner.cancel(first.id, "alice")
+    await at.until(lambda: [run.id for run in at.runner.running()] == [third.id])
+    await at.runner.cancel(third.id, "alice")
+    await at.finished(third)
+
+
+async def test_runs_of_a_job_that_allows_it_overlap(desk: MakeDesk, define: Define) -> None:
+    """With overlap = "allow" nobody waits for an earlier run."""
+    at = desk(define("gate", options={"overlap": "allow"}))
+    runs = [await at.offer("gate") for _ in range(2)]
+    await at.until(lambda: len(at.runner.running()) == 2)
+    for run in runs:
+        await at.runner.cancel(run.id, "alice")
+        await at.finished(run)
+
+
 async def test_what_comes_together_begins_together(desk: MakeDesk, define: Define) -> None:
     """Hundreds of runs offered at once all end, each exactly once."""
-    at = desk(define("quick"), max_runs=50)
+    at = desk(define("quick", options={"overlap": "allow"}), max_runs=50)
     runs = await asyncio.gather(*(at.claim("quick") for _ in range(300)))
     at.runner.offer(runs)
     at.runner.offer(runs[:100])

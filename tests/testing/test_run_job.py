@@ -194,6 +194,8 @@ def test_nothing_is_left_behind() -> None:
     outcome = run_job(writes)
     folder = outcome.data
     assert (outcome.artifacts / "a").read_bytes() == b"x"
-    assert set(threading.enumerate()) <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
     del outcome
     assert not folder.exists()

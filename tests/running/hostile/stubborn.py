@@ -30,13 +30,14 @@ def stubborn(ctx: JobContext[Place]) -> JobResult:
 
 @job("stubborn-async")
 async def stubborn_async(ctx: JobContext) -> JobResult:
-    """Swallow the cancellation."""
+    """Swallow the first cancellation."""
     ctx.log.info("entered")
-    while True:
+    for _ in range(2):
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             ctx.log.info("ignored")
+    return ctx.result()
 
 
 @job("forks")

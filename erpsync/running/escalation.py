@@ -1,0 +1,60 @@
+"""Ending attempts early: ask, cancel, SIGTERM, SIGKILL, and a grace between each two."""
+
+import signal
+from collections.abc import Callable
+
+from erpsync.core.duration import format_duration
+from erpsync.running.alarm import Alarm
+from erpsync.running.attempt import LiveAttempt
+from erpsync.running.events import RunEvents
+from erpsync.running.verdict import Cause
+
+
+class Escalation:
+    """`grace`, in seconds, lies between cancelling and SIGTERM; half of it between SIGTERM and SIGKILL."""
+
+    def __init__(self, alarm: Alarm, events: RunEvents, grace: float) -> None:
+        self._alarm = alarm
+        self._events = events
+        self._grace = grace
+        self._abandoned: list[LiveAttempt] = []  # a task that nobody holds may vanish in the middle
+
+    def limit(self, attempt: LiveAttempt) -> None:
+        """End the attempt when its time-out is over."""
+        limit = attempt.job.timeout
+        text = f"the attempt took longer than its time-out of {format_duration(limit)}"
+        key = ("time-out", attempt.run.id)
+        self._alarm.set(key, limit.total_seconds(), lambda: self.end(attempt, "timed_out", text))
+
+    def over(self, attempt: LiveAttempt) -> None:
+        """The attempt has ended: nothing more is done to it."""
+        self._alarm.clear(("time-out", attempt.run.id))
+        self._alarm.clear(("escalation", attempt.run.id))
+
+    def end(self, attempt: LiveAttempt, cause: Cause, text: str) -> None:
+        """Cancel now, then whatever it takes; a task that ignores it is abandoned."""
+        if not attempt.is_told_to_end:
+            attempt.ask(cause, text)
+            attempt.force()
+            self._later(attempt, self._grace, self._terminate)
+
+    def kill(self, attempt: LiveAttempt, number: signal.Signals = signal.SIGKILL) -> bool:
+        """Send the signal to the child's process group; False where there is no child."""
+        if killed := attempt.kill(number):
+            self._events.killed(attempt.run, number.name, attempt.cause)
+        return killed
+
+    def abandon(self, attempt: LiveAttempt) -> None:
+        """Wait no longer for a task that cannot be ended."""
+        if attempt.abandon():
+            self._abandoned.append(attempt)
+            self._events.abandoned(attempt.run)
+
+    def _terminate(self, attempt: LiveAttempt) -> None:
+        if self.kill(attempt, signal.SIGTERM):
+            self._later(attempt, self._grace / 2, self.kill)
+        else:
+            self.abandon(attempt)
+
+    def _later(self, attempt: LiveAttempt, seconds: float, act: Callable[[LiveAttempt], object]) -> None:
+        self._alarm.set(("escalation", attempt.run.id), seconds, lambda: act(attempt))

@@ -1,0 +1,35 @@
+"""Whose turn it is within a job: one run after another, from its claim to its end."""
+
+from collections import deque
+
+from erpsync.core.run import Run
+
+WAITS_FOR = "an earlier run"
+"""What a run waits for whose turn has not come."""
+
+
+class Turns:
+    """The line of each job's unfinished runs; its head may run, the others wait for its end."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Run]] = {}
+
+    def join(self, run: Run) -> bool:
+        """Stand in line, unless it does already; whether it is the run's turn."""
+        line = self._lines.setdefault(run.job, deque())
+        if all(other.id != run.id for other in line):
+            line.append(run)
+        return line[0].id == run.id
+
+    def leave(self, run: Run) -> Run | None:
+        """The run has ended; the one whose turn comes by that, if any."""
+        line = self._lines.get(run.job, deque())
+        ours = next((other for other in line if other.id == run.id), None)
+        if ours is None:
+            return None
+        was_first = line[0] is ours
+        line.remove(ours)
+        if not line:
+            del self._lines[run.job]
+            return None
+        return line[0] if was_first else None

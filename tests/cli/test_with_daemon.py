@@ -1,0 +1,179 @@
+"""Commands that ask a daemon, and commands on a terminal: as processes, as users have them."""
+
+import fcntl
+import json
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.conftest import eventually
+
+PROGRAM = [sys.executable, "-m", "erpsync.cli.main"]
+
+SLOW = '''
+import asyncio
+from erpsync import JobContext, JobResult, Settings, job
+
+@job("slow", repeatable=True)
+async def slow(ctx: JobContext[Settings]) -> JobResult:
+    """Goes on until a file appears."""
+    from pathlib import Path
+    ctx.log.info("began")
+    while not Path("go").exists():
+        ctx.progress(4, 10)
+        ctx.checkpoint()
+        await asyncio.sleep(0.02)
+    ctx.log.info("ended")
+    return ctx.result()
+'''
+
+
+@pytest.fixture
+def slow(folder: Path) -> Path:
+    """The folder with one more job, that waits for a file."""
+    (folder / "plugins" / "slow.py").write_text(SLOW)
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write('[jobs.slow]\nplugin = "slow"\nschedule = "manual"\n')
+    return folder
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def daemon(slow: Path) -> Iterator["subprocess.Popen[str]"]:
+    with started("daemon") as process:
+        eventually(lambda: type_("status", "--check").returncode == 0, "the daemon is ready")
+        yield process
+
+
+def type_(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_run_and_trigger_through_the_daemon(daemon: "subprocess.Popen[str]") -> None:
+    """`run` follows to the end with the exit code of the outcome; `trigger` returns at once; both name who asked."""
+    done = type_("run", "fail", "--format", "json")
+    assert (done.returncode, json.loads(done.stdout)["outcome"]) == (1, "failed")
+    asked = type_("trigger", "say", "--format", "json")
+    assert (asked.returncode, json.loads(asked.stdout)["job"]) == (0, "say")
+    waited = type_("trigger", "say", "--wait")
+    assert waited.returncode == 0, waited
+    assert "say succeeded" in waited.stdout
+    runs = json.loads(type_("runs", "--format", "json").stdout)
+    assert {run["requested_by"] for run in runs} == {json.loads(asked.stdout)["requested_by"]}
+
+
+def test_logs_are_followed_to_the_end(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+    """`logs --follow` shows lines as they come and ends with the run, last words included."""
+    run = json.loads(type_("trigger", "slow", "--format", "json").stdout)
+    with started("logs", run["id"], "--follow", "--format", "json") as logs:
+        assert logs.stdout is not None
+        assert json.loads(logs.stdout.readline())["event"] == "began"
+        (slow / "go").touch()
+        assert [json.loads(line)["event"] for line in logs.stdout] == ["ended"]
+        assert logs.wait(30) == 0
+
+
+def test_status_names_what_runs(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+    """The text has the running run with its progress, what comes next, and the pid."""
+    run = json.loads(type_("trigger", "slow", "--format", "json").stdout)
+    said = eventually(lambda: "4 of 10" in (out := type_("status").stdout) and out, "the progress is shown")
+    assert run["id"] in said
+    assert f"pid {daemon.pid}" in said
+    assert "\nnext\n" in said
+    document = json.loads(type_("status", "--format", "json").stdout)
+    assert document["daemon"]["running"][0]["progress"] == {"done": 4, "total": 10}
+
+
+def test_ctrl_c_ends_the_following_not_the_run(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+    """Ctrl-C at a run that the daemon has exits 130; the run goes on."""
+    with started("run", "slow") as run:
+        eventually(lambda: json.loads(type_("runs", "slow", "--format", "json").stdout), "the run is claimed")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(30) == 130
+    (slow / "go").touch()
+    found = eventually(
+        lambda: [
+            each for each in json.loads(type_("runs", "slow", "--format", "json").stdout) if each["outcome"]
+        ],
+        "the run ends",
+    )
+    assert found[0]["outcome"] == "succeeded"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_a_run_of_our_own(slow: Path, number: signal.Signals) -> None:
+    """Without a daemon the run is cancelled, recorded, and the exit code names the signal."""
+    with started("run", "slow") as run:
+        eventually(lambda: list((slow / "data" / "logs").rglob("*.jsonl")), "the run has begun")
+        run.send_signal(number)
+        assert run.wait(30) == 128 + number
+    assert json.loads(type_("runs", "--format", "json").stdout)[0]["outcome"] == "cancelled"
+
+
+def test_a_terminal_sees_live_progress(slow: Path) -> None:
+    """On a terminal a run of more than a second shows how far it is, in place."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen([*PROGRAM, "run", "slow"], stdout=follower, stderr=follower, stdin=follower)
+    os.close(follower)
+    seen = b""
+    while b"running 4 of 10" not in seen:
+        seen += os.read(leader, 4096)
+    (slow / "go").touch()
+    while b"slow succeeded" not in seen:
+        seen += os.read(leader, 4096)
+    assert process.wait(30) == 0
+    os.close(leader)
+    assert b"\r\x1b[2K" in seen
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
+def test_no_right_to_the_socket_is_77(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+    """A user whom the socket does not let in gets 77 and the remedy."""
+    program = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from erpsync.cli.exit_code import code_of_error\n"
+        "from erpsync.control.client import ControlClient, ControlRefusedError\n"
+        "client = ControlClient(Path('control.sock'))\n"
+        "os.setuid(65534)\n"
+        "try: client.status()\n"
+        "except ControlRefusedError as error: print(error.hint); sys.exit(code_of_error(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=slow / "data", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 77, done.stderr
+    assert "group" in done.stdout

@@ -1,0 +1,154 @@
+"""What the composition decides: which jobs are parked, which connection serves whom, which secrets are used."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from erpsync.config.configuration import Configuration
+from erpsync.config.load import load_configuration
+from erpsync.core.clock import SystemClock
+from erpsync.core.errors import ConfigError, SecretUnavailableError
+from erpsync.core.event import silent
+from erpsync.core.redaction import Redactor
+from erpsync.daemon.check import all_problems, parked_jobs, require_schedules
+from erpsync.daemon.connections import Connections
+from erpsync.daemon.place import resolver_of
+from erpsync.plugins.discovery import PluginCatalog
+from erpsync.sandbox.server import Sandbox
+
+TEXT = """
+[daemon]
+data = "data"
+[secrets]
+from = ["secrets"]
+[identities.night]
+client_id = "erpsync.sandbox/service"
+client_secret = [{ secret = "${instance}.new" }, { secret = "${instance}.old" }]
+scope = ["read"]
+[instances.one]
+url = "URL"
+[instances.two]
+url = "URL"
+access = "read"
+[instances.other]
+kind = "oidc"
+issuer = "URL/id"
+api = ["http://127.0.0.1:9/"]
+[jobs.get]
+plugin = "http_call"
+identity = "night"
+instances = ["*"]
+with = { url = "URL/api/domain/odata/General_Currencies_Currencies" }
+[jobs.also]
+plugin = "http_call"
+identity = "night"
+instances = ["one"]
+with = { url = "https://example.org/" }
+[jobs.bare]
+plugin = "http_call"
+with = { url = "https://example.org/" }
+"""
+
+
+@pytest.fixture
+def redactor() -> Redactor:
+    return Redactor()
+
+
+@pytest.fixture
+def configuration(tmp_path: Path, sandbox: Sandbox) -> Configuration:
+    """Three instances, of which all have the old secret and none the new one."""
+    (tmp_path / "erpsync.toml").write_text(TEXT.replace("URL", sandbox.url))
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    for name in ("one", "two", "other"):
+        path = tmp_path / "secrets" / f"{name}.old"
+        path.touch(mode=0o600)
+        path.write_text("sandbox-secret\n")
+    return load_configuration(tmp_path / "erpsync.toml", {})
+
+
+@pytest.fixture
+async def connections(configuration: Configuration, redactor: Redactor) -> AsyncIterator[Connections]:
+    resolver = resolver_of(configuration, redactor)
+    made = Connections(configuration, resolver, SystemClock(), silent, redactor)
+    yield made
+    await made.close()
+
+
+async def get(connections: Connections, configuration: Configuration, job: str, method: str = "GET") -> int:
+    connection = connections.of_job(configuration.jobs[job])
+    url = str(configuration.jobs["get@one"].settings["url"])
+    async with httpx2.AsyncClient(transport=connection.transport) as client:
+        return (await client.request(method, url)).status_code
+
+
+async def test_jobs_of_one_identity_share_its_connection_and_token(
+    connections: Connections, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    """Two jobs of one identity at one instance have one connection and one token; another instance has its own."""
+    jobs = configuration.jobs
+    assert connections.of_job(jobs["get@one"]) is connections.of_job(jobs["also@one"])
+    assert connections.of_job(jobs["get@one"]) is not connections.of_job(jobs["get@two"])
+    answers = await asyncio.gather(*(get(connections, configuration, "get@one") for _ in range(20)))
+    assert set(answers) == {200}
+    assert sum(sandbox.stats()["token_requests"].values()) == 1
+    (status,) = [each for each in connections.identities() if each.requests]
+    assert status.identity == "night@one"
+
+
+async def test_tokens_go_to_the_instances_own_origins_only(
+    connections: Connections, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    """An identity of another server, and a job without identity, get to this address without any token."""
+    assert await get(connections, configuration, "get@other") == 401
+    assert await get(connections, configuration, "bare") == 401
+    assert sum(sandbox.stats()["token_requests"].values()) == 0
+
+
+async def test_a_read_only_instance_is_never_written(
+    connections: Connections, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    """access = "read" refuses an unsafe request before anything is sent."""
+    from erpsync.core.errors import ReadOnlyError
+
+    with pytest.raises(ReadOnlyError):
+        await get(connections, configuration, "get@two", "DELETE")
+    assert sandbox.stats()["api_requests"] == 0
+
+
+def test_one_secret_of_two_is_enough(configuration: Configuration, redactor: Redactor) -> None:
+    """While a secret is rolled over nothing is parked; without any, the jobs of the identity are, and no others."""
+    resolver = resolver_of(configuration, redactor)
+    catalog = PluginCatalog(())
+    assert parked_jobs(configuration, catalog, resolver) == {}
+    (configuration.path.parent / "secrets" / "one.old").unlink()
+    parked = parked_jobs(configuration, catalog, resolver)
+    assert set(parked) == {"get@one", "also@one"}
+    assert {problem.code for problems in parked.values() for problem in problems} == {"E119"}
+
+
+async def test_no_secret_at_all_is_said(configuration: Configuration, connections: Connections) -> None:
+    """A request whose identity has no secret any more fails with where it was looked for."""
+    (configuration.path.parent / "secrets" / "one.old").unlink()
+    with pytest.raises(SecretUnavailableError, match=r"one\.new"):
+        await get(connections, configuration, "get@one")
+
+
+def test_problems_of_a_definition_are_said_once(configuration: Configuration, redactor: Redactor) -> None:
+    """A fault in a definition is one problem whatever it is fanned out to; problems come in the order of the file."""
+    file = configuration.path
+    text = file.read_text().replace('plugin = "http_call"\nwith', 'plugin = "htp_call"\nwith')
+    file.write_text(
+        text.replace("URL", "x")
+        .replace("/General_Currencies_Currencies", "/C", 1)
+        .replace('instances = ["*"]', 'instances = ["*"]\nschedule = "61 * * * *"')
+    )
+    broken = load_configuration(file, {})
+    problems = all_problems(broken, None)
+    assert [problem.code for problem in problems] == ["E301", "E201"]
+    assert [problem.line for problem in problems] == sorted(problem.line or 0 for problem in problems)
+    with pytest.raises(ConfigError):
+        require_schedules(broken)
