@@ -216,6 +216,29 @@ class CronTrigger:
             return f"gap: moved from {moved}" if moved else ""
         return self._skipped_before(instant, stretch)
 
+    def clock_changes(self, since: datetime, until: datetime) -> Iterator[tuple[datetime, str]]:
+        """The clock changes between two instants that its fixed times fall into, and what happens to these then."""
+        if self.pattern.real_time:
+            return
+        stretch = stretch_at(self.zone, _naive(since))
+        while (stretch := stretch_at(self.zone, stretch.end)).begin < _naive(until):
+            if what := self._changed(stretch):
+                yield stretch.begin.replace(tzinfo=UTC), what
+
+    def _changed(self, stretch: Stretch) -> str:
+        """What the clock change at the beginning of a stretch does; empty where it does nothing."""
+        if stretch.wall_begin > stretch.wall_before:
+            lost = self._lost(stretch)
+            end = stretch.wall_begin.time().isoformat("minutes")
+            fate = f"it runs at {end}" if self.dst == "vixie" else "it does not run"
+            return f"{lost} does not exist that day, {fate}" if lost else ""
+        walls = self.pattern.after(stretch.wall_begin - SECOND)
+        twice = next(walls, stretch.wall_before)
+        if twice >= stretch.wall_before:
+            return ""
+        fate = "it runs twice" if self.dst == "literal" else "it runs the first time only"
+        return f"{twice.time().isoformat('minutes')} comes twice that day, {fate}"
+
     def _skipped_before(self, instant: datetime, stretch: Stretch) -> str:
         """Names the wall-clock times that a gap swallowed since the fire time before `instant`."""
         previous = next(self.until(instant - _MICROSECOND), None)

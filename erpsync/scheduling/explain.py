@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
+from zoneinfo import ZoneInfo
 
-from erpsync.core.calendar import HORIZON, blackout_end, opens_at
+from erpsync.core.calendar import HORIZON, blackout_end, covers, opens_at
 from erpsync.core.duration import format_duration
+from erpsync.core.job import Job
 from erpsync.core.run import utc_text
 from erpsync.scheduling.timetable import Timetable
 from erpsync.scheduling.trigger import MOMENT, Trigger, next_after
@@ -25,31 +27,49 @@ class FireTime:
 
 
 def fire_times(
-    trigger: Trigger, after: datetime, count: int, *, delay: timedelta = timedelta(0)
+    trigger: Trigger, after: datetime, count: int, *, delay: timedelta = timedelta(0), job: Job | None = None
 ) -> list[FireTime]:
     """The first `count` fire times later than `after`; fewer where the schedule ends.
 
-    They are nominal: a job with a spread starts `delay` later, which the note says.
+    They are nominal: a spread (`delay`) and the job's blackout and window move the start or forbid it, which the
+    note says.
     """
     spread = f"spread +{format_duration(delay)}" if delay else ""
-    return [
-        FireTime(fire.astimezone(trigger.zone), fire, "; ".join(filter(None, (trigger.note(fire), spread))))
-        for fire in islice(trigger.after(after), count)
-    ]
+    found = []
+    for fire in islice(trigger.after(after), count):
+        notes = (trigger.note(fire), _shift(job, fire, delay) if job else "", spread)
+        found.append(FireTime(fire.astimezone(trigger.zone), fire, "; ".join(filter(None, notes))))
+    return found
 
 
-def next_start(table: Timetable, fire: datetime | None) -> datetime | None:
-    """When the first fire time, from `fire` on, that is not skipped can start; None: none does.
+def _shift(job: Job, fire: datetime, delay: timedelta) -> str:
+    """What blackout and window do to the start of a fire time."""
+    zone = ZoneInfo(job.timezone)
+    day = fire.astimezone(zone).date()
+    names = ", ".join(calendar.name for calendar in job.blackout if covers(calendar, day))
+    if names and job.on_blackout == "skip":
+        return f"blackout {names}: skipped"
+    opening = opens_at(job, fire + delay)
+    if opening is None:
+        return ""
+    what = f"blackout {names}".strip() if opening.reason == "blackout" else "window"
+    if opening.at is None:
+        return f"{what}: no start within {HORIZON.days} days"
+    return f"{what}: starts {opening.at.astimezone(zone).isoformat(timespec='minutes')}"
+
+
+def next_start(table: Timetable, fire: datetime) -> datetime | None:
+    """When the first fire time, from `fire` on, that is not skipped can start; None: none within HORIZON.
 
     Moved by spread, blackout and window; what else a run waits for is not known beforehand.
     """
-    job = table.job
-    while fire is not None:
+    job, limit = table.job, fire + HORIZON
+    following: datetime | None = fire
+    while following is not None and following < limit:
+        fire = following
         end = blackout_end(job, fire)
         if end is None or job.on_blackout == "postpone":
             opening = opens_at(job, fire + table.delay)
             return opening.at if opening else fire + table.delay
-        if end - fire >= HORIZON:
-            return None
-        fire = next_after(table.trigger, end - MOMENT)
+        following = next_after(table.trigger, end - MOMENT)
     return None

@@ -32,7 +32,7 @@ def _problems(folder: Path, text: str) -> list[Problem]:
 
 def test_a_good_schedule_is_no_problem(tmp_path: Path) -> None:
     """Every form of schedule passes, being asked only too."""
-    assert _problems(tmp_path, 'schedule = ["15 2 * * *", "@daily", { every = "15m" }]') == []
+    assert _problems(tmp_path, 'timeout = "10m"\nschedule = ["15 2 * * *", "@daily", { every = "1h" }]') == []
     assert _problems(tmp_path, 'schedule = "manual"') == []
 
 
@@ -69,3 +69,59 @@ def test_a_job_that_is_switched_off_may_rest(tmp_path: Path) -> None:
     """Disabled jobs never fire, which is no news; a bad expression in them is."""
     assert _problems(tmp_path, 'enabled = false\nschedule = "0 0 30 2 *"') == []
     assert [problem.code for problem in _problems(tmp_path, 'enabled = false\nschedule = "x"')] == ["E301"]
+
+
+def test_a_fixed_time_in_a_clock_change_is_a_warning(tmp_path: Path) -> None:
+    """Within twelve months, with the day and what happens, as the job's dst says; intervals meet none."""
+    sofia = 'timezone = "Europe/Sofia"\nschedule = "30 3 * * *"'
+
+    messages = [problem.message for problem in _problems(tmp_path, sofia)]
+    assert messages == [
+        '"30 3 * * *" meets the clock change of 2027-03-28: 03:30 does not exist that day, it runs at 04:00',
+        '"30 3 * * *" meets the clock change of 2027-10-31: 03:30 comes twice that day, it runs the first time only',
+    ]
+    literal = [problem.message for problem in _problems(tmp_path, sofia + '\ndst = "literal"')]
+    assert [message.rpartition(", ")[2] for message in literal] == ["it does not run", "it runs twice"]
+    assert {problem.code for problem in _problems(tmp_path, sofia)} == {"W302"}
+    for quiet in ("30 2 * * *", "*/30 * * * *", "0 4 * * *"):
+        text = f'timeout = "1m"\ntimezone = "Europe/Sofia"\nschedule = "{quiet}"'
+        assert _problems(tmp_path, text) == []
+
+
+def test_a_time_out_longer_than_the_interval_is_a_warning(tmp_path: Path) -> None:
+    """The shortest of the next intervals counts; runs that may overlap do not mind."""
+    text = 'timeout = "30m"\nschedule = "0,20 3 * * *"'
+
+    (problem,) = _problems(tmp_path, text)
+    assert (problem.code, problem.key) == ("W303", "jobs.orders.timeout")
+    assert "30m is longer than the 20m" in problem.message
+    assert _problems(tmp_path, text + '\noverlap = "allow"') == []
+
+
+def test_a_window_too_short_for_a_run_is_a_warning(tmp_path: Path) -> None:
+    """The expected duration decides where it is known, else the time-out."""
+    text = 'schedule = "0 23 * * *"\nwindow = { from = "23:00", to = "01:00" }\ntimeout = "3h"'
+
+    (problem,) = _problems(tmp_path, text)
+    assert (problem.code, problem.key) == ("W304", "jobs.orders.window")
+    assert "open for 2h, shorter than the time-out of 3h" in problem.message
+    assert _problems(tmp_path, text + '\nexpected_duration = "90m"') == []
+
+
+def test_a_deadline_before_the_window_opens_is_a_warning(tmp_path: Path) -> None:
+    """The first fire time that cannot make it is named."""
+    text = 'schedule = "0 20 * * *"\nwindow = { from = "22:00", to = "06:00" }\nstart_by = '
+
+    (problem,) = _problems(tmp_path, text + '"1h"')
+    assert (problem.code, problem.key) == ("W305", "jobs.orders.start_by")
+    assert "20:00 waits 2h for its window, and is missed after 1h" in problem.message
+    assert _problems(tmp_path, text + '"3h"') == []
+
+
+def test_a_schedule_that_its_blackout_forbids_never_fires(tmp_path: Path) -> None:
+    """Sundays only, and never on Sundays."""
+    text = 'schedule = "0 3 * * SUN"\nblackout = "free"\n[calendars.free]\nweekdays = ["SUN"]'
+
+    (problem,) = _problems(tmp_path, text)
+    assert (problem.code, problem.severity) == ("W301", "warning")
+    assert "none of its fire times may start" in problem.message

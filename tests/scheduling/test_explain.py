@@ -1,10 +1,11 @@
 """What `next` says about fire times."""
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta
 
 import pytest
 
-from erpsync.core.job import Cron, Every, Job
+from erpsync.core.job import Calendar, Cron, Every, Job, Window
 from erpsync.scheduling.explain import fire_times
 from erpsync.scheduling.timetable import timetable
 from erpsync.scheduling.trigger import build_schedule, build_trigger
@@ -128,3 +129,26 @@ def test_a_schedule_that_ends_gives_fewer() -> None:
     )
 
     assert len(fire_times(build_trigger(job), datetime.fromisoformat(SPRING), 9)) == 1
+
+
+def test_blackout_window_and_spread_are_explained() -> None:
+    """A skipped day, a postponed one, and when the window lets the run start."""
+    free = Calendar("free", dates=frozenset({date(2026, 3, 30)}))
+    job = Job(
+        "orders",
+        "orders",
+        "mirror",
+        schedules=(Cron("0 20 * * *"),),
+        timezone="Europe/Sofia",
+        blackout=(free,),
+        window=Window(time(22), time(6)),
+    )
+    after = datetime.fromisoformat("2026-03-29T12:00:00+03:00")
+
+    def notes(job: Job) -> list[str]:
+        table = timetable(job)
+        return [found.note for found in fire_times(table.trigger, after, 2, delay=table.delay, job=job)]
+
+    assert notes(job) == ["window: starts 2026-03-29T22:00+03:00", "blackout free: skipped"]
+    assert notes(replace(job, on_blackout="postpone"))[1] == "blackout free: starts 2026-03-31T00:00+03:00"
+    assert notes(replace(job, window=None, spread=timedelta(hours=1)))[0].startswith("spread +")
