@@ -363,8 +363,10 @@ def merge(runs: Sequence[Run], last: Mapping[str, Run]) -> tuple[list[Run], list
 
 
 def _continues(run: Run, before: Run) -> bool:
+    """Whether both are of one kind (fire times, or what comes after others), have one fate and follow each other."""
     return (
         run.outcome in (Outcome.SKIPPED, Outcome.MISSED)
+        and run.claim.partition(":")[0] == before.claim.partition(":")[0]
         and (run.outcome, run.reason) == (before.outcome, before.reason)
         and before.fire_at is not None
         and run.fire_at is not None
