@@ -8,12 +8,13 @@ PIP := $(PYTHON) -m pip --quiet --quiet --disable-pip-version-check --python $(B
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint format bench build lock clean
+.PHONY: help demo test soak check lint format bench build lock clean
 
 help:
 	@echo "make demo    a sandbox, a daemon and four jobs for half a minute"
 	@echo "make check   format, lint, types, import contracts, quick tests"
 	@echo "make test    the same with every test"
+	@echo "make soak    a million simulated nights and 200 kills, for hours; make test has 10 000 and 20"
 	@echo "make bench   the figures of bench/README.md, measured here"
 	@echo "make build   wheel and sdist into dist/"
 	@echo "make format  mend what ruff can mend"
@@ -43,6 +44,9 @@ check: lint
 test: $(READY)
 	@$(PYTEST)
 	@$(MAKE) --no-print-directory lint
+
+soak: $(READY)
+	@NIGHTS=1000000 KILLS=200 $(PYTEST) tests/simulation tests/acceptance/test_killing.py
 
 bench: $(READY)
 	@$(BIN)/python bench/run.py

@@ -1,0 +1,96 @@
+"""The oracle: fire times, windows and blackouts, worked out slowly from the wall clock, without erpsync's code.
+
+A wall-clock time is an instant where a zone shows it: none in a gap, two in a repeated hour.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from itertools import product
+from zoneinfo import ZoneInfo
+
+from erpsync.core.job import At, Cron, Every, Job
+from tests.simulation.literal_cron import DAY, parse
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def fires(job: Job, after: datetime, until: datetime) -> list[datetime]:
+    """The fire times of a job later than `after` up to `until`, in order."""
+    found: set[datetime] = set()
+    for schedule in job.schedules if job.enabled else ():
+        match schedule:
+            case Cron(expression):
+                day, last = after.date() - DAY, until.date() + DAY
+                while day <= last:
+                    found |= {
+                        fire for fire in _on(expression, job.timezone, job.dst, day) if after < fire <= until
+                    }
+                    day += DAY
+            case Every(every, offset):
+                fire = EPOCH + offset + (after - EPOCH - offset) // every * every
+                while (fire := fire + every) <= until:
+                    found.add(fire)
+            case At(at):
+                found |= {at} if after < at <= until else set()
+    return sorted(found)
+
+
+@lru_cache(maxsize=100_000)
+def _on(expression: str, zone_name: str, dst: str, day: date) -> frozenset[datetime]:
+    """The fire times that belong to one day of the wall clock."""
+    rule, zone = parse(expression), ZoneInfo(zone_name)
+    found: set[datetime] = set()
+    if not rule.is_day(day):
+        return frozenset()
+    for hour, minute, second in product(rule.hours, rule.minutes, rule.seconds):
+        wall = datetime.combine(day, time(hour, minute, second))
+        shown = sorted(_shown(wall, zone))
+        if not shown:
+            if dst == "vixie" and not rule.real_time:
+                found.add(_gap_end(wall, zone))
+        elif dst == "literal" or (dst == "vixie" and rule.real_time):
+            found |= set(shown)
+        else:
+            found.add(shown[0])
+    return frozenset(found)
+
+
+def _shown(wall: datetime, zone: ZoneInfo) -> set[datetime]:
+    """The instants at which the clock on the wall shows a time."""
+    candidates = {wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    return {instant for instant in candidates if _wall(instant, zone) == wall}
+
+
+def _gap_end(wall: datetime, zone: ZoneInfo) -> datetime:
+    """The first minute after the gap that swallowed a time: until then the clock showed less."""
+    instant = wall.replace(tzinfo=zone, fold=0, second=0).astimezone(UTC)
+    while _wall(instant - MINUTE, zone) > wall:
+        instant -= MINUTE
+    return instant
+
+
+def _wall(instant: datetime, zone: ZoneInfo) -> datetime:
+    return instant.astimezone(zone).replace(tzinfo=None, fold=0)
+
+
+def is_dark(job: Job, instant: datetime) -> bool:
+    """Whether a blackout of the job covers the day that its zone has at an instant."""
+    day = _wall(instant, ZoneInfo(job.timezone)).date()
+    return any(
+        day in calendar.dates
+        or (day.month, day.day) in calendar.yearly
+        or day.weekday() in calendar.weekdays
+        or day.day in calendar.month_days
+        or (-1 in calendar.month_days and (day + DAY).month != day.month)
+        for calendar in job.blackout
+    )
+
+
+def is_open(job: Job, instant: datetime) -> bool:
+    """Whether the job's window is open at an instant."""
+    if job.window is None:
+        return True
+    shown = _wall(instant, ZoneInfo(job.timezone)).time()
+    opens, closes = job.window.opens, job.window.closes
+    return opens <= shown < closes if opens < closes else not closes <= shown < opens
