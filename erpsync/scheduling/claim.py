@@ -109,7 +109,8 @@ def _claim(connection: Connection, look: Look) -> Claimed:
     over = [run for run in (*expired, *last.values()) if run.id in gone | grown]
     over += [run for run in ours if run.state is State.FINISHED]
     handed = hand_over(connection, over, look.rules, look.now)
-    remove_pauses(connection, [*look.resumed])
+    if look.resumed:
+        remove_pauses(connection, [*look.resumed])
     for job in look.resumed:
         handed += take_left(connection, job, look.rules, look.now)
     written = [*expired, *ours, *handed]

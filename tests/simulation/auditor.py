@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from erpsync.core.job import Cron, Every, Job
+from erpsync.core.job import After, Cron, Every, Job
 from erpsync.core.run import Run
 from tests.simulation import oracle
 
@@ -31,6 +31,12 @@ _LIVE = text(
 )
 _RUNNING = text("SELECT count(*) FROM run WHERE job = :job AND state = 'running'")
 _MARKS = text("SELECT job, until FROM mark")
+_PARENTS = text(
+    "SELECT child.id, child.state, child.outcome, child.reason, parent.state AS ended, parent.outcome AS how, "
+    "parent.id AS parent FROM run AS child JOIN run AS parent ON instr(child.parents, parent.id) > 0 "
+    "WHERE child.job = :job"
+)
+_LEFT = text("SELECT child, parent FROM handover ORDER BY child, parent")
 _OLD = text(
     "SELECT id, job, state, waiting_for, created_at FROM run WHERE state <> 'finished' AND created_at < :at"
 )
@@ -107,10 +113,23 @@ class Auditor:
         self._expected = {}
 
     def require_settled(self, connection: Connection, now: datetime) -> None:
-        """After calm days nothing old is left that has not ended."""
+        """After calm days nothing old is left that has not ended, and nobody's parents were taken twice."""
+        for name, job in self._jobs.items():
+            self._require_parents(connection, name, job)
         at = (now - STUCK - EPOCH) // MICROSECOND
         left = connection.execute(_OLD, {"at": at}).all()
         assert not left, f"never ended: {left}"
+
+    def _require_parents(self, connection: Connection, name: str, job: Job) -> None:
+        """What came after others came after their ends, once, and only where that was all that it waited for."""
+        taken: dict[str, str] = {}
+        for row in connection.execute(_PARENTS, {"job": name}):
+            assert row.ended == "finished", f"{row.id} came after {row.parent}, which has not ended"
+            assert taken.setdefault(row.parent, row.id) == row.id, f"{row.parent} was taken twice by {name}"
+        left = {row.parent for row in connection.execute(_LEFT) if row.child == name}
+        for after in job.schedules if job.enabled else ():
+            if isinstance(after, After):
+                assert not set(after.jobs) <= left, f"{name} has not taken all that its parents left"
 
     # -- schedules in force -----------------------------------------------------------------------------------
 

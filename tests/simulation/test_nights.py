@@ -16,7 +16,7 @@ from tests.simulation.world import World, empty_state, new_world
 
 NIGHTS = int(os.environ.get("NIGHTS", "10000"))
 SEED = os.environ.get("SEED", "")
-LIFE = 100
+LIFE = 250
 """Nights in one world."""
 
 NewWorld = Callable[[int], World]

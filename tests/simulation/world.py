@@ -309,7 +309,7 @@ class World:
 
     def _claim(self, connection: Connection, look: Look) -> Claimed:
         (claimed,) = claim_due(connection, [look])
-        if self.rng.random() < 0.2 and not claimed.corrected:
+        if self.rng.random() < 0.1 and not claimed.corrected:
             marks = {**look.marks, **{mark.job: mark for mark in claimed.marks}}
             (again,) = claim_due(connection, [replace(look, marks=marks, resumed={})])
             assert again == Claimed((), (), (), (), ()), f"planning twice plans something new: {again}"
