@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from erpsync.core.job import At, Cron, Every, Job
+from erpsync.core.calendar import covers
+from erpsync.core.job import At, Calendar, Cron, Every, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
-from erpsync.scheduling.planner import CORRECTION, UNKNOWN, Plan, merge, plan
+from erpsync.scheduling.planner import CORRECTION, UNKNOWN, Plan, Span, merge, plan
 from erpsync.scheduling.timetable import Timetable, schedule_text, timetable
 from erpsync.scheduling.trigger import Trigger
 from erpsync.store.ledger import Growth
 from erpsync.store.marks import Mark
+from erpsync.store.pauses import Pause
 
 NOW = datetime(2026, 3, 28, 12, 0, 1, tzinfo=UTC)
 NOON = NOW.replace(second=0)
@@ -276,37 +278,58 @@ policies = st.fixed_dictionaries(
         "catch_up": st.sampled_from(["last", "none", "all"]),
         "catch_up_window": st.sampled_from([timedelta(0), 90 * MINUTE, 24 * HOUR]),
         "catch_up_limit": st.sampled_from([0, 1, 3, 10]),
-        "overlap": st.sampled_from(["skip", "allow"]),
+        "overlap": st.sampled_from(["skip", "allow", "queue", "replace"]),
+        "blackout": st.sampled_from(
+            [
+                (),
+                (Calendar("sunday", weekdays=frozenset({6})),),
+                (Calendar("many", weekdays=frozenset({0, 2, 5}), month_days=frozenset({-1})),),
+            ]
+        ),
+        "on_blackout": st.sampled_from(["skip", "postpone"]),
     }
 )
+pauses = st.none() | st.tuples(st.integers(-2, 40), st.none() | st.integers(1, 40)).map(
+    lambda hours: (hours[0] * HOUR, hours[1] and (hours[0] + hours[1]) * HOUR)
+)
 looks = st.lists(
-    st.tuples(st.sampled_from([1, 60, 61, 600, 3600, 4000, 40_000, 200_000]), st.integers(0, 1)),
+    st.tuples(st.sampled_from([1, 60, 61, 600, 3600, 4000, 40_000, 200_000]), st.integers(0, 2)),
     min_size=1,
     max_size=6,
 )
 
 
-@given(policies, looks, st.sampled_from([NOW, datetime(2026, 10, 24, 22, tzinfo=UTC)]))
-@settings(max_examples=100, deadline=None, database=None)
+@given(policies, looks, st.sampled_from([NOW, datetime(2026, 10, 24, 22, tzinfo=UTC)]), pauses, st.booleans())
+@settings(max_examples=300, deadline=None, database=None)
 def test_every_fire_time_has_exactly_one_fate_and_the_right_one(
-    policy: dict[str, object], steps: list[tuple[int, int]], start: datetime
+    policy: dict[str, object],
+    steps: list[tuple[int, int]],
+    start: datetime,
+    paused: tuple[timedelta, timedelta | None] | None,
+    held: bool,
 ) -> None:
-    """Over any sequence of looks and downtimes each fire time ends in one run, as the definitions say."""
+    """Over any sequence of looks, downtimes and pauses each fire time ends in one run, as the definitions say."""
     table = timetable(replace(HOURLY, **policy))
+    name = table.job.name
+    pause = Pause(name, start + paused[0], paused[1] and start + paused[1]) if paused else None
     end = start + sum((seconds for seconds, _ in steps)) * SECOND
     fires = [*takewhile(lambda fire: fire <= end, table.trigger.after(start))]
-    marks = {table.job.name: plan([table], {}, {}, start).marks[0]}
+    taken = [Span(fires[4], fires[6])] if held and len(fires) > 6 else []
+    marks = {name: plan([table], {}, {}, start).marks[0]}
     now, settled = start, 0
     for seconds, live in steps:
         now += seconds * SECOND
         due = [fire for fire in fires[settled:] if fire <= now - table.delay]
         settled += len(due)
+        over = pause and replace(pause, until=min(now, pause.until or now))
+        known = {"resumed": {name: over} if over else {}, "taken": {name: taken}}
 
-        found = plan([table], marks, {table.job.name: live}, now)
+        found = plan([table], marks, {name: live}, now, **known)
         marks |= {mark.job: mark for mark in found.marks}
 
-        assert _expanded(found.runs, fires) == _by_definition(table, due, live, now)
-        assert plan([table], marks, {table.job.name: live}, now) == Plan((), ())
+        free = [fire for fire in due if not any(span.first <= fire <= span.last for span in taken)]
+        assert _expanded(found.runs, fires) == _by_definition(table, free, live, now, over)
+        assert plan([table], marks, {name: live}, now, **known) == Plan((), ())
 
 
 def _expanded(runs: tuple[Run, ...], fires: list[datetime]) -> list[tuple[datetime, str, str | None]]:
@@ -322,36 +345,82 @@ def _expanded(runs: tuple[Run, ...], fires: list[datetime]) -> list[tuple[dateti
 
 
 def _by_definition(
-    table: Timetable, due: list[datetime], live: int, now: datetime
+    table: Timetable, due: list[datetime], live: int, now: datetime, pause: Pause | None
 ) -> list[tuple[datetime, str, str | None]]:
     """The slow and obvious way: judge one fire time after the other."""
     job = table.job
+    zone = ZoneInfo(job.timezone)
+    days = [fire.astimezone(zone).date() for fire in due]
+    dark = [
+        job.on_blackout == "skip" and any(covers(calendar, day) for calendar in job.blackout) for day in days
+    ]
+    open_ = [fire for fire, is_dark in zip(due, dark, strict=True) if not is_dark]
     late_ones = [
         fire
-        for fire in due
-        if not (fire == due[-1] and now - (fire + table.delay) <= job.grace)
+        for fire in open_
+        if not (fire == open_[-1] and now - (fire + table.delay) <= job.grace)
         and now - (fire + table.delay) <= job.catch_up_window
     ]
+    room = {"skip": 0 if live else 99, "queue": max(0, 2 - live) if live else 99}.get(job.overlap, 99)
     fates = []
-    for fire in due:
+    for fire, is_dark in zip(due, dark, strict=True):
         lateness = now - (fire + table.delay)
         fate: tuple[str, str | None]
-        if fire == due[-1] and lateness <= job.grace:
+        if is_dark:
+            fate = ("skipped", "blackout")
+        elif fire == open_[-1] and lateness <= job.grace:
             fate = ("schedule", None)
         elif job.catch_up == "none":
             fate = ("missed", "catch_up_none")
         elif lateness > job.catch_up_window:
             fate = ("missed", "catch_up_window")
         elif job.catch_up == "last":
-            fate = ("catch_up", None) if fire == due[-1] else ("missed", "late")
+            fate = ("catch_up", None) if fire == open_[-1] else ("missed", "late")
         elif len([newer for newer in late_ones if newer > fire]) < job.catch_up_limit:
             fate = ("catch_up", None)
         else:
             fate = ("missed", "catch_up_limit")
-        if fate[1] is None and live and job.overlap == "skip":
-            fate = ("skipped", "overlap")
+        if fate[1] is None:
+            fate = fate if room > 0 else ("skipped", "overlap")
+            room -= 1
+        elif pause is not None and pause.since <= fire + table.delay < pause.until:
+            fate = ("skipped", "paused")
         fates.append((fire, *fate))
     return fates
+
+
+def test_what_is_not_caught_up_after_a_pause_is_one_range() -> None:
+    """A pause over a blacked-out day is one skipped range, before and after it what there was else."""
+    job = replace(HOURLY, catch_up="none", blackout=(Calendar("saturday", weekdays=frozenset({5})),))
+    pause = Pause(job.name, NOON - 30 * HOUR, NOON - 2 * HOUR)
+    marks = {job.name: Mark(job.name, schedule_text(job), NOON - 33 * HOUR)}
+
+    found = plan([timetable(job)], marks, {}, NOW, resumed={job.name: pause})
+
+    assert _fates(found.runs) == [
+        ("missed", NOON - 32 * HOUR, 2, "catch_up_none"),
+        ("skipped", NOON - 30 * HOUR, 28, "paused"),
+        ("skipped", NOON - 2 * HOUR, 3, "blackout"),
+    ]
+
+
+def test_a_month_of_every_second_around_blackouts_is_planned_in_bounded_steps() -> None:
+    """Each blackout and each stretch between two is one range; counting ends where it tells nothing."""
+    job = replace(
+        HOURLY,
+        schedules=(Cron("* * * * * *"),),
+        blackout=(Calendar("free", weekdays=frozenset({1, 6})),),
+    )
+    table = timetable(job)
+    counting = CountingTrigger(table.trigger)
+    marks = {job.name: Mark(job.name, table.schedule, NOW - timedelta(days=30))}
+
+    found = plan([Timetable(job, counting, table.schedule, table.delay)], marks, {}, NOW)
+
+    assert counting.steps < 6_000
+    reasons = [run.reason for run in found.runs]
+    assert reasons.count("blackout") == 8  # Sundays and Tuesdays of thirty days
+    assert {run.fire_count for run in found.runs if run.reason} == {UNKNOWN}
 
 
 # -- growing ranges ----------------------------------------------------------------------------------
