@@ -2,68 +2,79 @@
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
 from erpsync.core.run import Run
 
-_Entry = tuple[int, datetime, str, Run]
+_Entry = tuple[int, datetime, str, int, Run]
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Runs that share their limits stand in one queue."""
+
+    instance: str | None
+    pool: str | None
 
 
 class Admission:
-    """The queue in front of the slots: `max_runs` overall, fewer for an instance with a limit of its own.
+    """The queue in front of the slots: `max_runs` overall, fewer for an instance or a pool with a limit of its own.
 
     Higher priority goes first; among equals the instance that was served longest ago, then the earlier fire time.
     """
 
-    def __init__(self, max_runs: int, instance_limits: Mapping[str, int]) -> None:
+    def __init__(
+        self, max_runs: int, instance_limits: Mapping[str, int], pools: Mapping[str, int] | None = None
+    ) -> None:
         self._max_runs = max_runs
         self._limits = instance_limits
-        self._queues: dict[str | None, list[_Entry]] = {}
-        self._queued: set[str] = set()
-        self._holders: dict[str, str | None] = {}  # run id → instance
-        self._held: dict[str | None, int] = {}
+        self._pools = pools or {}
+        self._queues: dict[_Lane, list[_Entry]] = {}
+        self._queued: dict[str, tuple[Run, _Lane]] = {}
+        self._holders: dict[str, _Lane] = {}
+        self._held: Counter[str | None] = Counter()  # by instance
+        self._pooled: Counter[str | None] = Counter()  # by pool
         self._served: dict[str | None, int] = {}
         self._turns = itertools.count(1)
+        self._entries = itertools.count()
 
-    def put(self, run: Run) -> bool:
+    def put(self, run: Run, pool: str | None = None) -> bool:
         """Queue a run; False where it is queued or holds a slot already."""
         if run.id in self._queued or run.id in self._holders:
             return False
-        entry = (-run.priority, run.fire_at or run.created_at, run.id, run)
-        heapq.heappush(self._queues.setdefault(run.instance, []), entry)
-        self._queued.add(run.id)
+        lane = _Lane(run.instance, pool)
+        entry = (-run.priority, run.fire_at or run.created_at, run.id, next(self._entries), run)
+        heapq.heappush(self._queues.setdefault(lane, []), entry)
+        self._queued[run.id] = run, lane
         return True
 
     def take(self) -> Iterator[Run]:
         """The runs that may start now; each holds a slot from here until `release`."""
         while len(self._holders) < self._max_runs:
-            open_ = [instance for instance in self._queues if not self._is_full(instance)]
+            open_ = [lane for lane in list(self._queues) if not self._is_full(lane) and self._prune(lane)]
             if not open_:
                 return
-            instance = min(open_, key=self._rank)
-            queue = self._queues[instance]
-            run = heapq.heappop(queue)[3]
-            if not queue:
-                del self._queues[instance]
-            if run.id in self._queued:  # else it was withdrawn
-                self._queued.discard(run.id)
-                self._holders[run.id] = instance
-                self._held[instance] = self._held.get(instance, 0) + 1
-                self._served[instance] = next(self._turns)
-                yield run
+            lane = min(open_, key=self._rank)
+            run = heapq.heappop(self._queues[lane])[-1]
+            del self._queued[run.id]
+            self._holders[run.id] = lane
+            self._held[lane.instance] += 1
+            self._pooled[lane.pool] += 1
+            self._served[lane.instance] = next(self._turns)
+            yield run
 
     def release(self, run_id: str) -> None:
-        """Give the slot back."""
-        instance = self._holders.pop(run_id)
-        self._held[instance] -= 1
+        """Give the slots back."""
+        lane = self._holders.pop(run_id)
+        self._held[lane.instance] -= 1
+        self._pooled[lane.pool] -= 1
 
     def withdraw(self, run_id: str) -> bool:
         """Take a run out of the queue; False where it is not in it."""
-        if run_id not in self._queued:
-            return False
-        self._queued.discard(run_id)
-        return True
+        return self._queued.pop(run_id, None) is not None
 
     def clear(self) -> None:
         """Forget the queue; who holds a slot keeps it."""
@@ -71,15 +82,38 @@ class Admission:
         self._queued.clear()
 
     def lacks(self, run: Run) -> str | None:
-        """What a queued run waits for, "max_runs" or "instance max_runs"; None where it is not queued."""
+        """What a queued run waits for: "instance max_runs", "pool" or "max_runs"; None where it is not queued."""
         if run.id not in self._queued:
             return None
-        return "instance max_runs" if self._is_full(run.instance) else "max_runs"
+        _, lane = self._queued[run.id]
+        if self._is_instance_full(lane.instance):
+            return "instance max_runs"
+        return "pool" if self._is_pool_full(lane.pool) else "max_runs"
 
-    def _is_full(self, instance: str | None) -> bool:
-        limit = self._limits.get(instance) if instance is not None else None
-        return limit is not None and self._held.get(instance, 0) >= limit
+    def _is_full(self, lane: _Lane) -> bool:
+        return self._is_instance_full(lane.instance) or self._is_pool_full(lane.pool)
 
-    def _rank(self, instance: str | None) -> tuple[int, int, datetime, str]:
-        priority, at, run_id, _ = self._queues[instance][0]
-        return priority, self._served.get(instance, 0), at, run_id
+    def _is_instance_full(self, instance: str | None) -> bool:
+        limit = None if instance is None else self._limits.get(instance)
+        return limit is not None and self._held[instance] >= limit
+
+    def _is_pool_full(self, pool: str | None) -> bool:
+        slots = None if pool is None else self._pools.get(pool)
+        return slots is not None and self._pooled[pool] >= slots
+
+    def _prune(self, lane: _Lane) -> bool:
+        """Drop what was withdrawn from the head of a queue, and the queue once it is empty; whether it is not."""
+        queue = self._queues[lane]
+        while queue and not self._is_queued(queue[0][-1]):
+            heapq.heappop(queue)
+        if not queue:
+            del self._queues[lane]
+        return bool(queue)
+
+    def _is_queued(self, run: Run) -> bool:
+        """Whether this entry is the one that counts: a run may have been withdrawn and queued again."""
+        return run.id in self._queued and self._queued[run.id][0] is run
+
+    def _rank(self, lane: _Lane) -> tuple[int, int, datetime, str]:
+        priority, at, run_id, _, _ = self._queues[lane][0]
+        return priority, self._served.get(lane.instance, 0), at, run_id

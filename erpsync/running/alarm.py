@@ -30,6 +30,10 @@ class Alarm:
         if self._sleeper is None or at < self._until:
             self._sleep()
 
+    def is_set(self, key: object) -> bool:
+        """Whether a call with this key is still to come."""
+        return key in self._calls
+
     def clear(self, key: object) -> None:
         """Forget it; nothing where there is none."""
         self._calls.pop(key, None)

@@ -11,7 +11,7 @@ from erpsync.running.channel import Done, counts_of
 from erpsync.running.fault import Fault, fault_of
 from erpsync.running.process import ProcessAttempt
 from erpsync.running.reporter import RunReporter
-from erpsync.running.verdict import Cause, Ending
+from erpsync.running.verdict import GENTLE, Cause, Ending
 
 
 class LiveAttempt:
@@ -49,8 +49,8 @@ class LiveAttempt:
         )
 
     def ask(self, cause: Cause, text: str) -> None:
-        """End at the next checkpoint. A shut-down does not hide that a person, or the time-out, came before."""
-        if self.cause is None or cause != "stopping":
+        """End at the next checkpoint. A gentle cause does not hide that a person, or the time-out, came before."""
+        if self.cause is None or cause not in GENTLE:
             self.cause, self._cause_text = cause, text
         self.reporter.stop()
         if self.child is not None:

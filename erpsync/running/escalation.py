@@ -2,33 +2,42 @@
 
 import signal
 from collections.abc import Callable
+from datetime import datetime
 
+from erpsync.core.calendar import window_end
+from erpsync.core.clock import Clock
 from erpsync.core.duration import format_duration
 from erpsync.running.alarm import Alarm
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.events import RunEvents
 from erpsync.running.verdict import Cause
+from erpsync.running.waiting import LOOK
 
 
 class Escalation:
     """`grace`, in seconds, lies between cancelling and SIGTERM; half of it between SIGTERM and SIGKILL."""
 
-    def __init__(self, alarm: Alarm, events: RunEvents, grace: float) -> None:
+    def __init__(self, alarm: Alarm, clock: Clock, events: RunEvents, grace: float) -> None:
         self._alarm = alarm
+        self._clock = clock
         self._events = events
         self._grace = grace
         self._abandoned: list[LiveAttempt] = []  # a task that nobody holds may vanish in the middle
 
     def limit(self, attempt: LiveAttempt) -> None:
-        """End the attempt when its time-out is over."""
+        """End the attempt when its time-out is over; ask it to, where the job says so, when its window is."""
         limit = attempt.job.timeout
         text = f"the attempt took longer than its time-out of {format_duration(limit)}"
         key = ("time-out", attempt.run.id)
         self._alarm.set(key, limit.total_seconds(), lambda: self.end(attempt, "timed_out", text))
+        window, now = attempt.job.window, self._clock.now()
+        if window is not None and window.at_end == "checkpoint":
+            self._ask_at(attempt, window_end(attempt.job, now) or now)
 
     def over(self, attempt: LiveAttempt) -> None:
         """The attempt has ended: nothing more is done to it."""
         self._alarm.clear(("time-out", attempt.run.id))
+        self._alarm.clear(("window", attempt.run.id))
         self._alarm.clear(("escalation", attempt.run.id))
 
     def end(self, attempt: LiveAttempt, cause: Cause, text: str) -> None:
@@ -49,6 +58,13 @@ class Escalation:
         if attempt.abandon():
             self._abandoned.append(attempt)
             self._events.abandoned(attempt.run)
+
+    def _ask_at(self, attempt: LiveAttempt, end: datetime) -> None:
+        left = (end - self._clock.now()).total_seconds()
+        if left <= 0:
+            attempt.ask("window", "interrupted at the end of the job's window")
+        else:
+            self._alarm.set(("window", attempt.run.id), min(left, LOOK), lambda: self._ask_at(attempt, end))
 
     def _terminate(self, attempt: LiveAttempt) -> None:
         if self.kill(attempt, signal.SIGTERM):

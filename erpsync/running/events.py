@@ -11,6 +11,8 @@ _LEVELS: Mapping[Outcome | None, Level] = {
     Outcome.SUCCEEDED: "info",
     Outcome.CANCELLED: "info",
     Outcome.PARTIAL: "warning",
+    Outcome.SKIPPED: "warning",
+    Outcome.MISSED: "warning",
 }
 
 
@@ -19,6 +21,17 @@ class RunEvents:
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
+
+    def claimed(self, run: Run) -> None:
+        """A run was claimed because those it comes after have ended."""
+        self._emit(
+            "run.claimed",
+            level="debug",
+            run_id=run.id,
+            job=run.job,
+            trigger=run.trigger.value,
+            fire_at=run.fire_at,
+        )
 
     def started(self, run: Run) -> None:
         """An attempt is durably begun."""

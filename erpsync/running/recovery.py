@@ -7,34 +7,48 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import PluginLoadError
 from erpsync.core.job import Job
 from erpsync.core.run import Run, State
+from erpsync.running.endings import Ended, Endings
 from erpsync.running.events import RunEvents
 from erpsync.running.preparation import Preparation
 from erpsync.running.verdict import lost
-from erpsync.store.ledger import end_attempts, unfinished_runs
+from erpsync.store.ledger import unfinished_runs
 from erpsync.store.state import Store
 
 
 async def recover(
-    store: Store, jobs: Mapping[str, Job], preparation: Preparation, clock: Clock, events: RunEvents
-) -> list[Run]:
-    """Close every attempt whose owner died; the runs as they now are, finished ones included.
+    store: Store,
+    jobs: Mapping[str, Job],
+    preparation: Preparation,
+    clock: Clock,
+    events: RunEvents,
+    endings: Endings,
+) -> list[Ended]:
+    """Close every attempt whose owner died; all unfinished runs as they now are, those it finished included.
 
     Only the owner of the state may call this, before it starts anything itself.
     """
     runs = await store.read(unfinished_runs)
     begun = [run for run in runs if run.state is State.RUNNING]
-    closed = await asyncio.gather(*(_recover(run, store, jobs, preparation, clock, events) for run in begun))
-    return [*closed, *(run for run in runs if run.state is not State.RUNNING)]
+    closed = await asyncio.gather(
+        *(_recover(run, store, jobs, preparation, clock, events, endings) for run in begun)
+    )
+    return [*closed, *(Ended(run) for run in runs if run.state is not State.RUNNING)]
 
 
 async def _recover(
-    run: Run, store: Store, jobs: Mapping[str, Job], preparation: Preparation, clock: Clock, events: RunEvents
-) -> Run:
+    run: Run,
+    store: Store,
+    jobs: Mapping[str, Job],
+    preparation: Preparation,
+    clock: Clock,
+    events: RunEvents,
+    endings: Endings,
+) -> Ended:
     job = jobs.get(run.job)
     repeatable = job is not None and await asyncio.to_thread(_may_repeat, job, preparation)
-    after = await store.write(end_attempts, lost(job, run, repeatable=repeatable, now=clock.now()))
-    events.recovered(run, after)
-    return after
+    ended = await store.write(endings.end, lost(job, run, repeatable=repeatable, now=clock.now()))
+    events.recovered(run, ended.run)
+    return ended
 
 
 def _may_repeat(job: Job, preparation: Preparation) -> bool:

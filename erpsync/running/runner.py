@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from erpsync.running.alarm import Alarm
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.channel import Done
 from erpsync.running.connection import Connection
+from erpsync.running.endings import Ended, Endings, HandOver
 from erpsync.running.escalation import Escalation
 from erpsync.running.events import RunEvents
 from erpsync.running.fault import Fault
@@ -33,27 +34,17 @@ from erpsync.running.fork import ForkServer
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
-from erpsync.running.turns import WAITS_FOR, Turns
-from erpsync.running.verdict import Ending, judge
+from erpsync.running.verdict import GENTLE, Ending, judge
+from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
-from erpsync.store.ledger import (
-    Begin,
-    End,
-    Finish,
-    Wait,
-    begin_attempts,
-    end_attempts,
-    find_run,
-    finish_runs,
-    set_waiting,
-)
+from erpsync.store.ledger import Begin, End, Finish, begin_attempts, find_run
+from erpsync.store.pauses import Pause, read_pauses
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
 _GRACE = timedelta(seconds=10)
 _SHUT_DOWN = "interrupted by the daemon's shut-down"
 _STORE_PAUSE = 1.0  # seconds between two tries to write what must be written; doubled up to
-_LONGEST_STORE_PAUSE = 30.0
 _LONGEST_STORE_PAUSE = 30.0
 
 
@@ -62,6 +53,8 @@ class Runner:
 
     `connections` gives a job's way to its instance, None for a job without any. `secrets` resolves one reference.
     `grace` is the time between cancelling an attempt and SIGTERM, half of it that between SIGTERM and SIGKILL.
+    `pools` holds the slots of each. `following` gives the first fire time of a job after an instant. `hand_over` is
+    called in the transaction that finishes a run, in another thread.
     """
 
     def __init__(
@@ -79,6 +72,9 @@ class Runner:
         redactor: Redactor,
         max_runs: int,
         instance_limits: Mapping[str, int],
+        pools: Mapping[str, int] | None = None,
+        following: Following = lambda job, instant: None,
+        hand_over: HandOver = lambda connection, finished, now: [],
         grace: timedelta = _GRACE,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -103,10 +99,20 @@ class Runner:
             emit=emit,
             redactor=redactor,
         )
-        self._turns = Turns()
-        self._admission = Admission(max_runs, instance_limits)
+        self._endings = Endings(hand_over)
+        self._admission = Admission(max_runs, instance_limits, pools)
         self._alarm = Alarm(clock)
-        self._escalation = Escalation(self._alarm, self._events, self._grace)
+        self._room = WaitingRoom(
+            jobs=jobs,
+            store=store,
+            clock=clock,
+            alarm=self._alarm,
+            events=self._events,
+            following=following,
+            ready=self._queue,
+            late=self._miss,
+        )
+        self._escalation = Escalation(self._alarm, clock, self._events, self._grace)
         self._live: dict[str, LiveAttempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fresh: list[Run] = []
@@ -119,19 +125,44 @@ class Runner:
     # -- what others ask for ---------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Close what a dead owner left behind and take up every unfinished run."""
+        """Close what a dead owner left behind and take up every unfinished run, those of paused jobs to wait."""
+        self._room.set_pauses(await self._store.read(read_pauses))
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
-        for run in await recover(self._store, self._jobs, self._preparation, self._clock, self._events):
-            if run.state is State.FINISHED:
-                self._announce(run)
+        for found in await recover(
+            self._store, self._jobs, self._preparation, self._clock, self._events, self._endings
+        ):
+            if found.run.state is State.FINISHED:
+                self._conclude(found)
+            elif self._room.is_late(found.run):
+                self._miss(found.run, found.run.waiting_for or START_BY)
             else:
-                self._take_up(run)
+                self._room.enter(found.run)
 
     def offer(self, runs: Iterable[Run]) -> None:
         """Take pending runs; those that the ledger holds and nobody offers are taken at the next start."""
         for run in runs:
-            self._queue(run)
+            if run.id not in self._live:
+                self._room.enter(run)
+
+    def pause(self, pause: Pause) -> None:
+        """Start nothing of a job until it is resumed or the pause is over; what of it runs goes on."""
+        self._room.set_pauses({**self._room.pauses, pause.job: pause})
+
+    def resume(self, job: str) -> None:
+        """Go on with what waits because the job is paused; nothing where it is not."""
+        self._room.set_pauses({name: pause for name, pause in self._room.pauses.items() if name != job})
+
+    def replace(self, run_ids: Iterable[str]) -> None:
+        """End runs, for a newer one of their job takes their place; it waits until they have ended."""
+        text = "replaced by a newer run"
+        for run_id in run_ids:
+            if (attempt := self._live.get(run_id)) is not None:
+                self._escalation.end(attempt, "replaced", text)
+            elif (run := self._room.leave(run_id)) is not None:
+                self._admission.withdraw(run_id)
+                error = RunFailure("RunCancelledError", text)
+                self._spawn(self._finish(run, Outcome.CANCELLED, "replaced", error))
 
     async def cancel(self, run_id: str, requested_by: str) -> bool:
         """End a run; False where it has ended already, or never was. Does not wait for a running one's end."""
@@ -140,13 +171,13 @@ class Runner:
             self._escalation.end(attempt, "cancelled", text)
             return True
         self._admission.withdraw(run_id)
-        self._alarm.clear(run_id)
+        self._room.leave(run_id)
         error = RunFailure("RunCancelledError", text)
         finish = Finish(run_id, Outcome.CANCELLED, self._clock.now(), "requested", error)
-        run = await self._store.write(finish_runs, finish)
-        if run is not None:
-            self._announce(run)
-        return run is not None
+        ended = await self._store.write(self._endings.finish, finish)
+        if ended is not None:
+            self._conclude(ended)
+        return ended is not None
 
     async def wait(self, run_id: str) -> Run:
         """The run, once it is finished.
@@ -181,8 +212,7 @@ class Runner:
 
         What is interrupted counts as nobody's failure. Returns once nothing runs, or what runs cannot be ended.
         """
-        self._accepting = False
-        self._admission.clear()
+        self._close()
         for grace, end in ((timeout.total_seconds(), LiveAttempt.ask), (self._grace, self._escalation.end)):
             if await self._is_idle_within(grace):
                 return
@@ -192,8 +222,7 @@ class Runner:
 
     async def stop(self) -> None:
         """End everything now; children are killed. Stopping twice is fine."""
-        self._accepting = False
-        self._admission.clear()
+        self._close()
         for attempt in list(self._live.values()):
             self._escalation.end(attempt, "stopping", _SHUT_DOWN)
             self._escalation.kill(attempt)
@@ -213,57 +242,89 @@ class Runner:
     # -- from pending to begun -------------------------------------------------------------------------
 
     def _queue(self, run: Run) -> None:
-        if not self._accepting:
-            return
-        if not self._may_overlap(run) and not self._turns.join(run):
-            self._wait(run, WAITS_FOR)
-        elif self._admission.put(run):
-            self._fresh.append(run)
-            self._pump_soon()
-
-    def _may_overlap(self, run: Run) -> bool:
         job = self._jobs.get(run.job)
-        return job is not None and job.overlap == "allow"
-
-    def _wait(self, run: Run, reason: str) -> None:
-        self._store.submit(set_waiting, Wait(run.id, reason))
-        self._events.waiting(replace(run, state=State.WAITING, waiting_for=reason))
+        self._admission.put(run, job.pool if job else None)
+        self._fresh.append(run)
+        self._pump_soon()
 
     def _pump_soon(self) -> None:
         """Start what can start at the end of this turn of the loop: what came together starts in one transaction."""
-        if not self._pumping:
+        if not self._pumping and self._accepting:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
         for run in self._admission.take():
-            self._begin(run)
+            if self._room.may_start(run):
+                self._begin(run)
+            else:
+                self._admission.release(run.id)
         fresh, self._fresh = self._fresh, []
         for run in fresh:
             if reason := self._admission.lacks(run):
-                self._wait(run, reason)
+                self._room.wait(run, reason)
 
     def _begin(self, run: Run) -> None:
+        self._room.leave(run.id)
         job = self._jobs.get(run.job)
         reporter = RunReporter(run.id, self._run_logs, self._redactor, self._clock)
         attempt = LiveAttempt(run, job or Job(run.job, run.job, run.plugin), reporter)
         self._live[run.id] = attempt
         self._idle.clear()
-        task = asyncio.create_task(self._see_through(attempt, configured=job is not None))
+        self._spawn(self._see_through(attempt, configured=job is not None))
+
+    def _miss(self, run: Run, reason: str) -> None:
+        """A run has not made its first start in time."""
+        if self._accepting:
+            self._admission.withdraw(run.id)
+            self._room.leave(run.id)
+            self._spawn(self._finish(run, Outcome.MISSED, reason))
+
+    async def _finish(self, run: Run, outcome: Outcome, reason: str, error: RunFailure | None = None) -> None:
+        """End a run that waits, however long that takes to write."""
+        finish = Finish(run.id, outcome, self._clock.now(), reason, error)
+        try:
+            ended = await self._written(self._endings.finish, finish, run)
+            await self._over(run, ended)
+        except Exception as fault:  # noqa: BLE001 - the others go on; the next start finds this run again
+            self._events.lost(run, fault)
+            self._room.ended(run)
+
+    async def _over(self, run: Run, ended: Ended | None) -> None:
+        """A run has ended, here or, where there is nothing to tell, by somebody else's hand."""
+        if ended is not None:
+            self._conclude(ended)
+            return
+        self._room.ended(run)
+        try:
+            found = await self._store.read(find_run, run.id)
+        except StoreError as error:
+            self._resolve(run.id, partial(_fail, error=error))
+            return
+        if found is not None and found.state is State.FINISHED:
+            self._resolve(run.id, lambda waiter: waiter.set_result(found))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _close(self) -> None:
+        self._accepting = False
+        self._room.close()
+        self._admission.clear()
 
     # -- one attempt, from begin to end ----------------------------------------------------------------
 
     async def _see_through(self, attempt: LiveAttempt, *, configured: bool) -> None:
-        after: Run | None = None
+        ended: Ended | None = None
         try:
             if not configured:
-                after = await self._give_up(attempt.run)
+                ended = await self._give_up(attempt.run)
             elif await self._is_begun(attempt):
                 end = await self._attempt(attempt)
-                after = await self._written(end_attempts, end, attempt)
+                ended = await self._written(self._endings.end, end, attempt.run)
                 if end.store_cursor:
                     self._preparation.cursor_moved(attempt.run.job, end.cursor_after)
         except Exception as error:  # noqa: BLE001 - one run's end must not be the end of the others
@@ -271,15 +332,15 @@ class Runner:
             self._resolve(attempt.run.id, partial(_fail, error=error))
         finally:
             self._release(attempt)
-        if after is not None:
-            self._go_on(after)
+        if ended is not None and ended.run.state is not State.FINISHED:
+            self._go_on(ended.run)
         else:
-            self._next_turn(attempt.run)
+            await self._over(attempt.run, ended)
 
     async def _is_begun(self, attempt: LiveAttempt) -> bool:
         """Make the beginning durable; False where the run has ended meanwhile."""
         begin = Begin(attempt.run.id, self._owner, self._clock.now())
-        begun = await self._written(begin_attempts, begin, attempt)
+        begun = await self._written(begin_attempts, begin, attempt.run)
         if begun is None:
             return False
         attempt.run = replace(
@@ -305,36 +366,25 @@ class Runner:
             attempt.job,
             attempt.run,
             ending,
-            repeatable=ending.cause == "stopping" and self._repeatable(attempt.job),
+            repeatable=ending.cause in GENTLE and self._repeatable(attempt.job),
             now=self._clock.now(),
             jitter=self._jitter,
         )
 
     def _go_on(self, run: Run) -> None:
-        """After an attempt: the end of the run, or its next attempt."""
-        if run.state is State.FINISHED:
-            self._announce(run)
-            return
+        """After an attempt that was not the last."""
         if run.error is not None:
             self._events.failed(run)
         if run.state is State.WAITING:
             self._events.waiting(run)
-        self._take_up(run)
+        self._room.enter(run)
 
-    def _take_up(self, run: Run) -> None:
-        """Queue a run, once its time has come."""
-        if run.next_attempt_at is None:
-            self._queue(run)
-        else:
-            wait = (run.next_attempt_at - self._clock.now()).total_seconds()
-            self._alarm.set(run.id, wait, lambda: self._queue(run))
-
-    async def _give_up(self, run: Run) -> Run | None:
+    async def _give_up(self, run: Run) -> Ended | None:
         reason = "the job is no longer configured"
         finish = Finish(run.id, Outcome.ABANDONED, self._clock.now(), reason)
-        return await self._store.write(finish_runs, finish)
+        return await self._store.write(self._endings.finish, finish)
 
-    async def _written(self, operation: Callable[..., Any], item: object, attempt: LiveAttempt) -> Any:
+    async def _written(self, operation: Callable[..., Any], item: object, run: Run) -> Any:
         """Write, and try again for as long as the state database may come back: the end of a run is not lost lightly.
 
         Raises:
@@ -347,7 +397,7 @@ class Runner:
             except StoreError as error:
                 if not error.retryable:
                     raise
-                self._events.unwritten(attempt.run, error)
+                self._events.unwritten(run, error)
             await self._clock.sleep(pause)
             pause = min(2 * pause, _LONGEST_STORE_PAUSE)
 
@@ -357,8 +407,7 @@ class Runner:
         del self._live[run_id]
         self._admission.release(run_id)
         self._run_logs.close(run_id)
-        if self._accepting:
-            self._pump_soon()
+        self._pump_soon()
         if not self._live:
             self._idle.set()
 
@@ -372,16 +421,25 @@ class Runner:
             idle.cancel()
             over.cancel()
 
-    def _announce(self, run: Run) -> None:
-        """The end of a run, for the log and for those who wait for it."""
+    def _conclude(self, ended: Ended) -> None:
+        """The end of a run, for the log, for those who wait for it, and for the runs that come after it."""
+        run = ended.run
         self._events.finished(run)
         self._resolve(run.id, lambda waiter: waiter.set_result(run))
-        self._next_turn(run)
+        self._room.ended(run)
+        self._take_over(ended.handed)
 
-    def _next_turn(self, run: Run) -> None:
-        following = self._turns.leave(run)
-        if following is not None:
-            self._queue(following)
+    def _take_over(self, handed: Sequence[Run]) -> None:
+        for run in handed:
+            if run.state is State.FINISHED:
+                self._events.finished(run)
+                continue
+            self._events.claimed(run)
+            job = self._jobs.get(run.job)
+            if job is not None and job.overlap == "replace":
+                live = [attempt.run.id for attempt in self._live.values() if attempt.run.job == run.job]
+                self.replace([*live, *self._room.of_job(run.job)])
+            self.offer([run])
 
     def _resolve(self, run_id: str, resolve: Callable[["asyncio.Future[Run]"], None]) -> None:
         for waiter in self._waiters.get(run_id, ()):

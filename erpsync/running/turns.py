@@ -4,7 +4,7 @@ from collections import deque
 
 from erpsync.core.run import Run
 
-WAITS_FOR = "an earlier run"
+WAITS_FOR = "queue"
 """What a run waits for whose turn has not come."""
 
 

@@ -15,7 +15,9 @@ MAX_LOSSES = 3
 _LICENCE_WAIT = timedelta(minutes=1)
 _LONGEST_LICENCE_WAIT = timedelta(minutes=20)
 
-Cause = Literal["timed_out", "cancelled", "stopping"]
+Cause = Literal["timed_out", "cancelled", "replaced", "stopping", "window"]
+GENTLE: tuple[Cause, ...] = ("stopping", "window")
+"""Interrupted for a shut-down, or because its window is over: charged to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +120,13 @@ def _asked_to_end(
     job: Job, run: Run, ending: Ending, end: End, *, repeatable: bool, jitter: Callable[[], float]
 ) -> End:
     match ending.cause:
-        case "cancelled":
+        case "cancelled" | "replaced":
             error = RunFailure("RunCancelledError", ending.cause_text)
             return replace(
                 end,
                 outcome=AttemptOutcome.CANCELLED,
                 run_outcome=Outcome.CANCELLED,
-                reason="requested",
+                reason="replaced" if ending.cause == "replaced" else "requested",
                 error=error,
             )
         case "timed_out":
@@ -146,7 +148,8 @@ def _asked_to_end(
             if repeatable:
                 return replace(interrupted, state=State.PENDING)
             error = RunFailure("RunCancelledError", ending.cause_text)
-            return replace(interrupted, run_outcome=Outcome.ABANDONED, reason="shut-down", error=error)
+            reason = "window" if ending.cause == "window" else "shut-down"
+            return replace(interrupted, run_outcome=Outcome.ABANDONED, reason=reason, error=error)
 
 
 def _wait_for_licence(run: Run, end: End) -> End:

@@ -41,6 +41,7 @@ class Desk:
         max_runs: int = 8,
         instance_limits: Mapping[str, int] | None = None,
         grace: timedelta = timedelta(seconds=10),
+        **options: Any,
     ) -> None:
         self.clock = clock or SystemClock()
         self.folder = folder
@@ -66,6 +67,7 @@ class Desk:
             instance_limits=instance_limits or {},
             grace=grace,
             jitter=lambda: 0.5,
+            **options,
         )
 
     def _resolve(self, _reference: SecretReference) -> str:

@@ -67,3 +67,29 @@ def test_run_is_queued_once() -> None:
     assert not admission.put(run(1))
     admission.release("r1")
     assert taken(admission) == []
+
+
+def test_pool_limits_its_own_runs_only() -> None:
+    """A pool that is full keeps its runs waiting whatever their instance, and nobody else; priority goes first."""
+    admission = Admission(9, {"acme": 2}, {"warehouse": 2})
+    pooled = [run(1, "acme"), run(2, "beta"), run(3, "beta"), run(4, "beta", priority=5)]
+    for one in pooled:
+        admission.put(one, "warehouse")
+    for one in (run(5, "acme"), run(6, "acme"), run(7)):
+        admission.put(one)
+    assert taken(admission) == ["r4", "r1", "r7", "r5"]
+    assert (admission.lacks(pooled[1]), admission.lacks(run(6, "acme"))) == ("pool", "instance max_runs")
+    admission.release("r4")
+    assert taken(admission) == ["r2"]
+
+
+def test_run_may_come_back_after_it_was_withdrawn() -> None:
+    """A run that was withdrawn and queued again starts once, as it was queued last."""
+    admission = Admission(1, {})
+    admission.put(run(1))
+    admission.withdraw("r1")
+    again = run(1)
+    admission.put(again)
+    assert [one is again for one in admission.take()] == [True]
+    admission.release("r1")
+    assert taken(admission) == []

@@ -109,7 +109,7 @@ async def test_one_run_of_a_job_goes_on_at_a_time(desk: MakeDesk, define: Define
     at = desk(define("gate"), clock=clock)
     first, second, third = [await at.offer("gate") for _ in range(3)]
     await at.until(lambda: at.ledger(third).waiting_for)
-    assert at.ledger(second).waiting_for == at.ledger(third).waiting_for == "an earlier run"
+    assert at.ledger(second).waiting_for == at.ledger(third).waiting_for == "queue"
     assert [run.id for run in at.runner.running()] == [first.id]
     await at.runner.cancel(second.id, "alice")
     await at.runner.cancel(first.id, "alice")

@@ -1,0 +1,203 @@
+"""The waiting room: runs that may not start yet, with what each waits for, until they may or have waited too long."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from erpsync.core.calendar import opens_at, start_deadline
+from erpsync.core.clock import Clock
+from erpsync.core.job import Job
+from erpsync.core.run import Run, State
+from erpsync.running.alarm import Alarm
+from erpsync.running.events import RunEvents
+from erpsync.running.turns import WAITS_FOR, Turns
+from erpsync.store.ledger import Wait, set_waiting
+from erpsync.store.pauses import Pause
+from erpsync.store.state import Store
+
+LOOK = 30.0  # seconds at most between two looks at the wall clock, so that its steps are harmless
+PAUSED = "paused"
+START_BY = "start_by"  # why a run is missed that nobody has noted to wait for anything
+_DELAYS = ("back-off", "licence")
+
+Following = Callable[[str, datetime], datetime | None]
+"""The first fire time of a job after an instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Why a run may not start, and the instant at which that may change by itself; None: it does not."""
+
+    reason: str
+    until: datetime | None
+
+
+class WaitingRoom:
+    """Holds runs of jobs that are paused, runs behind an earlier one, before their time, or outside their window.
+
+    `ready` is called with each run that nothing of this holds any more, `late` with each that has not begun by its
+    deadline, and with what it waited for. To be used in one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        jobs: Mapping[str, Job],
+        store: Store,
+        clock: Clock,
+        alarm: Alarm,
+        events: RunEvents,
+        following: Following,
+        ready: Callable[[Run], object],
+        late: Callable[[Run, str], object],
+    ) -> None:
+        self._jobs = jobs
+        self._store = store
+        self._clock = clock
+        self._alarm = alarm
+        self._events = events
+        self._following = following
+        self._ready = ready
+        self._late = late
+        self._turns = Turns()
+        self._pauses: Mapping[str, Pause] = {}
+        self._waiting: dict[str, Run] = {}
+        self._closed = False
+
+    def enter(self, run: Run) -> None:
+        """Take a run that is pending or waiting; once nothing holds it, it is `ready`."""
+        if self._closed or run.id in self._waiting:
+            return
+        if not self._may_overlap(run):
+            self._turns.join(run)
+        self._waiting[run.id] = run
+        if run.next_attempt_at is not None:
+            self._delay(run)
+        else:
+            self._look(run.id)
+
+    def may_start(self, run: Run) -> bool:
+        """Whether a run that is ready may still start; else it waits here again."""
+        hold = self._hold(run)
+        if hold is not None:
+            self._keep(run, hold)
+        return hold is None
+
+    def wait(self, run: Run, reason: str) -> None:
+        """Note what a run waits for, and from the first time on how long it may."""
+        known = self._waiting.get(run.id)
+        if known is None:
+            return
+        if known.waiting_for != reason or known.state is not State.WAITING:
+            known = self._waiting[run.id] = replace(known, state=State.WAITING, waiting_for=reason)
+            self._store.submit(set_waiting, Wait(run.id, reason, known.next_attempt_at))
+            self._events.waiting(known)
+        if known.started_at is None and not self._alarm.is_set(("start-by", run.id)):
+            self._watch(run.id)
+
+    def leave(self, run_id: str) -> Run | None:
+        """A run begins, or is to end: it waits no longer. None where it does not wait here."""
+        self._alarm.clear(run_id)
+        self._alarm.clear(("start-by", run_id))
+        return self._waiting.pop(run_id, None)
+
+    def of_job(self, job: str) -> list[str]:
+        """The ids of a job's runs that wait, also of those that are ready."""
+        return [run.id for run in self._waiting.values() if run.job == job]
+
+    def ended(self, run: Run) -> None:
+        """A run is over: it is the next one's turn."""
+        self.leave(run.id)
+        following = self._turns.leave(run)
+        if following is not None and following.id in self._waiting:
+            self._look(following.id)
+
+    def is_late(self, run: Run) -> bool:
+        """Whether a run has not begun by its deadline."""
+        job = self._jobs.get(run.job)
+        return job is not None and run.started_at is None and self._deadline(job, run) <= self._clock.now()
+
+    def set_pauses(self, pauses: Mapping[str, Pause]) -> None:
+        """These jobs are paused, and no others: theirs wait, those of the others go on."""
+        before, self._pauses = self._pauses, dict(pauses)
+        changed = {job for job in (*before, *pauses) if before.get(job) != pauses.get(job)}
+        for run in [run for run in self._waiting.values() if run.job in changed]:
+            if run.next_attempt_at is not None:
+                self._delay(run)
+            else:
+                self._look(run.id)
+
+    @property
+    def pauses(self) -> Mapping[str, Pause]:
+        """The pauses that were told, those that are over included."""
+        return self._pauses
+
+    def close(self) -> None:
+        """Let nobody out any more."""
+        self._closed = True
+
+    def _may_overlap(self, run: Run) -> bool:
+        job = self._jobs.get(run.job)
+        return job is not None and job.overlap == "allow"
+
+    def _delay(self, run: Run) -> None:
+        """Until a run's next attempt, on the boot-time clock; a pause is told meanwhile."""
+        assert run.next_attempt_at is not None
+        seconds = (run.next_attempt_at - self._clock.now()).total_seconds()
+        self._alarm.set(run.id, seconds, lambda: self._is_over(run.id))
+        if self._is_paused(run.job):
+            self.wait(run, PAUSED)
+        elif run.waiting_for not in _DELAYS:
+            self.wait(run, _DELAYS[0])
+
+    def _is_over(self, run_id: str) -> None:
+        self._waiting[run_id] = replace(self._waiting[run_id], next_attempt_at=None)
+        self._look(run_id)
+
+    def _look(self, run_id: str) -> None:
+        """Let a run out, or hold it and look again when that may change."""
+        run = self._waiting.get(run_id)
+        if self._closed or run is None or run.next_attempt_at is not None:
+            return
+        hold = self._hold(run)
+        if hold is None:
+            self._alarm.clear(run_id)
+            self._ready(run)
+        else:
+            self._keep(run, hold)
+
+    def _keep(self, run: Run, hold: Hold) -> None:
+        if hold.until is not None:
+            self._alarm.set(run.id, self._soon(hold.until), lambda: self._look(run.id))
+        self.wait(run, hold.reason)
+
+    def _hold(self, run: Run) -> Hold | None:
+        job, now = self._jobs.get(run.job), self._clock.now()
+        if job is None:
+            return None
+        if self._is_paused(job.name):
+            return Hold(PAUSED, self._pauses[job.name].until)
+        if not self._may_overlap(run) and not self._turns.join(run):
+            return Hold(WAITS_FOR, None)
+        opening = opens_at(job, now)
+        return None if opening is None else Hold(opening.reason, opening.at)
+
+    def _is_paused(self, job: str) -> bool:
+        return job in self._pauses and self._pauses[job].holds(self._clock.now())
+
+    def _watch(self, run_id: str) -> None:
+        """Let a run that has not begun by its deadline be late."""
+        run = self._waiting[run_id]
+        job = self._jobs.get(run.job)
+        if job is None or self._closed:
+            return
+        if (deadline := self._deadline(job, run)) <= self._clock.now():
+            self._late(run, run.waiting_for or START_BY)
+        else:
+            self._alarm.set(("start-by", run_id), self._soon(deadline), lambda: self._watch(run_id))
+
+    def _deadline(self, job: Job, run: Run) -> datetime:
+        return start_deadline(job, run, lambda instant: self._following(job.name, instant))
+
+    def _soon(self, instant: datetime) -> float:
+        return min((instant - self._clock.now()).total_seconds(), LOOK)
