@@ -82,8 +82,8 @@ def _doubts(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
     for schedule in job.schedules:
         if isinstance(schedule, Cron):
             zone, dst = schedule.timezone or job.timezone, schedule.dst or job.dst
-            for change in _clock_changes(schedule.expression, zone, dst, now.replace(minute=0, second=0)):
-                yield CLOCK_CHANGE, change
+            if changes := _clock_changes(schedule.expression, zone, dst, now):
+                yield CLOCK_CHANGE, changes
     interval = _interval(table.schedule, now)
     if interval is not None and interval < job.timeout and job.overlap != "allow":
         timeout, every = format_duration(job.timeout), format_duration(interval)
@@ -140,12 +140,15 @@ def _interval(schedule: str, now: datetime) -> timedelta | None:
 
 
 @lru_cache(maxsize=4096)
-def _clock_changes(expression: str, zone: str, dst: Dst, now: datetime) -> tuple[str, ...]:
+def _clock_changes(expression: str, zone: str, dst: Dst, now: datetime) -> str:
+    """Each clock change of the next twelve months that an expression falls into, and what happens; empty: none."""
     trigger = CronTrigger(expression, find_zone(zone), dst)
-    return tuple(
-        f'"{expression}" meets the clock change of {at.astimezone(trigger.zone).date()}: {what}'
+    changes = (
+        f"{at.astimezone(trigger.zone).date()} ({what})"
         for at, what in trigger.clock_changes(now, now + _YEAR)
     )
+    dates = ", ".join(changes)
+    return f'"{expression}" falls into the clock change of {dates}' if dates else ""
 
 
 _HELP = {

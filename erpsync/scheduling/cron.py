@@ -231,13 +231,13 @@ class CronTrigger:
             lost = self._lost(stretch)
             end = stretch.wall_begin.time().isoformat("minutes")
             fate = f"it runs at {end}" if self.dst == "vixie" else "it does not run"
-            return f"{lost} does not exist that day, {fate}" if lost else ""
+            return f"{lost} does not exist, {fate}" if lost else ""
         walls = self.pattern.after(stretch.wall_begin - SECOND)
         twice = next(walls, stretch.wall_before)
         if twice >= stretch.wall_before:
             return ""
         fate = "it runs twice" if self.dst == "literal" else "it runs the first time only"
-        return f"{twice.time().isoformat('minutes')} comes twice that day, {fate}"
+        return f"{twice.time().isoformat('minutes')} comes twice, {fate}"
 
     def _skipped_before(self, instant: datetime, stretch: Stretch) -> str:
         """Names the wall-clock times that a gap swallowed since the fire time before `instant`."""

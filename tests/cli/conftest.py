@@ -32,7 +32,7 @@ tags = ["live"]
 
 [jobs.say]
 plugin = "say"
-schedule = ["30 3 * * *", { every = "90m" }]
+schedule = ["30 2 * * *", { every = "90m" }]
 timezone = "Europe/Sofia"
 tags = ["words"]
 with = { text = "hello" }
@@ -42,6 +42,9 @@ plugin = "say"
 schedule = "manual"
 with = { text = "oh no", fails = true }
 retry = { attempts = 1 }
+
+[defaults]
+timeout = "10m"
 """
 
 PLUGIN = '''

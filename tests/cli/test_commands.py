@@ -22,7 +22,7 @@ def test_check_of_a_fine_configuration(erpsync: Type) -> None:
     [
         ('"say"', '"sya"', "E201", (20, 1)),
         ('text = "hello"', "text = 7", "E202", None),
-        ('"30 3 * * *"', '"30 25 * * *"', "E301", None),
+        ('"30 2 * * *"', '"30 25 * * *"', "E301", None),
         ("client_id", "clientid", "E103", (10, 1)),
         ('"BOX_SECRET"', '"NOT_SET"', "E119", None),
     ],
@@ -99,7 +99,7 @@ def test_next_refuses_nonsense(erpsync: Type, arguments: list[str]) -> None:
 def test_jobs_before_and_after_a_run(erpsync: Type) -> None:
     """`jobs` shows schedules, next fire times and last ends; as JSON every field of the job."""
     before = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}
-    assert before["say"]["schedule"] == ["30 3 * * *", "every 1h30m"]
+    assert before["say"]["schedule"] == ["30 2 * * *", "every 1h30m"]
     assert before["say"]["next_fire_at"].endswith("Z")
     assert (before["fail"]["next_fire_at"], before["fail"]["last_run"]) == (None, None)
     erpsync("run", "fail")
@@ -115,7 +115,7 @@ def test_jobs_show_tells_where_each_key_comes_from(erpsync: Type) -> None:
     shown = erpsync("jobs", "show", "say", "--format", "json").json
     assert shown["job"]["with"] == {"text": "hello"}
     assert shown["origins"]["with.text"]["line"] == 24
-    assert shown["origins"]["timeout"]["layer"] == "default"
+    assert shown["origins"]["grace"]["layer"] == "default"
     line = next(
         line for line in erpsync("jobs", "show", "say").out.splitlines() if line.startswith("with.text")
     )

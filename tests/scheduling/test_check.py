@@ -75,14 +75,16 @@ def test_a_fixed_time_in_a_clock_change_is_a_warning(tmp_path: Path) -> None:
     """Within twelve months, with the day and what happens, as the job's dst says; intervals meet none."""
     sofia = 'timezone = "Europe/Sofia"\nschedule = "30 3 * * *"'
 
-    messages = [problem.message for problem in _problems(tmp_path, sofia)]
-    assert messages == [
-        '"30 3 * * *" meets the clock change of 2027-03-28: 03:30 does not exist that day, it runs at 04:00',
-        '"30 3 * * *" meets the clock change of 2027-10-31: 03:30 comes twice that day, it runs the first time only',
-    ]
-    literal = [problem.message for problem in _problems(tmp_path, sofia + '\ndst = "literal"')]
-    assert [message.rpartition(", ")[2] for message in literal] == ["it does not run", "it runs twice"]
-    assert {problem.code for problem in _problems(tmp_path, sofia)} == {"W302"}
+    (problem,) = _problems(tmp_path, sofia)
+    assert (problem.code, problem.severity, problem.message) == (
+        "W302",
+        "warning",
+        '"30 3 * * *" falls into the clock change of 2027-03-28 (03:30 does not exist, it runs at 04:00), '
+        "2027-10-31 (03:30 comes twice, it runs the first time only)",
+    )
+    (literal,) = _problems(tmp_path, sofia + '\ndst = "literal"')
+    assert "(03:30 does not exist, it does not run)" in literal.message
+    assert "(03:30 comes twice, it runs twice)" in literal.message
     for quiet in ("30 2 * * *", "*/30 * * * *", "0 4 * * *"):
         text = f'timeout = "1m"\ntimezone = "Europe/Sofia"\nschedule = "{quiet}"'
         assert _problems(tmp_path, text) == []
