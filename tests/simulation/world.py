@@ -337,7 +337,7 @@ class World:
         may_overlap = job is not None and job.overlap == "allow"
         if not may_overlap and not memory.turns.join(run):
             return
-        if self._is_paused(memory, run.job):
+        if job is not None and self._is_paused(memory, run.job):
             memory.parked[run.id] = run
         elif job is not None and (opening := opens_at(job, self.now)) is not None:
             self._commit(lambda tx: set_waiting(tx, [Wait(run.id, opening.reason)]))
@@ -369,7 +369,7 @@ class World:
     def _may_start(self, memory: Memory, run: Run) -> bool:
         """The window may have closed, or the job been paused, while the run waited for its slot."""
         job = self._job(run.job)
-        if job is None or (opens_at(job, self.now) is None and not self._is_paused(memory, run.job)):
+        if job is None or not (opens_at(job, self.now) or self._is_paused(memory, run.job)):
             return True
         memory.admission.release(run.id)
         self._queue(memory, run)
@@ -380,9 +380,9 @@ class World:
         started = []
         for run, attempt in zip(runs, begun, strict=True):
             assert attempt is not None, "a run was offered that cannot start"
-            assert not self._is_paused(memory, run.job), f"{run.job} starts while it is paused"
             job = self._job(run.job)
             assert job is not None
+            assert not self._is_paused(memory, run.job), f"{run.job} starts while it is paused"
             self.auditor.began(connection, run, job, self.now)
             at = run.started_at or self.now
             started.append(replace(run, state=State.RUNNING, attempts=attempt.number, started_at=at))
