@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import lru_cache
-from itertools import islice, pairwise
+from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo
 
 from erpsync.config.configuration import Configuration
@@ -134,8 +134,13 @@ def _start_by_doubts(table: Timetable, now: datetime) -> Iterator[tuple[str, str
 
 @lru_cache(maxsize=4096)
 def _interval(schedule: str, now: datetime) -> timedelta | None:
-    """The shortest time between the next fire times of a `schedule_text`; None where there are fewer than two."""
-    fires = islice(read_schedule(schedule).after(now), _LOOKED_AT)
+    """The shortest time between the fire times of a day, from the next one on; None where there is but one."""
+    trigger = read_schedule(schedule)
+    first = next_after(trigger, now)
+    if first is None:
+        return None
+    day = takewhile(lambda fire: fire <= first + timedelta(days=1), trigger.after(first))
+    fires = [first, *islice(day, _LOOKED_AT)]
     return min((later - earlier for earlier, later in pairwise(fires)), default=None)
 
 
