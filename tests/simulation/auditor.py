@@ -33,8 +33,8 @@ _RUNNING = text("SELECT count(*) FROM run WHERE job = :job AND state = 'running'
 _MARKS = text("SELECT job, until FROM mark")
 _PARENTS = text(
     "SELECT child.id, child.state, child.outcome, child.reason, parent.state AS ended, parent.outcome AS how, "
-    "parent.id AS parent, parent.fire_count AS times FROM run AS child JOIN run AS parent ON instr(child.parents, parent.id) > 0 "
-    "WHERE child.job = :job"
+    "parent.id AS parent, parent.fire_count AS times FROM run AS child "
+    "JOIN run AS parent ON instr(child.parents, parent.id) > 0 WHERE child.job = :job"
 )
 _LEFT = text("SELECT child, parent FROM handover ORDER BY child, parent")
 _OLD = text(
