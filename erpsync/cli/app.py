@@ -10,9 +10,12 @@ from erpsync.cli.demo import demo
 from erpsync.cli.history import logs, runs, show
 from erpsync.cli.jobs import jobs_app
 from erpsync.cli.next import next_
+from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
+from erpsync.cli.pause import pause, resume
 from erpsync.cli.run import run, trigger
 from erpsync.cli.serve import daemon, sandbox
+from erpsync.cli.simulate import simulate
 from erpsync.cli.status import status
 from erpsync.version import __version__
 
@@ -42,6 +45,8 @@ def options(
 app.command()(demo)
 app.command()(check)
 app.command("next")(next_)
+app.command()(simulate)
+app.command()(night)
 app.command()(run)
 app.command()(daemon)
 app.command()(status)
@@ -50,6 +55,8 @@ app.command()(runs)
 app.command()(show)
 app.command()(logs)
 app.command()(trigger)
+app.command()(pause)
+app.command()(resume)
 app.command()(plugins)
 app.command()(sandbox)
 app.command()(schema)

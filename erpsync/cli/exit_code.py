@@ -27,6 +27,7 @@ _BY_NAME = {
     "UnknownRunError": ExitCode.USAGE,
     "ParkedJobError": ExitCode.CONFIGURATION,
     "AmbiguousRunError": ExitCode.USAGE,
+    "SimulationTooLargeError": ExitCode.USAGE,
     "ControlRefusedError": ExitCode.REFUSED,
     "DemoFailedError": ExitCode.FAILED,
     "AuthFailed": ExitCode.REFUSED,

@@ -6,10 +6,11 @@ from zoneinfo import ZoneInfo
 from erpsync.core.duration import parse_duration
 
 
-def parse_instant(text: str, zone: str, now: datetime) -> datetime:
+def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -> datetime:
     """An aware UTC instant from "2026-03-29T03:30" (in `zone` where it names none), "18:00" or "24h" (ago).
 
-    A time of day means the newest one that is over. ValueError says what is accepted.
+    A time of day means the newest one that is over; `ahead` it means the next one, and "24h" is from now on.
+    ValueError says what is accepted.
     """
     local = ZoneInfo(zone)
     try:
@@ -20,12 +21,15 @@ def parse_instant(text: str, zone: str, now: datetime) -> datetime:
     try:
         clock = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - a time of day has no zone
         today = datetime.combine(now.astimezone(local).date(), clock, local)
+        if ahead:
+            return (today if today > now else today + timedelta(days=1)).astimezone(UTC)
         return (today if today <= now else today - timedelta(days=1)).astimezone(UTC)
     except ValueError:
         pass
     try:
-        return now - parse_duration(text)
+        return now + parse_duration(text) if ahead else now - parse_duration(text)
     except (ValueError, OverflowError) as error:
+        last = "a time from now" if ahead else "an age"
         raise ValueError(
-            f'"{text}" is no instant; write "2026-03-29T03:30", "2026-03-29", "18:00" or an age like "24h"'
+            f'"{text}" is no instant; write "2026-03-29T03:30", "2026-03-29", "18:00" or {last} like "24h"'
         ) from error

@@ -2,15 +2,18 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from erpsync.cli.options import FormatOption, InstanceOption, TagOption, workspace_of
 from erpsync.cli.output import Times, note, print_json, say, table
 from erpsync.core.duration import format_duration
-from erpsync.core.job import At, Cron, Every, Job, Schedule
+from erpsync.core.job import After, At, Cron, Every, Job, Schedule
 from erpsync.core.run import Run, utc_text
+
+if TYPE_CHECKING:
+    from erpsync.store.pauses import Pause
 
 jobs_app = typer.Typer(name="jobs", help="The jobs, their next fire times and last runs.")
 
@@ -29,6 +32,7 @@ def jobs(
     from erpsync.daemon.check import require_schedules
     from erpsync.scheduling.trigger import build_trigger, next_after
     from erpsync.store.ledger import last_runs
+    from erpsync.store.pauses import read_pauses
 
     workspace = workspace_of(context)
     configuration = workspace.configuration
@@ -36,16 +40,20 @@ def jobs(
     chosen = select_jobs(configuration.jobs, instances=instance or (), tags=tag or ())
     last: dict[str, Run] = workspace.read(last_runs, {}, [job.name for job in chosen])
     now = datetime.now(UTC)
+    stored: dict[str, Pause] = workspace.read(read_pauses, {})
+    pauses = {name: pause for name, pause in stored.items() if pause.holds(now)}
     fires = {job.name: next_after(build_trigger(job), now) if job.enabled else None for job in chosen}
     if format == "json":
-        print_json([_document(job, fires[job.name], last.get(job.name)) for job in chosen])
+        print_json(
+            [_document(job, fires[job.name], last.get(job.name), pauses.get(job.name)) for job in chosen]
+        )
         return
     if not chosen:
         note("no jobs are configured")
         return
     times = Times(configuration.daemon.timezone)
     say(times.heading())
-    rows = (_row(job, fires[job.name], last.get(job.name), times) for job in chosen)
+    rows = (_row(job, fires[job.name], last.get(job.name), pauses.get(job.name), times) for job in chosen)
     table(
         ("job", "plugin", "identity", "schedule", "zone", "next", "last", "ended"), rows, fold=("schedule",)
     )
@@ -92,11 +100,14 @@ def _schedule_text(schedule: Schedule) -> str:
             return f"every {format_duration(every)}" + (f" + {format_duration(offset)}" if offset else "")
         case At(at):
             return f"at {utc_text(at)}"
+        case After(parents, on):
+            plain = on == After(()).on
+            return f"after {', '.join(parents)}" + ("" if plain else f" on {', '.join(sorted(on))}")
         case _:
             return "manual"
 
 
-def _document(job: Job, fires: datetime | None, last: Run | None) -> dict[str, object]:
+def _document(job: Job, fires: datetime | None, last: Run | None, pause: "Pause | None") -> dict[str, object]:
     return {
         "name": job.name,
         "definition": job.definition,
@@ -110,14 +121,22 @@ def _document(job: Job, fires: datetime | None, last: Run | None) -> dict[str, o
         "tags": sorted(job.tags),
         "next_fire_at": utc_text(fires),
         "last_run": last.document() if last else None,
+        "paused": None
+        if pause is None
+        else {"since": utc_text(pause.since), "until": utc_text(pause.until), "reason": pause.reason},
     }
 
 
-def _row(job: Job, fires: datetime | None, last: Run | None, times: Times) -> tuple[object, ...]:
+def _row(
+    job: Job, fires: datetime | None, last: Run | None, pause: "Pause | None", times: Times
+) -> tuple[object, ...]:
     schedule = ", ".join(schedule_texts(job.schedules)) if job.enabled else "disabled"
     ended = (last.outcome or last.state) if last else "-"
     at = times(last.started_at or last.fire_at) if last else "-"
-    return job.name, job.plugin, job.identity or "-", schedule, job.timezone, times(fires), at, ended
+    due = times(fires)
+    if pause is not None:
+        due = f"paused until {times(pause.until)}" if pause.until else "paused"
+    return job.name, job.plugin, job.identity or "-", schedule, job.timezone, due, at, ended
 
 
 def _flat(document: object, prefix: str = "") -> list[tuple[str, object]]:

@@ -74,7 +74,7 @@ def _of_jobs(
     found = []
     for job in jobs:
         due = timetable(job)
-        times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay)
+        times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay, job=job)
         found += [(time.utc, time.document(job.name)) for time in times]
     return [document for _, document in sorted(found, key=lambda pair: pair[0])]
 

@@ -44,7 +44,7 @@ def run(
     from erpsync.store.owner import OwnerLock
 
     workspace = workspace_of(context)
-    chosen = _chosen(workspace, jobs, instance, tag, yes)
+    chosen = chosen_jobs(workspace, jobs, instance, tag, yes)
     params = _params(settings, dry_run)
     names = [job.name for job in chosen]
     lock = OwnerLock(workspace.configuration.daemon.state)
@@ -75,7 +75,7 @@ def trigger(
 ) -> int:
     """Ask the daemon to run jobs now."""
     workspace = workspace_of(context)
-    names = [job.name for job in _chosen(workspace, jobs, instance, tag, yes)]
+    names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
     documents, refused = _ask(workspace, names, _params(settings, dry_run), wait=wait)
     if wait:
         return _finish(workspace, documents, refused, jobs, format)
@@ -87,13 +87,14 @@ def trigger(
     return 0
 
 
-def _chosen(
+def chosen_jobs(
     workspace: Workspace,
     patterns: list[str] | None,
     instances: list[str] | None,
     tags: list[str] | None,
     yes: bool,
 ) -> tuple[Job, ...]:
+    """The jobs that are meant; of none nothing is done, of many only after a yes."""
     from erpsync.control.selection import select_jobs
 
     if not (patterns or instances or tags):

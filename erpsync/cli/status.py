@@ -96,6 +96,25 @@ def _print_daemon(daemon: Mapping[str, Any], times: Times) -> None:
                 for run in daemon["running"]
             ],
         )
+    if daemon["paused"]:
+        _section("paused")
+        table(
+            ("job", "since", "until", "by", "reason"),
+            [
+                (
+                    each["job"],
+                    times(each["since"]),
+                    times(each["until"]),
+                    each["requested_by"],
+                    each["reason"],
+                )
+                for each in daemon["paused"]
+            ],
+            fold=("reason",),
+        )
+    if daemon["waiting"]:
+        _section("waiting")
+        table(("for", "runs"), sorted(daemon["waiting"].items()))
     if daemon["next"]:
         _section("next")
         table(("job", "at"), [(each["job"], times(each["at"])) for each in daemon["next"]])

@@ -1,12 +1,13 @@
 """The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from erpsync.control.selection import UnknownJobError, UnknownRunError
@@ -38,6 +39,24 @@ class RunRequest(BaseModel):
     params: Parameters = Parameters()
 
 
+class PauseRequest(BaseModel):
+    """Jobs that are to fire nothing until they are resumed, or until an instant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: list[str] = Field(min_length=1, description="names of jobs")
+    until: AwareDatetime | None = None
+    reason: str | None = Field(default=None, max_length=500)
+
+
+class ResumeRequest(BaseModel):
+    """Jobs that are to go on; None means all that are paused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    jobs: list[str] | None = Field(description="names of jobs")
+
+
 class Controls(Protocol):
     """What the daemon lets itself be asked and told."""
 
@@ -59,6 +78,16 @@ class Controls(Protocol):
 
     async def cancel(self, run_id: str, requested_by: str) -> bool:
         """End a run that has not ended; False where there is nothing to end."""
+        ...
+
+    async def pause(
+        self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
+    ) -> list[Document]:
+        """Pause jobs; their pauses. UnknownJobError, ParkedJobError: none is paused; StoreError."""
+        ...
+
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
+        """End pauses, None: all; the jobs that were paused. UnknownJobError, StoreError."""
         ...
 
 
@@ -89,6 +118,14 @@ def control_application(controls: Controls, emit: Emit) -> FastAPI:
     @app.post("/runs/{run_id}/cancel", summary="End a run")
     async def cancel(request: Request, run_id: str) -> Document:
         return {"cancelled": await controls.cancel(run_id, _peer(request))}
+
+    @app.post("/pause", summary="Let jobs fire nothing")
+    async def pause(request: Request, wish: PauseRequest) -> list[Document]:
+        return await controls.pause(wish.jobs, wish.until, wish.reason, _peer(request))
+
+    @app.post("/resume", summary="Let paused jobs go on")
+    async def resume(request: Request, wish: ResumeRequest) -> Document:
+        return {"resumed": await controls.resume(wish.jobs, _peer(request))}
 
     @app.exception_handler(ErpsyncError)
     async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:

@@ -1,7 +1,8 @@
 """The commands' side of the control API."""
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -66,6 +67,18 @@ class ControlClient:
     def cancel(self, run_id: str) -> bool:
         """End a run; False where it has ended already."""
         return bool(self._ask("POST", f"/runs/{run_id}/cancel")["cancelled"])
+
+    def pause(self, jobs: Sequence[str], until: datetime | None, reason: str | None) -> list[dict[str, Any]]:
+        """Pause jobs; their pauses as documents."""
+        wish = {"jobs": [*jobs], "until": until.isoformat() if until else None, "reason": reason}
+        pauses: list[dict[str, Any]] = self._ask("POST", "/pause", json=wish)
+        return pauses
+
+    def resume(self, jobs: Sequence[str] | None) -> list[str]:
+        """End the pauses of jobs, None: of all; the jobs that were paused."""
+        wish = {"jobs": None if jobs is None else [*jobs]}
+        resumed: list[str] = self._ask("POST", "/resume", json=wish)["resumed"]
+        return resumed
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         self._knock()

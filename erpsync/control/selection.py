@@ -34,7 +34,8 @@ def select_jobs(
 ) -> tuple[Job, ...]:
     """The jobs that fit a pattern (all where none is given) and lie in the instances and carry a tag asked for.
 
-    A pattern is a job's name, a glob, or a definition ("products" means products@acme, products@beta, ...).
+    A pattern is a job's name, a glob, a definition ("products" means products@acme, products@beta, ...), or an
+    instance ("@acme" means all that run there).
 
     Raises:
         UnknownJobError: a pattern, or all together, fits nothing.
@@ -68,7 +69,9 @@ def find_job(jobs: Mapping[str, Job], name: str) -> Job:
 def _fitting(jobs: Mapping[str, Job], pattern: str) -> list[str]:
     if pattern in jobs:
         return [pattern]
-    if is_pattern(pattern):
+    if pattern.startswith("@"):
+        found = [name for name, job in jobs.items() if job.instance == pattern[1:]]
+    elif is_pattern(pattern):
         found = [name for name in jobs if fnmatchcase(name, pattern)]
     else:
         found = [name for name, job in jobs.items() if job.definition == pattern]

@@ -1,19 +1,24 @@
 """The object graph: every room's objects, made from a configuration and put together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
 
 from erpsync.config.configuration import Configuration
 from erpsync.core.clock import Clock
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
+from erpsync.core.run import Run, State
 from erpsync.daemon.check import parked_jobs, require_schedules
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.place import resolver_of, run_log_folder
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.runner import Runner
 from erpsync.scheduling.engine import Engine
+from erpsync.scheduling.handover import hand_over
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
@@ -36,8 +41,12 @@ class Composition:
         self.store.close()
 
 
-def compose(configuration: Configuration, redactor: Redactor, clock: Clock, emit: Emit) -> Composition:
+def compose(
+    configuration: Configuration, redactor: Redactor, clock: Clock, emit: Emit, *, alone: bool = False
+) -> Composition:
     """Everything, not yet started; the caller owns the state (see OwnerLock) and runs in an event loop.
+
+    `alone` it runs nothing but what is asked for: the runs that come after those wait for a daemon.
 
     Raises:
         ConfigError: a schedule is not valid.
@@ -49,6 +58,12 @@ def compose(configuration: Configuration, redactor: Redactor, clock: Clock, emit
     parked = parked_jobs(configuration, catalog, resolver)
     connections = Connections(configuration, resolver, clock, emit, redactor)
     store = Store.open(configuration.daemon.state)
+    planned = {name: job for name, job in configuration.jobs.items() if name not in parked}
+
+    def handed_over(connection: Connection, finished: Sequence[Run], now: datetime) -> list[Run]:
+        runs = hand_over(connection, finished, engine.rules, now)
+        return [run for run in runs if run.state is State.FINISHED] if alone else runs
+
     runner = Runner(
         jobs=configuration.jobs,
         catalog=catalog,
@@ -66,7 +81,9 @@ def compose(configuration: Configuration, redactor: Redactor, clock: Clock, emit
             for name, instance in configuration.instances.items()
             if instance.max_runs is not None
         },
+        pools=configuration.pools,
+        following=lambda job, instant: engine.following_fire(job, instant),
+        hand_over=handed_over,
     )
-    planned = {name: job for name, job in configuration.jobs.items() if name not in parked}
-    engine = Engine(planned, store, clock, emit, runner.offer)
+    engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
     return Composition(configuration, clock, store, connections, runner, engine, parked)

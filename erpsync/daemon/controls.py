@@ -4,16 +4,20 @@ import asyncio
 import heapq
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from erpsync.control.selection import ParkedJobError, UnknownRunError, find_job
 from erpsync.core.errors import StoreError
-from erpsync.core.run import Run, State, utc_text
+from erpsync.core.job import Job
+from erpsync.core.run import Outcome, Run, State, utc_text
 from erpsync.daemon.compose import Composition
+from erpsync.daemon.overdue import Overdue, overdue
 from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.observe.metrics import Snapshot
+from erpsync.scheduling.timetable import timetable
 from erpsync.store.ledger import find_run, unfinished_runs
+from erpsync.store.pauses import Pause
 from erpsync.version import __version__
 
 _SOON = 10  # fire times that `status` shows
@@ -28,6 +32,11 @@ class DaemonControls:
         self.lag = 0.0
         self.ready = False
         self._claims_fail = ""
+        self._tables = [
+            timetable(job) for job in composition.configuration.jobs.values() if job.due_by is not None
+        ]
+        self._successes: dict[str, datetime] = {}
+        self._told_overdue: dict[str, datetime] = {}
 
     def status(self) -> dict[str, object]:
         """See the `status` command; instants are UTC text."""
@@ -48,6 +57,8 @@ class DaemonControls:
             "identities": self.identities(),
             "running": [self._with_progress(run) for run in house.runner.running()],
             "waiting": dict(self._waiting()),
+            "overdue": [each.document() for each in self.overdue()],
+            "paused": [pause_document(pause) for pause in self._pauses()],
             "next": [{"job": job, "at": utc_text(at)} for at, job in heapq.nsmallest(_SOON, self._fires())],
             "loop_lag_seconds": round(self.lag, 4),
         }
@@ -63,16 +74,40 @@ class DaemonControls:
             f"identity {status.identity} is refused: {status.last_error.message if status.last_error else ''}"
             for status in self._rejected()
         ]
-        return [*self.unready(), *parked, *rejected]
+        late = [
+            f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
+        ]
+        return [*self.unready(), *parked, *rejected, *late]
 
     def unready(self) -> list[str]:
         """Why nothing could start now."""
         starting = [] if self.ready else ["the daemon is starting or stopping"]
         return starting + ([f"nothing can be claimed: {self._claims_fail}"] if self._claims_fail else [])
 
+    def overdue(self) -> list[Overdue]:
+        """The jobs that had no success by their `due_by`."""
+        now = self._house.clock.now()
+        found = (
+            overdue(table, self._successes.get(table.job.name), self._started_at, now)
+            for table in self._tables
+        )
+        return [each for each in found if each is not None]
+
+    def news_overdue(self) -> list[Overdue]:
+        """Those of `overdue` that were not told of since they were due last."""
+        fresh = [each for each in self.overdue() if self._told_overdue.get(each.job) != each.due_at]
+        self._told_overdue |= {each.job: each.due_at for each in fresh}
+        return fresh
+
+    def restore_success(self, job: str, at: datetime) -> None:
+        """Take the last success of a job from the ledger."""
+        self._successes[job] = at
+
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
-        """Hear from the engine whether the state takes claims."""
-        if event == "claim.failed":
+        """Hear from the engine whether the state takes claims, and which jobs succeed."""
+        if event == "run.finished" and fields.get("outcome") == Outcome.SUCCEEDED.value:
+            self._successes[str(fields.get("job"))] = self._house.clock.now()
+        elif event == "claim.failed":
             self._claims_fail = str(fields.get("error"))
         elif event == "claim.recovered":
             self._claims_fail = ""
@@ -91,12 +126,16 @@ class DaemonControls:
 
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""
+        found = self._runnable(job)
+        return await self._house.engine.claim_manual(found.name, requested_by, params)
+
+    def _runnable(self, job: str) -> Job:
         found = find_job(self._house.configuration.jobs, job)
         if found.name in self._house.parked:
             problem = self._house.parked[found.name][0]
             place = f" ({problem.file}:{problem.line})" if problem.file else ""
             raise ParkedJobError(f"job {found.name} is parked: {problem.message}{place}", hint=problem.help)
-        return await self._house.engine.claim_manual(found.name, requested_by, params)
+        return found
 
     async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
         """The run after its end or after `wait` seconds, and its progress."""
@@ -114,6 +153,35 @@ class DaemonControls:
         """End a run that has not ended."""
         return await self._house.runner.cancel(run_id, requested_by)
 
+    async def pause(
+        self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
+    ) -> list[dict[str, object]]:
+        """Plan and start nothing of these jobs any more; all are known before the first is paused."""
+        for job in jobs:
+            self._runnable(job)
+        engine, pauses = self._house.engine, []
+        for job in jobs:
+            pause = await engine.pause(job, until=until, reason=reason, requested_by=requested_by)
+            self._house.runner.pause(pause)
+            pauses.append(pause_document(pause))
+        return pauses
+
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
+        """Let jobs go on that were paused; None means all."""
+        known = self._house.configuration.jobs
+        names = [find_job(known, job).name for job in jobs] if jobs is not None else [*known]
+        paused = {pause.job for pause in self._pauses()}
+        resumed = [name for name in names if name in paused]
+        for job in resumed:
+            await self._house.engine.resume(job, requested_by=requested_by)
+            self._house.runner.resume(job)
+        return resumed
+
+    def _pauses(self) -> list[Pause]:
+        """The pauses in force."""
+        found = (self._house.engine.paused(job) for job in self._house.configuration.jobs)
+        return [pause for pause in found if pause is not None]
+
     def snapshot(self) -> Snapshot:
         """The gauges of this moment."""
         running = Counter(run.instance or "" for run in self._house.runner.running())
@@ -123,7 +191,11 @@ class DaemonControls:
             if status.expires_at is not None
         }
         fires = {job: at for at, job in self._fires()}
-        return Snapshot(running, self._waiting(), fires, expiries, self.lag)
+        late = {each.job for each in self.overdue()}
+        expected = {
+            (table.job.name, table.job.instance or ""): table.job.name in late for table in self._tables
+        }
+        return Snapshot(running, self._waiting(), fires, expiries, self.lag, expected)
 
     def _with_progress(self, run: Run) -> dict[str, object]:
         progress = self._house.runner.progress(run.id)
@@ -143,3 +215,14 @@ class DaemonControls:
         house = self._house
         jobs = (name for name in house.configuration.jobs if name not in house.parked)
         return [(at, job) for job in jobs if (at := house.engine.next_fire(job)) is not None]
+
+
+def pause_document(pause: Pause) -> dict[str, object]:
+    """The public JSON form."""
+    return {
+        "job": pause.job,
+        "since": utc_text(pause.since),
+        "until": utc_text(pause.until),
+        "reason": pause.reason,
+        "requested_by": pause.requested_by,
+    }

@@ -29,6 +29,7 @@ from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
+_DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
 
 class AddressTakenError(ErpsyncError):
@@ -94,7 +95,7 @@ class Service:
         house = compose(configuration, self._redactor, SystemClock(), self._emit)
         stack.push_async_callback(house.close)
         controls = self._controls = DaemonControls(house)
-        await self._restore(house)
+        await self._restore(house, controls)
         await house.runner.start()
         stack.push_async_callback(house.runner.stop)
         await house.engine.start()
@@ -104,6 +105,8 @@ class Service:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
         pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
         stack.callback(pulse.cancel)
+        due_watch = asyncio.create_task(self._watch_due(controls), name="due")
+        stack.callback(due_watch.cancel)
         controls.ready = True
         self._tell_started(house)
         return house
@@ -133,12 +136,13 @@ class Service:
         draining.cancel()
         return 128 + int(again.result())
 
-    async def _restore(self, house: Composition) -> None:
-        """Metrics that would else begin at nothing."""
+    async def _restore(self, house: Composition, controls: DaemonControls) -> None:
+        """What metrics and due times ask, that would else begin at nothing."""
         successes = await house.store.read(last_successes)
         for job, at in successes.items():
             if known := self._configuration.jobs.get(job):
                 self._metrics.restore_success(job, known.instance, at)
+                controls.restore_success(job, at)
 
     async def _pulse(self, controls: DaemonControls, house: Composition) -> None:
         """Measure how late the loop wakes, and feed the watchdog from the loop itself."""
@@ -149,6 +153,13 @@ class Service:
             controls.lag = loop.time() - due
             if self._notifier.watchdog_seconds is not None:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(house.runner.running())} running")
+
+    async def _watch_due(self, controls: DaemonControls) -> None:
+        """Tell of jobs that are overdue, each once a day."""
+        while True:
+            for late in controls.news_overdue():
+                self._emit("job.overdue", level="warning", **late.document())
+            await asyncio.sleep(_DUE_LOOK)
 
     def _tell_started(self, house: Composition) -> None:
         for job, problems in house.parked.items():

@@ -46,7 +46,7 @@ async def run_jobs(
     SIGINT and SIGTERM cancel the runs. What a dead daemon left is not touched.
     """
     async with AsyncExitStack() as stack:
-        house = compose(configuration, redactor, SystemClock(), emit)
+        house = compose(configuration, redactor, SystemClock(), emit, alone=True)
         stack.push_async_callback(house.close)
         stack.push_async_callback(house.runner.stop)
         controls = DaemonControls(house)

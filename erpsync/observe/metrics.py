@@ -26,13 +26,16 @@ _NAMED_REASONS = frozenset({"skipped", "missed", "abandoned", "cancelled"})  # e
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What is true at this moment; instants are aware UTC. `waiting` counts runs by what they wait for."""
+    """What is true at this moment; instants are aware UTC. `waiting` counts runs by what they wait for, `overdue`
+    holds each (job, instance) from which a success is expected by a time of day.
+    """
 
     running: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, int] = field(default_factory=dict)
     next_fires: Mapping[str, datetime] = field(default_factory=dict)
     token_expiries: Mapping[str, datetime] = field(default_factory=dict)
     loop_lag_seconds: float = 0.0
+    overdue: Mapping[tuple[str, str], bool] = field(default_factory=dict)
 
 
 class Metrics:
@@ -135,6 +138,12 @@ class _SnapshotCollector(Collector):
         now = self.snapshot
         yield _gauges("erpsync_running", "Runs in progress", "erp_instance", now.running)
         yield _gauges("erpsync_waiting", "Runs that wait", "reason", now.waiting)
+        overdue = GaugeMetricFamily(
+            "erpsync_overdue", "1: no success by due_by", labels=["job_name", "erp_instance"]
+        )
+        for labels, is_overdue in now.overdue.items():
+            overdue.add_metric(labels, is_overdue)
+        yield overdue
         yield _gauges(
             "erpsync_next_fire_timestamp_seconds", "Next fire time", "job_name", _seconds(now.next_fires)
         )

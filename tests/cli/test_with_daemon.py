@@ -177,3 +177,30 @@ def test_no_right_to_the_socket_is_77(daemon: "subprocess.Popen[str]", slow: Pat
     )
     assert done.returncode == 77, done.stderr
     assert "group" in done.stdout
+
+
+def test_pause_and_resume_of_jobs(daemon: "subprocess.Popen[str]") -> None:
+    """A paused job is shown with its reason, refuses to be triggered, and goes on when it is resumed."""
+    paused = type_("pause", "sa*", "--until", "2h", "--reason", "audit", "--format", "json")
+    (pause,) = json.loads(paused.stdout)
+    assert (pause["job"], pause["reason"], paused.returncode) == ("say", "audit", 0)
+    jobs = {job["name"]: job for job in json.loads(type_("jobs", "--format", "json").stdout)}
+    assert jobs["say"]["paused"]["until"] == pause["until"]
+    assert jobs["slow"]["paused"] is None
+    assert "paused until" in type_("jobs").stdout
+    status = json.loads(type_("status", "--format", "json").stdout)["daemon"]
+    assert [each["job"] for each in status["paused"]] == ["say"]
+    assert "audit" in type_("status").stdout
+    refused = type_("trigger", "say", "--wait", "--format", "json")
+    assert (refused.returncode, json.loads(refused.stdout)["reason"]) == (4, "paused")
+    assert "nothing was paused" in type_("resume", "slow").stderr
+    assert "say goes on" in type_("resume", "--all").stdout
+    assert type_("trigger", "say", "--wait").returncode == 0
+    assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []
+
+
+def test_a_pause_is_for_all_or_none(daemon: "subprocess.Popen[str]") -> None:
+    """An unknown job pauses nobody: the daemon is asked for all or none."""
+    unknown = type_("pause", "say", "nobody")
+    assert unknown.returncode == 2
+    assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []

@@ -1,7 +1,7 @@
 """A control API on a real Unix socket, with what it was told written down."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +56,16 @@ class Desk:
         self.runs[run_id] = replace(self.runs[run_id], state=State.FINISHED, outcome=Outcome.CANCELLED)
         self.ended.set()
         return True
+
+    async def pause(
+        self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
+    ) -> list[dict[str, object]]:
+        self.heard.append(("pause", [*jobs], until, reason, requested_by))
+        return [{"job": job} for job in jobs]
+
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
+        self.heard.append(("resume", jobs, requested_by))
+        return ["products"]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import asyncio
 import os
 import pwd
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ async def test_a_run_is_followed_to_its_end(served: Any, socket_path: Path) -> N
     assert (run["state"], run["outcome"], run["progress"]) == ("finished", "cancelled", None)
 
 
+async def test_pauses_say_until_when_and_why(served: Any, socket_path: Path) -> None:
+    """A pause arrives with its end, its reason and who asked; None resumes all; an end without a zone is refused."""
+    until = datetime(2026, 5, 2, 6, tzinfo=UTC)
+    assert await ask(socket_path, lambda client: client.pause(["a", "b"], until, "audit")) == [
+        {"job": "a"},
+        {"job": "b"},
+    ]
+    assert await ask(socket_path, lambda client: client.resume(None)) == ["products"]
+    assert served.heard == [("pause", ["a", "b"], until, "audit", ME), ("resume", None, ME)]
+    with pytest.raises(DaemonRefusedError, match="until"):
+        await ask(socket_path, lambda client: client.pause(["a"], until.replace(tzinfo=None), None))
+
+
 @pytest.mark.parametrize(
     ("job", "error", "retryable"),
     [
@@ -79,7 +93,8 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert [answer.status_code for answer in answers] == [422, 404, 404]
     assert all(set(answer.json()["error"]) == {"type", "message", "hint"} for answer in answers)
     assert "parms" in answers[0].json()["error"]["message"]
-    assert set(paths) == {"/status", "/identities", "/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
+    runs = {"/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
+    assert set(paths) == {"/status", "/identities", "/pause", "/resume", *runs}
 
 
 def test_no_daemon_is_said_so(tmp_path: Path) -> None:

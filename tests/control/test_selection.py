@@ -23,6 +23,7 @@ JOBS = {
         (["*@beta", "ping"], [], [], ["products@beta", "ping"]),
         (["products"], [], [], ["products@acme", "products@beta"]),
         ([], ["acme"], [], ["products@acme"]),
+        (["@beta"], [], [], ["products@beta"]),
         ([], [], ["live", "other"], ["products@acme"]),
         (["products"], ["beta"], [], ["products@beta"]),
     ],

@@ -3,7 +3,9 @@
 import re
 import signal
 import socket
+import sqlite3
 import stat
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx2
@@ -138,4 +140,89 @@ def test_after_kill_9_the_next_one_serves(site: Site, tmp_path: Path) -> None:
         site.ready()
         page = httpx2.get(f"{site.metrics}/metrics").text
         assert 'erpsync_last_success_timestamp_seconds{erp_instance="box",job_name="look"}' in page
+        assert site.stop(daemon) == 0
+
+
+TIMES = """
+[pools.one]
+slots = 1
+[jobs.first]
+plugin = "long"
+schedule = "manual"
+pool = "one"
+[jobs.second]
+plugin = "look"
+identity = "service"
+schedule = "manual"
+pool = "one"
+[jobs.child]
+plugin = "look"
+identity = "service"
+schedule = { after = "second" }
+[jobs.newest]
+plugin = "long"
+schedule = "manual"
+overlap = "replace"
+[jobs.due]
+plugin = "look"
+identity = "service"
+schedule = "manual"
+due_by = "DUE"
+"""
+
+
+def test_jobs_share_a_pool_follow_each_other_and_give_way(site: Site) -> None:
+    """A run waits for its pool's slot, its success starts the job that comes after it, the newest takes the place."""
+    site.file.write_text(site.file.read_text() + TIMES.replace("DUE", "06:30"))
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        first = client.claim("first", {})
+        eventually(lambda: client.find(first["id"])["state"] == "running", "the pool's slot is taken")
+        second = client.claim("second", {})
+        eventually(lambda: client.find(second["id"])["waiting_for"] == "pool", "the other one waits for it")
+        assert client.status()["waiting"]["pool"] == 1
+        assert 'erpsync_waiting{reason="pool"} 1.0' in httpx2.get(f"{site.metrics}/metrics").text
+        client.cancel(first["id"])
+        assert client.find(second["id"], wait=20)["outcome"] == "succeeded"
+        child = eventually(
+            lambda: [event for event in site.succeeded() if event["job"] == "child"], "the child runs"
+        )
+        assert client.find(child[0]["run_id"])["parents"] == [second["id"]]
+        old = client.claim("newest", {})
+        eventually(lambda: client.find(old["id"])["state"] == "running", "the older one runs")
+        new = client.claim("newest", {})
+        gone = client.find(old["id"], wait=20)
+        assert (gone["outcome"], gone["reason"]) == ("cancelled", "replaced")
+        eventually(lambda: client.find(new["id"])["state"] == "running", "the newer one runs")
+        assert site.stop(daemon) == 0
+
+
+def test_overdue_is_told_and_counted(site: Site) -> None:
+    """A job whose last success is too old is an event, a problem and a metric, until it succeeds."""
+    now = datetime.now(UTC)
+    due = (now - timedelta(minutes=1)).strftime("%H:%M")
+    site.file.write_text(site.file.read_text() + TIMES.replace("DUE", due))
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        ran = client.claim("due", {})
+        client.find(ran["id"], wait=20)
+        assert client.status()["overdue"] == []
+        assert site.stop(daemon) == 0
+    with sqlite3.connect(site.folder / "data" / "erpsync.db") as state:
+        (column,) = state.execute("SELECT typeof(finished_at) FROM run WHERE job = 'due'").fetchone()
+        days = 3 * 86_400_000_000
+        assert column == "integer"
+        state.execute("UPDATE run SET finished_at = finished_at - ? WHERE job = 'due'", (days,))
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        told = eventually(lambda: site.events("job.overdue"), "it is told")
+        assert [event["job"] for event in told] == ["due"]
+        assert [each["job"] for each in client.status()["overdue"]] == ["due"]
+        assert any("due is overdue" in problem for problem in client.status()["problems"])
+        page = httpx2.get(f"{site.metrics}/metrics").text
+        assert 'erpsync_overdue{erp_instance="box",job_name="due"} 1.0' in page
+        client.find(client.claim("due", {})["id"], wait=20)
+        assert client.status()["overdue"] == []
+        page = httpx2.get(f"{site.metrics}/metrics").text
+        assert 'erpsync_overdue{erp_instance="box",job_name="due"} 0.0' in page
         assert site.stop(daemon) == 0

@@ -1,0 +1,124 @@
+"""`simulate`: the schedule in virtual time, as a timeline."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from erpsync.cli.instant import parse_instant
+from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.core.duration import format_duration
+from erpsync.core.run import utc_text
+
+if TYPE_CHECKING:
+    from erpsync.daemon.simulation import Expected, SimulatedRun
+
+_BAR = 32  # signs
+
+
+def simulate(
+    context: typer.Context,
+    start: Annotated[str, typer.Option("--from", help='"18:00", or an instant.')],
+    end: Annotated[str, typer.Option("--to", help='"06:00", "12h", or an instant.')],
+    format: FormatOption = "text",  # noqa: A002 - the option's name
+) -> None:
+    """What would run, wait, be skipped and be missed, and when the night would be over."""
+    from erpsync.daemon.check import require_schedules
+    from erpsync.daemon.simulation import configured_duration, expected_durations
+    from erpsync.daemon.simulation import simulate as play
+
+    workspace = workspace_of(context)
+    configuration = workspace.configuration
+    require_schedules(configuration)
+    zone = configuration.daemon.timezone
+    begin = _instant(start, zone, datetime.now(UTC), "--from")
+    until = _instant(end, zone, begin, "--to")
+    if until <= begin:
+        raise typer.BadParameter("it lies before --from", param_hint="--to")
+    jobs = [job for job in configuration.jobs.values() if job.enabled]
+    unknown = {job.name: configured_duration(job) for job in jobs}
+    expected: Mapping[str, Expected] = workspace.read(expected_durations, unknown, jobs)
+    runs = play(configuration, expected, begin, until)
+    over = max((run.finished_at for run in runs if run.finished_at), default=None)
+    if format == "json":
+        print_json(
+            {
+                "from": utc_text(begin),
+                "to": utc_text(until),
+                "expected_end": utc_text(over),
+                "durations": {
+                    name: {"seconds": each.duration.total_seconds(), "source": each.source}
+                    for name, each in expected.items()
+                },
+                "runs": [run.document() for run in runs],
+            }
+        )
+        return
+    if not runs:
+        note("nothing is due in that time")
+        return
+    _print_timeline(runs, begin, max(until, over or until), Times(zone))
+    _print_sum(runs, over, Times(zone), expected)
+
+
+def _print_timeline(runs: Sequence["SimulatedRun"], begin: datetime, end: datetime, times: Times) -> None:
+    say(f"{times.heading()}; the bar is {times(begin)} … {times(end)}")
+    rows = (
+        (
+            run.job,
+            times(run.fire_at),
+            times(run.started_at),
+            times(run.finished_at),
+            _bar(run, begin, end),
+            _note(run, times),
+        )
+        for run in runs
+    )
+    table(("job", "due", "starts", "ends", "", "note"), rows, fold=("note",))
+
+
+def _bar(run: "SimulatedRun", begin: datetime, end: datetime) -> str:
+    """Where a run lies between `begin` and `end`: waiting, then running; "x" for one that never starts."""
+
+    def place(instant: datetime) -> int:
+        return min(int((instant - begin) / (end - begin) * _BAR), _BAR - 1)
+
+    due = place(run.fire_at)
+    if run.started_at is None or run.finished_at is None:
+        return " " * due + "x"
+    first, last = place(run.started_at), place(run.finished_at)
+    return " " * due + "·" * (first - due) + "█" * (last - first + 1)
+
+
+def _note(run: "SimulatedRun", times: Times) -> str:
+    waits = [f"waits {format_duration(waited)} for {reason}" for reason, waited in run.waits.items()]
+    if run.outcome == "succeeded":
+        return "; ".join(waits)
+    many = f", {run.fire_count} until {times(run.fire_until)}" if run.fire_count != 1 else ""
+    return "; ".join([f"{run.outcome}: {run.reason}{many}", *waits])
+
+
+def _print_sum(
+    runs: Sequence["SimulatedRun"], over: datetime | None, times: Times, expected: Mapping[str, "Expected"]
+) -> None:
+    outcomes: Counter[str] = Counter()
+    for run in runs:
+        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += run.fire_count
+    waiting = [run for run in runs if run.waits]
+    say(f"\n{', '.join(f'{number} {what}' for what, number in outcomes.most_common())}")
+    if waiting:
+        longest = max(waiting, key=lambda run: sum(wait.total_seconds() for wait in run.waits.values()))
+        say(f"{len(waiting)} wait; the longest: {longest.job}, {_note(longest, times)}")
+    sources = Counter(each.source for each in expected.values())
+    say(f"durations: {', '.join(f'{number} {source}' for source, number in sources.most_common())}")
+    say(f"expected end: {times(over)}")
+
+
+def _instant(text: str, zone: str, now: datetime, option: str) -> datetime:
+    try:
+        return parse_instant(text, zone, now, ahead=True)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error

@@ -1,0 +1,161 @@
+"""The commands about time that need no daemon: next, simulate, night, check."""
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from erpsync.cli.instant import parse_instant
+from tests.cli.conftest import Type
+
+SHIFTED = """
+[calendars.may]
+dates = ["2026-05-02"]
+[jobs.night]
+plugin = "say"
+schedule = "30 3 * * *"
+timezone = "Europe/Sofia"
+spread = "2m"
+blackout = ["may"]
+window = { from = "04:00", to = "06:00" }
+due_by = "06:30"
+expected_duration = "45m"
+with = { text = "hello" }
+[jobs.later]
+plugin = "say"
+schedule = { after = ["night", "say"], on = ["succeeded", "partial", "skipped"] }
+with = { text = "hello" }
+"""
+
+
+@pytest.fixture
+def shifted(folder: Path) -> Path:
+    """The folder with jobs that do not simply start when they are due."""
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write(SHIFTED)
+    return folder
+
+
+def test_next_says_what_moves_a_start(erpsync: Type, shifted: Path) -> None:
+    """The spread, the blackout that skips and the window that delays are told beside the nominal time."""
+    arguments = ["next", "night", "--from", "2026-05-01T00:00", "-n", "2", "--format", "json"]
+    held, dark = erpsync(*arguments).json
+    assert held["at"] == "2026-05-01T03:30:00+03:00"
+    assert "window: starts 2026-05-01T04:00+03:00" in held["note"]
+    assert "spread +" in held["note"]
+    assert "blackout may: skipped" in dark["note"]
+
+
+def test_jobs_show_their_new_keys(erpsync: Type, shifted: Path) -> None:
+    """`jobs` writes what a job comes after as people do; `jobs show` has calendars, windows and due times."""
+    jobs = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}
+    assert jobs["later"]["schedule"] == ["after night, say on partial, skipped, succeeded"]
+    assert jobs["later"]["paused"] is None
+    text = erpsync("jobs", "show", "night").out
+    for word in ("due_by", "06:30", "window", "04:00", "blackout", "expected_duration", "45m"):
+        assert word in text
+
+
+def test_simulate_draws_the_night(erpsync: Type, shifted: Path) -> None:
+    """A line for each run with its bar, what it waits for, what is skipped, and the expected end."""
+    arguments = ["simulate", "--from", "2026-05-01T00:00", "--to", "2026-05-02T02:00"]
+    document = erpsync(*arguments, "--format", "json").json
+    runs = {run["job"]: run for run in document["runs"] if run["fire_at"] < "2026-05-01T02:00:00Z"}
+    assert runs["night"]["started_at"] == "2026-05-01T01:00:00Z"
+    assert runs["night"]["finished_at"] == "2026-05-01T01:45:00Z"
+    assert runs["night"]["waits"]["window"] > 0
+    assert document["durations"]["night"] == {"seconds": 2700.0, "source": "expected_duration"}
+    last = max(run["finished_at"] for run in document["runs"] if run["finished_at"])
+    assert document["expected_end"] == last
+    text = erpsync(*arguments).out
+    assert "times in UTC" in text
+    assert "█" in text
+    assert "for window" in text
+    assert "skipped: blackout" in text
+    assert "expected end: 2026-05-02" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--from", "soon", "--to", "06:00"], "--from"),
+        (["--from", "2026-05-02", "--to", "2026-05-01"], "before --from"),
+        (["--from", "2026-05-02"], "--to"),
+        (["--from", "2026-01-01", "--to", "2036-01-01"], "more than 20000 runs"),
+    ],
+)
+def test_simulate_refuses_nonsense(erpsync: Type, arguments: list[str], hint: str) -> None:
+    """Times that are none, that are the wrong way round or too far apart are usage errors that say so."""
+    said = erpsync("simulate", *arguments)
+    assert said.code == 2
+    assert hint in said.err
+
+
+def test_night_finds_silence_without_any_daemon(erpsync: Type) -> None:
+    """Where no daemon has ever planned, the fire times of the night are findings: exit 1, with what to type."""
+    said = erpsync("night", "--since", "24h", "--format", "json")
+    assert said.code == 1
+    assert said.json["fine"] is False
+    (finding,) = said.json["findings"]
+    assert (finding["job"], finding["kind"], finding["next"]) == ("say", "silent", "erpsync status")
+    assert finding["count"] >= 16
+    text = erpsync("night", "--since", "24h")
+    assert text.code == 1
+    assert "not fine: 1 of 2 jobs" in text.out
+
+
+def test_night_of_asked_runs(erpsync: Type, folder: Path) -> None:
+    """A failed run is named with its error and the command that shows it; after a success all is fine."""
+    file = folder / "erpsync.toml"
+    file.write_text(re.sub(r"schedule = \[.*\]", 'schedule = "manual"', file.read_text()))
+    assert erpsync("night").code == 0
+    assert erpsync("run", "fail").code == 1
+    (run,) = erpsync("runs", "--format", "json").json
+    said = erpsync("night", "--since", "1h")
+    assert said.code == 1
+    assert f"erpsync show {run['id']}" in said.out
+    assert "oh no" in said.out
+    file.write_text(file.read_text().replace(", fails = true", ""))
+    assert erpsync("run", "fail").code == 0
+    fine = erpsync("night", "--since", "1h", "--format", "json")
+    assert (fine.code, fine.json["fine"], fine.json["mended"]) == (0, True, 1)
+    assert {each["job"]: each["age_seconds"] is not None for each in fine.json["data"]} == {
+        "say": False,
+        "fail": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("06:00", "2026-05-02T03:00:00+00:00"),
+        ("19:00", "2026-05-01T16:00:00+00:00"),
+        ("2h", "2026-05-01T14:00:00+00:00"),
+        ("2026-05-03", "2026-05-02T21:00:00+00:00"),
+    ],
+)
+def test_instants_that_lie_ahead(text: str, expected: str) -> None:
+    """Where the future is meant a time of day is the next one and a duration counts from now."""
+    now = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    assert parse_instant(text, "Europe/Sofia", now, ahead=True).isoformat() == expected
+
+
+def test_check_warns_of_schedules(erpsync: Type, shifted: Path) -> None:
+    """Warnings about time are shown and do not fail the check."""
+    file = shifted / "erpsync.toml"
+    never = '[jobs.never]\nplugin = "say"\nschedule = "0 0 31 2 *"\nwith = { text = "x" }\n'
+    file.write_text(file.read_text() + never)
+    said = erpsync("check")
+    assert said.code == 0
+    assert "warning[W301]" in said.out
+
+
+def test_pause_needs_a_daemon(erpsync: Type) -> None:
+    """Without a daemon `pause` and `resume` exit 69; an end that is over is a usage error."""
+    assert erpsync("pause", "say").code == 69
+    assert erpsync("resume", "--all").code == 69
+    said = erpsync("pause", "say", "--until", "2020-01-01")
+    assert (said.code, "over already" in said.err) == (2, True)
+    assert erpsync("resume").code == 2
+    assert erpsync("resume", "say", "--all").code == 2

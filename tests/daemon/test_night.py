@@ -1,0 +1,141 @@
+"""The night in review: what is fine, what is not, and what silence looks like."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
+
+import pytest
+
+from erpsync.core.job import Calendar, Cron, Job
+from erpsync.core.run import Outcome, Run, RunTrigger, State
+from erpsync.daemon.night import Evidence, Review, review
+from erpsync.daemon.overdue import overdue
+from erpsync.scheduling.timetable import schedule_text, timetable
+from erpsync.store.marks import Mark
+from erpsync.store.pauses import Pause
+
+SINCE = datetime(2026, 5, 4, 18, tzinfo=UTC)  # a Monday
+NOW = datetime(2026, 5, 5, 7, tzinfo=UTC)
+NIGHTLY = Job("products", "products", "mirror", schedules=(Cron("0 2 * * *"),))
+FIRE = datetime(2026, 5, 5, 2, tzinfo=UTC)
+
+
+def ended(outcome: Outcome, *, reason: str | None = None, at: datetime = FIRE, **more: object) -> Run:
+    run = Run(f"run-{at:%H%M}", "products", f"at:{at}", "mirror", RunTrigger.SCHEDULE, at, fire_at=at)
+    return replace(
+        run, state=State.FINISHED, outcome=outcome, reason=reason, finished_at=at, **more  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def looked(*runs: Run, until: datetime = FIRE, job: Job = NIGHTLY, **more: object) -> Review:
+    """The review of one job that was planned up to `until`; the runs newest first."""
+    marks = {job.name: Mark(job.name, schedule_text(job), until)}
+    succeeded = {run.job: run.fire_at for run in runs if run.outcome is Outcome.SUCCEEDED and run.fire_at}
+    evidence = Evidence(runs, (), marks, successes=succeeded)
+    return review([job], replace(evidence, **more), SINCE, NOW)  # type: ignore[arg-type]
+
+
+def test_a_quiet_night_is_fine() -> None:
+    """Every fire time is in the ledger and ended well: fine, with the age of the data."""
+    found = looked(ended(Outcome.SUCCEEDED))
+    assert (found.is_fine, found.outcomes, found.data) == (True, {"succeeded": 1}, {"products": FIRE})
+    assert found.document()["data"] == [
+        {"job": "products", "last_success_at": "2026-05-05T02:00:00Z", "age_seconds": 18000.0}
+    ]
+
+
+def test_silence_is_a_finding() -> None:
+    """A fire time that nobody has planned is found, by a mark that stays behind or that never was."""
+    for found in (
+        looked(until=SINCE - timedelta(days=1)),
+        review([NIGHTLY], Evidence(), SINCE, NOW),
+    ):
+        (finding,) = found.findings
+        assert (finding.kind, finding.at, finding.count) == ("silent", FIRE, 1)
+        assert finding.next == "erpsync status"
+    still = review([NIGHTLY], Evidence(), SINCE, FIRE + timedelta(seconds=30))
+    assert still.is_fine, "half a minute is no silence"
+
+
+def test_silence_is_measured_by_the_schedule_that_is_in_force() -> None:
+    """A new schedule that no daemon has read yet is not expected; the one it knows is. A pause is no silence."""
+    changed = replace(NIGHTLY, schedules=(Cron("* * * * *"),))
+    evidence = Evidence((), (), {"products": Mark("products", schedule_text(NIGHTLY), SINCE)})
+    (finding,) = review([changed], evidence, SINCE, NOW).findings
+    assert (finding.at, finding.count) == (FIRE, 1)
+    paused = replace(evidence, pauses={"products": Pause("products", SINCE)})
+    found = review([NIGHTLY], paused, SINCE, NOW)
+    assert (found.is_fine, found.paused) == (True, ("products",))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "command"),
+    [
+        (Outcome.FAILED, None, "erpsync show run-0200"),
+        (Outcome.PARTIAL, None, "erpsync show run-0200"),
+        (Outcome.MISSED, "pool", "erpsync trigger products"),
+        (Outcome.SKIPPED, "parent", "erpsync trigger products"),
+    ],
+)
+def test_troubles_say_why_and_what_to_type(outcome: Outcome, reason: str | None, command: str) -> None:
+    """What did not end well is found with its reason and a command, unless the job succeeded afterwards."""
+    trouble = ended(outcome, reason=reason)
+    (finding,) = looked(trouble).findings
+    assert (finding.kind, finding.why, finding.next) == (outcome.value, reason or "", command)
+    mended = looked(ended(Outcome.SUCCEEDED, at=FIRE + timedelta(hours=1)), trouble)
+    assert (mended.is_fine, mended.mended) == (True, 1)
+
+
+@pytest.mark.parametrize("reason", ["blackout", "paused", "overlap"])
+def test_what_was_wanted_is_no_trouble(reason: str) -> None:
+    """Skips that the configuration or a person asked for are fine, and so is what somebody tried by hand."""
+    assert looked(ended(Outcome.SKIPPED, reason=reason)).is_fine
+    assert looked(ended(Outcome.FAILED, params={"set": {"page": 1}})).is_fine
+
+
+def test_a_job_without_success_by_its_time_is_overdue() -> None:
+    """No success by `due_by` is a finding of the night."""
+    job = replace(NIGHTLY, due_by=time(6, 30))
+    (finding,) = looked(job=job).findings
+    assert (finding.kind, finding.at) == ("overdue", datetime(2026, 5, 5, 6, 30, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("success", "now", "expected"),
+    [
+        ("2026-05-05T02:10", "2026-05-05T07:00", False),
+        ("2026-05-04T02:10", "2026-05-05T07:00", True),
+        ("2026-05-04T02:10", "2026-05-05T06:29", False),
+        ("2026-05-05T06:40", "2026-05-05T07:00", False),
+        ("2026-05-05T06:40", "2026-05-06T07:00", False),
+        (None, "2026-05-05T07:00", True),
+    ],
+)
+def test_overdue_by_the_clock(success: str | None, now: str, expected: bool) -> None:
+    """Overdue from `due_by` on until the next success, if none came since the due time before."""
+    job = replace(NIGHTLY, due_by=time(6, 30))
+    last = datetime.fromisoformat(success).replace(tzinfo=UTC) if success else None
+    late = overdue(timetable(job), last, SINCE, datetime.fromisoformat(now).replace(tzinfo=UTC))
+    assert (late is not None) is expected
+
+
+def test_overdue_in_the_zone_of_the_job() -> None:
+    """`due_by` is a time of the job's own zone, on both sides of a clock change."""
+    job = replace(NIGHTLY, due_by=time(6, 30), timezone="Europe/Sofia")
+    for day, hour in ((28, 4), (29, 3)):  # the clocks go forward on the 29th
+        now = datetime(2026, 3, day, hour, 30, tzinfo=UTC)
+        late = overdue(timetable(job), None, now - timedelta(days=1), now)
+        assert late is not None
+        assert late.due_at == now
+
+
+def test_a_day_without_work_is_due_nothing() -> None:
+    """On weekends, in blackouts and before it was known a job is not overdue."""
+    friday = datetime(2026, 5, 8, 2, 10, tzinfo=UTC)
+    sunday = datetime(2026, 5, 10, 7, tzinfo=UTC)
+    due = replace(NIGHTLY, due_by=time(6, 30))
+    weekdays = replace(due, schedules=(Cron("0 2 * * MON-FRI"),))
+    dark = replace(due, blackout=(Calendar("weekend", weekdays=frozenset({5, 6})),))
+    assert overdue(timetable(due), friday, SINCE, sunday) is not None
+    assert overdue(timetable(weekdays), friday, SINCE, sunday) is None
+    assert overdue(timetable(dark), friday, SINCE, sunday) is None
+    assert overdue(timetable(due), None, sunday, sunday) is None
