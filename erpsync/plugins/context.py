@@ -98,6 +98,7 @@ class JobContext(Generic[S]):
         data: Path,
         artifacts: Path,
         dead_letters: Path,
+        formerly: Sequence[str] = (),
         attempt: int = 1,
         dry_run: bool = False,
         params: Mapping[str, object] | None = None,
@@ -111,7 +112,8 @@ class JobContext(Generic[S]):
     ) -> None:
         """`data` is where relative targets lie, `artifacts` a folder and `dead_letters` a file of this run.
 
-        `root` gives the address of the instance's Domain API; None where it has none.
+        `formerly` are names that the job had. `root` gives the address of the instance's Domain API; None where it
+        has none.
         """
         self.settings = settings
         self.job = job
@@ -120,6 +122,7 @@ class JobContext(Generic[S]):
         self.dry_run = dry_run
         self.params: Mapping[str, object] = params or {}
         self.window = window
+        self._formerly = tuple(formerly)
         self.cursor = cursor or Cursor()
         self.log = JobLog(reporter)
         self.counts = Counts()
@@ -214,6 +217,7 @@ class JobContext(Generic[S]):
                 key=tuple(key),
                 scope=scope,
                 job=self.job,
+                formerly=self._formerly,
                 run_id=self.run_id,
                 data=self._data,
                 clock=self._clock,

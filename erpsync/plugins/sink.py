@@ -72,6 +72,7 @@ class SqlSink:
         key: tuple[str, ...],
         scope: str,
         job: str,
+        formerly: tuple[str, ...] = (),
         run_id: str,
         data: Path,
         clock: Clock,
@@ -86,6 +87,7 @@ class SqlSink:
         self._statement = upsert_statement(self._table)
         self._scope = scope
         self._job = job
+        self._formerly = formerly
         self._run_id = run_id
         self._data = data
         self._clock = clock
@@ -96,7 +98,7 @@ class SqlSink:
         self._connection: sa.Connection | None = None
 
     def open(self) -> None:
-        """Connect, make the table fit, take the fence, read watermark and position.
+        """Connect, make the table fit, take the fence, read watermark and position; a former name's table is ours.
 
         Raises:
             TargetError: the table is another job's or has other columns; retryable where the database is away.
@@ -157,21 +159,21 @@ class SqlSink:
         _CURSOR.create(connection, checkfirst=True)
         mine = _CURSOR.c.table_name == self._table.name
         row = connection.execute(sa.select(_CURSOR).where(mine)).mappings().one_or_none()
-        if row is not None and row["job"] != self._job:
+        if row is not None and row["job"] not in (self._job, *self._formerly):
             raise TargetError(
                 f'table "{self._table.name}" belongs to job "{row["job"]}"',
-                hint="let each job have a table of its own; after a rename, change `job` in _erpsync_cursor",
+                hint="let each job have a table of its own; after a rename, tell the old name with `formerly`",
             )
         incomplete = evolve(connection, self._table)
         keeps = row is not None and not incomplete and row["scope"] == self._scope
         self.watermark = row["watermark"] if row and keeps else None
         self.position = msgspec.json.decode(row["position"]) if row and keeps and row["position"] else None
         self._fence = row["fence"] + 1 if row else 1
-        state: dict[str, Any] = {"fence": self._fence, **self._stamp()}
+        state: dict[str, Any] = {"job": self._job, "fence": self._fence, **self._stamp()}
         if row is None or incomplete or (self._moves and not keeps):
             state |= {"scope": self._scope, "watermark": None, "position": None}
         if row is None:
-            connection.execute(_CURSOR.insert().values(table_name=self._table.name, job=self._job, **state))
+            connection.execute(_CURSOR.insert().values(table_name=self._table.name, **state))
         else:
             connection.execute(_CURSOR.update().where(mine).values(**state))
 

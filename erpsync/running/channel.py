@@ -16,7 +16,7 @@ from erpsync.core.run import Counts
 from erpsync.plugins.contract import JobResult
 from erpsync.running.fault import Fault, nonsense
 
-VERSION = 1
+VERSION = 2
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 _LENGTH = struct.Struct("!I")
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -33,6 +33,7 @@ class Order(msgspec.Struct, frozen=True, tag=True):
 
     version: int
     job: str
+    formerly: list[str]
     run_id: str
     attempt: int
     plugin: str

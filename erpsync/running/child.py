@@ -192,6 +192,7 @@ def _context(
     return JobContext(
         settings=validate_settings(plugin, order.settings, lambda reference: order.secrets[str(reference)]),
         job=order.job,
+        formerly=order.formerly,
         run_id=order.run_id,
         reporter=reporter,
         data=Path(order.data),

@@ -74,6 +74,7 @@ class Workbench:
         context = JobContext(
             settings=prepared.settings,
             job=run.job,
+            formerly=attempt.job.formerly,
             run_id=run.id,
             reporter=attempt.reporter,
             data=self._data,
@@ -109,6 +110,7 @@ class Workbench:
         return Order(
             version=VERSION,
             job=run.job,
+            formerly=list(job.formerly),
             run_id=run.id,
             attempt=run.attempts,
             plugin=job.plugin,

@@ -160,6 +160,20 @@ def test_another_jobs_table_is_refused(make: Make) -> None:
         pass
 
 
+def test_renamed_job_takes_its_table_over(make: Make, tmp_path: Path) -> None:
+    """A table of one of the job's former names is its own, with watermark; who still has the old name has lost it."""
+    with SinkOpening(make()) as old, SinkOpening(make(job="goods", formerly=("wares", "products"))) as sink:
+        sink.upsert([row(1)])
+        sink.finish("2026-01-01T00:00:00Z")
+        with pytest.raises(LostLeaseError):
+            old.upsert([row(2)])
+    with SinkOpening(make(job="goods")) as sink:
+        assert sink.watermark == "2026-01-01T00:00:00Z"
+    with pytest.raises(TargetError, match='belongs to job "goods"'):
+        SinkOpening(make()).__enter__()
+    assert len(rows_of(tmp_path)) == 1
+
+
 def test_new_columns_are_added_and_everything_is_read_again(make: Make, tmp_path: Path) -> None:
     """A grown selection adds columns, forgets the watermark, and keeps what other columns hold."""
     with SinkOpening(make()) as sink:

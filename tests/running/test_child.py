@@ -168,3 +168,17 @@ async def test_wrong_settings_never_reach_the_plugin(desk: MakeDesk, define: Def
         "erpsync check",
     )
     assert "number must be a whole number" in run.error.message
+
+
+@pytest.mark.parametrize("isolation", ["task", "process"])
+async def test_renamed_job_goes_on_with_its_table(
+    desk: MakeDesk, define: Define, tmp_path: Path, isolation: str
+) -> None:
+    """The sink of a job takes over the table of its former name, in a task as in a child."""
+    options = {"isolation": isolation}
+    file = str(tmp_path / "rows.db")
+    heir = define("writes-row", name="new", options=options | {"formerly": ("old",)}, file=file)
+    other = define("writes-row", name="other", options=options, file=file)
+    at = desk(define("writes-row", name="old", options=options, file=file), heir, other)
+    outcomes = [(await at.run(name)).outcome for name in ("old", "new", "other", "old")]
+    assert outcomes == ["succeeded", "succeeded", "failed", "failed"]

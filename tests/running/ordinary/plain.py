@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from erpsync import JobContext, JobResult, Settings, job
+from erpsync import Column, JobContext, JobResult, Settings, Target, job
 from erpsync.core import errors
 
 
@@ -117,3 +117,12 @@ class Shape(Settings):
 def shaped(ctx: JobContext[Shape]) -> JobResult:
     """Never entered with a wrong shape."""
     return ctx.result(str(ctx.settings.number))
+
+
+@job("writes-row", repeatable=True)
+async def writes_row(ctx: JobContext[Tell]) -> JobResult:
+    """Write a row into a table."""
+    async with ctx.sink(Target(url=f"sqlite:///{ctx.settings.file}", table="rows"), [Column("Id")]) as sink:
+        await sink.upsert([{"Id": ctx.run_id}])
+    ctx.count(written=1)
+    return ctx.result()
