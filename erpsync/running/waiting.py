@@ -1,5 +1,6 @@
 """The waiting room: runs that may not start yet, with what each waits for, until they may or have waited too long."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -62,6 +63,7 @@ class WaitingRoom:
         self._turns = Turns()
         self._pauses: Mapping[str, Pause] = {}
         self._waiting: dict[str, Run] = {}
+        self._glances = itertools.cycle(1 + step / 16 for step in range(64))
         self._closed = False
 
     def enter(self, run: Run) -> None:
@@ -93,7 +95,7 @@ class WaitingRoom:
             self._store.submit(set_waiting, Wait(run.id, reason, known.next_attempt_at))
             self._events.waiting(known)
         if known.started_at is None and not self._alarm.is_set(("start-by", run.id)):
-            self._watch(run.id)
+            self._begin_watch(known)
 
     def leave(self, run_id: str) -> Run | None:
         """A run begins, or is to end: it waits no longer. None where it does not wait here."""
@@ -184,6 +186,14 @@ class WaitingRoom:
 
     def _is_paused(self, job: str) -> bool:
         return job in self._pauses and self._pauses[job].holds(self._clock.now())
+
+    def _begin_watch(self, run: Run) -> None:
+        """The next fire time is dear to find: where thousands come to wait together, they look for it one by one."""
+        job = self._jobs.get(run.job)
+        if job is None or job.start_by is None:
+            self._alarm.set(("start-by", run.id), next(self._glances), lambda: self._watch(run.id))
+        else:
+            self._watch(run.id)
 
     def _watch(self, run_id: str) -> None:
         """Let a run that has not begun by its deadline be late."""
