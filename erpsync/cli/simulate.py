@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,7 +60,8 @@ def simulate(
     if not runs:
         note("nothing is due in that time")
         return
-    _print_timeline(runs, begin, max(until, over or until), Times(zone))
+    first = min(run.fire_at for run in runs)
+    _print_timeline(runs, first, max(over or until, first + timedelta(seconds=1)), Times(zone))
     _print_sum(runs, over, Times(zone), expected)
 
 

@@ -13,6 +13,7 @@ from erpsync.control.selection import UnknownJobError
 from erpsync.core.errors import ErpsyncError, NoDaemonError
 
 _PATIENCE = 10.0  # seconds for an answer, beyond the wait that was asked for
+_LONG_PATIENCE = 120.0  # where thousands of jobs may be meant
 
 
 class ControlRefusedError(ErpsyncError):
@@ -71,13 +72,13 @@ class ControlClient:
     def pause(self, jobs: Sequence[str], until: datetime | None, reason: str | None) -> list[dict[str, Any]]:
         """Pause jobs; their pauses as documents."""
         wish = {"jobs": [*jobs], "until": until.isoformat() if until else None, "reason": reason}
-        pauses: list[dict[str, Any]] = self._ask("POST", "/pause", json=wish)
+        pauses: list[dict[str, Any]] = self._ask("POST", "/pause", json=wish, timeout=_LONG_PATIENCE)
         return pauses
 
     def resume(self, jobs: Sequence[str] | None) -> list[str]:
         """End the pauses of jobs, None: of all; the jobs that were paused."""
         wish = {"jobs": None if jobs is None else [*jobs]}
-        resumed: list[str] = self._ask("POST", "/resume", json=wish)["resumed"]
+        resumed: list[str] = self._ask("POST", "/resume", json=wish, timeout=_LONG_PATIENCE)["resumed"]
         return resumed
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:

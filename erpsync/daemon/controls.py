@@ -157,10 +157,9 @@ class DaemonControls:
         self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
     ) -> list[dict[str, object]]:
         """Plan and start nothing of these jobs any more; all are known before the first is paused."""
-        for job in jobs:
-            self._runnable(job)
+        names = [self._runnable(job).name for job in jobs]
         engine, pauses = self._house.engine, []
-        for job in jobs:
+        for job in names:
             pause = await engine.pause(job, until=until, reason=reason, requested_by=requested_by)
             self._house.runner.pause(pause)
             pauses.append(pause_document(pause))
@@ -168,10 +167,9 @@ class DaemonControls:
 
     async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
         """Let jobs go on that were paused; None means all."""
-        known = self._house.configuration.jobs
-        names = [find_job(known, job).name for job in jobs] if jobs is not None else [*known]
-        paused = {pause.job for pause in self._pauses()}
-        resumed = [name for name in names if name in paused]
+        paused = [pause.job for pause in self._pauses() if pause.job not in self._house.parked]
+        asked = None if jobs is None else {self._runnable(job).name for job in jobs}
+        resumed = [name for name in paused if asked is None or name in asked]
         for job in resumed:
             await self._house.engine.resume(job, requested_by=requested_by)
             self._house.runner.resume(job)

@@ -159,3 +159,14 @@ def test_pause_needs_a_daemon(erpsync: Type) -> None:
     assert (said.code, "over already" in said.err) == (2, True)
     assert erpsync("resume").code == 2
     assert erpsync("resume", "say", "--all").code == 2
+
+
+def test_what_comes_after_a_run_of_our_own_waits_for_a_daemon(erpsync: Type, folder: Path) -> None:
+    """Without a daemon `run` runs what was asked for; the job that comes after it is claimed and not started."""
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write('[jobs.later]\nplugin = "say"\nschedule = { after = "say" }\nwith = { text = "x" }\n')
+    assert erpsync("run", "say").code == 0
+    later, said = erpsync("runs", "--format", "json").json
+    assert (later["job"], later["trigger"], later["parents"]) == ("later", "after", [said["id"]])
+    assert (later["state"], later["attempts"]) == ("pending", 0)
+    assert "later (pending)" in erpsync("night", "--since", "1h").out
