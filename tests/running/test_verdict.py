@@ -162,6 +162,24 @@ def test_interrupted_is_nobodys_failure(repeatable: bool, state: State) -> None:
     assert end.run_outcome == (None if repeatable else Outcome.ABANDONED)
 
 
+@pytest.mark.parametrize(("cause", "reason"), [("stopping", "shut-down"), ("window", "window")])
+def test_interrupted_for_good_says_why(cause: str, reason: str) -> None:
+    """What may not be repeated is abandoned with the cause of its interruption, at a checkpoint or by force."""
+    for forced in (False, True):
+        end = verdict(STOPPED, repeatable=False, cause=cause, forced=forced)
+        assert (end.run_outcome, end.reason) == (Outcome.ABANDONED, reason)
+
+
+def test_replaced_is_a_cancel_with_its_own_reason() -> None:
+    """A run that a newer one replaces is cancelled, whatever it still answers."""
+    end = verdict(done(), cause="replaced", cause_text="replaced by a newer run", forced=True)
+    assert (end.outcome, end.run_outcome, end.reason) == (
+        AttemptOutcome.CANCELLED,
+        Outcome.CANCELLED,
+        "replaced",
+    )
+
+
 def test_result_at_a_shut_down_stands() -> None:
     """An attempt that was asked to stop and finished its work instead has finished it; so has one that failed."""
     assert verdict(done(), cause="stopping").run_outcome is Outcome.SUCCEEDED

@@ -132,6 +132,20 @@ async def test_end_of_window_gives_up_what_may_not_be_repeated(desk: MakeDesk, d
     assert (ended.outcome, ended.reason, at.attempts(run)) == ("abandoned", "window", ["interrupted"])
 
 
+async def test_end_of_window_does_not_hide_a_cancel(desk: MakeDesk, define: Define) -> None:
+    """An attempt that its window's end could not stop, and that somebody cancels then, is cancelled."""
+    clock = ManualClock(NOON.replace(hour=22))
+    options = {"window": INTERRUPTED_NIGHT, "timeout": 24 * HOUR}
+    at = desk(define("gate", checkpoints=False, options=options), clock=clock)
+    run = await at.offer("gate")
+    await at.logged(run, "entered")
+    clock.advance(8 * HOUR)
+    await at.until(lambda: at.runner._live[run.id].cause == "window")
+    await at.runner.cancel(run.id, "alice")
+    ended = await at.finished(run)
+    assert (ended.outcome, ended.reason) == ("cancelled", "requested")
+
+
 async def test_end_of_window_lets_finish_what_may(desk: MakeDesk, define: Define) -> None:
     """With at_end = "finish" a run goes on beyond its window."""
     clock = ManualClock(NOON.replace(hour=22))
