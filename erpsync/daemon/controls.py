@@ -73,7 +73,7 @@ class DaemonControls:
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
         """Hear from the engine whether the state takes claims."""
         if event == "claim.failed":
-            self._claims_fail = str(fields.get("error"))
+            self._claims_fail = str(fields.get("error_message"))
         elif event == "claim.recovered":
             self._claims_fail = ""
 

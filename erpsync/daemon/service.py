@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -28,6 +29,7 @@ from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 
+_LAST_WORDS = 2.0  # seconds for what is left in the loop when all has stopped
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 
 
@@ -78,6 +80,7 @@ class Service:
             await self._signals.get()
             code = await self._drain(house)
         self._emit("daemon.stopped", code=code)
+        await _leave_the_deaf(code)
         return code
 
     async def _start(self, stack: AsyncExitStack) -> Composition:
@@ -211,3 +214,14 @@ def _bind_metrics(configuration: Configuration) -> socket.socket | None:
             "E402", "error", message, key="metrics.listen", help="another port, or listen = false"
         )
         raise ConfigError([problem]) from error
+
+
+async def _leave_the_deaf(code: int) -> None:
+    """A plugin that swallows every cancellation would keep the event loop for ever: the process goes without it."""
+    left = asyncio.all_tasks() - {task for task in (asyncio.current_task(),) if task}
+    for task in left:
+        task.cancel()
+    if left and (await asyncio.wait(left, timeout=_LAST_WORDS))[1]:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

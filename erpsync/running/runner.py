@@ -122,16 +122,23 @@ class Runner:
         """Close what a dead owner left behind and take up every unfinished run."""
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
-        for run in await recover(self._store, self._jobs, self._preparation, self._clock, self._events):
+        self.offer(await self.recover())
+
+    async def recover(self) -> list[Run]:
+        """Close what a dead owner left running; every unfinished run, not taken up yet, the oldest first.
+
+        Only the owner of the state may ask this, before anything runs.
+        """
+        found = await recover(self._store, self._jobs, self._preparation, self._clock, self._events)
+        for run in found:
             if run.state is State.FINISHED:
                 self._announce(run)
-            else:
-                self._take_up(run)
+        return [run for run in found if run.state is not State.FINISHED]
 
     def offer(self, runs: Iterable[Run]) -> None:
-        """Take pending runs; those that the ledger holds and nobody offers are taken at the next start."""
+        """Take unfinished runs; those that the ledger holds and nobody offers are taken at the next start."""
         for run in runs:
-            self._queue(run)
+            self._take_up(run)
 
     async def cancel(self, run_id: str, requested_by: str) -> bool:
         """End a run; False where it has ended already, or never was. Does not wait for a running one's end."""
@@ -139,14 +146,15 @@ class Runner:
         if (attempt := self._live.get(run_id)) is not None:
             self._escalation.end(attempt, "cancelled", text)
             return True
-        self._admission.withdraw(run_id)
-        self._alarm.clear(run_id)
         error = RunFailure("RunCancelledError", text)
         finish = Finish(run_id, Outcome.CANCELLED, self._clock.now(), "requested", error)
         run = await self._store.write(finish_runs, finish)
-        if run is not None:
-            self._announce(run)
-        return run is not None
+        if run is None:
+            return False
+        self._admission.withdraw(run_id)
+        self._alarm.clear(run_id)
+        self._announce(run)
+        return True
 
     async def wait(self, run_id: str) -> Run:
         """The run, once it is finished.

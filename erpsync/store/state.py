@@ -24,6 +24,7 @@ from erpsync.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from erpsync.store.database_fault import meaning_of
 from erpsync.store.schema import REVISION
 
 Item = TypeVar("Item")
@@ -249,16 +250,22 @@ def _newer(found: str) -> SchemaMismatchError:
 
 def _translated(error: Exception, path: Path) -> StoreError:
     """A database library's error in our words; parameters, which may hold data, stay out."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    words = str(cause)
-    if "malformed" in words or "not a database" in words:
-        return StoreCorruptError(
-            f"the state database {path} is damaged: {words}", hint="restore a copy of the file"
-        )
-    if "locked" in words or "busy" in words:
-        return StoreUnavailableError("the state database is locked", hint="is another program writing to it?")
-    if "full" in words:
-        return StoreUnavailableError("no room for the state database", hint=f"free space for {path.parent}")
-    if isinstance(cause, sqlite3.OperationalError):
-        return StoreUnavailableError(f"the state database cannot be used: {words}", hint=f"look at {path}")
-    return StoreError(f"the state database refused: {words}")
+    words = str(error.orig if isinstance(error, DBAPIError) else error)
+    match meaning_of(error):
+        case "damaged":
+            message = f"the state database {path} is damaged: {words}"
+            return StoreCorruptError(message, hint="restore a copy of the file")
+        case "locked":
+            return StoreUnavailableError(
+                "the state database is locked", hint="is another program writing to it?"
+            )
+        case "full":
+            return StoreUnavailableError(
+                "no room for the state database", hint=f"free space for {path.parent}"
+            )
+        case "away":
+            return StoreUnavailableError(
+                f"the state database cannot be used: {words}", hint=f"look at {path}"
+            )
+        case "other":
+            return StoreError(f"the state database refused: {words}")

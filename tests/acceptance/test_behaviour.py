@@ -271,7 +271,9 @@ def test_without_a_daemon_there_is_nobody_to_ask(site: Site) -> None:
 
 
 LOUD = '''
+import base64
 import sys
+from urllib.parse import urlencode
 from erpsync import JobContext, JobResult, Secret, Settings, job
 
 class Options(Settings):
@@ -283,6 +285,7 @@ def loud(ctx: JobContext[Options]) -> JobResult:
     secret = ctx.settings.password.get()
     print("printed", secret)
     print("to stderr", secret, file=sys.stderr)
+    print("encoded", urlencode({"x": secret}), base64.b64encode(secret.encode()).decode())
     ctx.log.info("logged", text=f"the password is {secret}", **{"deep": {"list": [secret]}})
     ctx.log.info(str(ctx.settings))
     raise RuntimeError(f"failed with {secret}")
