@@ -58,7 +58,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """All that erpsync.toml and its files say; `problems` are warnings only, unless it was merely examined."""
+    """All that erpsync.toml and its files say; `problems` are warnings only, unless it was merely examined.
+
+    `fingerprint` tells whether two configurations define the same jobs, instances and identities.
+    """
 
     path: Path
     daemon: Daemon
@@ -69,6 +72,7 @@ class Configuration:
     identities: Mapping[str, Identity]
     jobs: Mapping[str, Job]
     problems: tuple[Problem, ...]
+    fingerprint: str
     files: Document = field(repr=False, compare=False)
 
     def document(self, job: Job) -> dict[str, object]:

@@ -37,6 +37,7 @@ class DaemonControls:
             "pid": os.getpid(),
             "started_at": utc_text(self._started_at),
             "configuration": str(house.configuration.path.resolve()),
+            "fingerprint": house.configuration.fingerprint,
             "state": str(house.configuration.daemon.state),
             "timezone": house.configuration.daemon.timezone,
             "ready": self.ready,

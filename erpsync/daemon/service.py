@@ -75,6 +75,7 @@ class Service:
         loop.set_exception_handler(self._tell_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, number)
+        loop.add_signal_handler(signal.SIGHUP, self._tell_hangup)
         async with AsyncExitStack() as stack:
             house = await self._start(stack)
             await self._signals.get()
@@ -82,6 +83,14 @@ class Service:
         self._emit("daemon.stopped", code=code)
         await _leave_the_deaf(code)
         return code
+
+    def _tell_hangup(self) -> None:
+        """A terminal that closes, or a hand used to other daemons: neither may end this one."""
+        self._emit(
+            "daemon.hangup_ignored",
+            level="warning",
+            hint="restart the daemon to take a changed configuration",
+        )
 
     async def _start(self, stack: AsyncExitStack) -> Composition:
         """Everything, lowest first; the stack undoes it in reverse order."""

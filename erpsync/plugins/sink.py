@@ -289,10 +289,6 @@ def _file(target: Target, data: Path) -> Path:
         url = make_url(target.url)
     except sa.exc.ArgumentError as error:
         raise TargetError(f'"{target.url}" is no database URL', hint='like "sqlite:///name.db"') from error
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise TargetError(
-            f'a target of kind "{url.drivername}" is not available', hint='use "sqlite:///name.db"'
-        )
     if not url.database or url.database == ":memory:":
         raise TargetError("the target names no file", hint='like "sqlite:///name.db"')
     file = data / url.database

@@ -15,7 +15,7 @@ import msgspec
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import PluginLoadError, RunError, StoreError
-from erpsync.core.event import Emit, Level
+from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Outcome, Run, RunFailure, State
@@ -407,10 +407,12 @@ class Runner:
     def _log_fault(self, reporter: RunReporter, fault: Fault, ending: Ending) -> None:
         if fault.kind == "skip":
             return
+        if ending.cause:  # we ended it; what it raised by that is nobody's fault
+            reporter.log("warning", "attempt.ended", {"cause": ending.cause_text})
+            return
         words = {"type": fault.type, "message": fault.message, "hint": fault.hint}
-        words |= {"cause": ending.cause_text, "trace": fault.trace}
-        level: Level = "warning" if ending.cause else "error"
-        reporter.log(level, "attempt.failed", {name: word for name, word in words.items() if word})
+        words |= {"trace": fault.trace}
+        reporter.log("error", "attempt.failed", {name: word for name, word in words.items() if word})
 
     def _repeatable(self, job: Job) -> bool:
         try:
