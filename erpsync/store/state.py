@@ -140,6 +140,10 @@ class Store:
 
     def _write_loop(self) -> None:
         assert self._writers is not None
+        with self._writers.connect() as connection:  # one for life: a check-out costs more than a small write
+            self._write_queued(connection)
+
+    def _write_queued(self, connection: Connection) -> None:
         open_end = True
         while open_end:
             tasks: list[_Task] = []
@@ -151,23 +155,23 @@ class Store:
                 task = self._queue.get()
             open_end = task is not None
             if tasks:
-                self._commit(self._writers, tasks)
+                self._commit(connection, tasks)
 
-    def _commit(self, engine: Engine, tasks: "list[_Task]") -> None:
+    def _commit(self, connection: Connection, tasks: "list[_Task]") -> None:
         """One transaction for all; where it fails, one for each, so that a bad item harms nobody else."""
         groups: dict[_Operation, list[_Task]] = {}
         for task in tasks:
             groups.setdefault(task.operation, []).append(task)
         results: list[tuple[_Task, Any]] = []
         try:
-            with engine.begin() as connection:
+            with connection.begin():
                 for operation, group in groups.items():
                     answers = operation(connection, [task.item for task in group])
                     results += zip(group, answers, strict=True)
         except Exception as error:  # noqa: BLE001 - whatever an operation raises belongs to its caller
             if len(tasks) > 1 and not isinstance(error, OperationalError):
                 for task in tasks:
-                    self._commit(engine, [task])
+                    self._commit(connection, [task])
             else:  # one alone, or the database itself: locked, full
                 for task in tasks:
                     task.fail(error, self.path)
