@@ -17,7 +17,12 @@ def main() -> None:
     if arguments == ["--version"]:  # asked by scripts and monitoring: answered before anything is imported
         sys.stdout.write(f"erpsync {__version__}\n")
         return
-    sys.exit(run(arguments))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text stream of the interpreter's own
+    try:
+        sys.exit(run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from erpsync.core.duration import format_duration
-from erpsync.core.run import Run
+from erpsync.core.run import Run, RunFailure
 
 Format = Literal["text", "json"]
 
@@ -42,7 +42,8 @@ def printable(text: str) -> str:
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Sequence[str] = ()) -> None:
     """A table on standard output: fitted to a terminal by folding the columns `fold`, else as wide as it needs.
 
-    Identifiers and names are never shortened. Text in a pipe has no trailing blanks and no colour.
+    Nothing is ever cut: where folding is not enough, the terminal wraps lines. Text in a pipe has no trailing
+    blanks and no colour.
     """
     from rich.console import Console  # fifty milliseconds that JSON need not pay
     from rich.table import Table
@@ -55,6 +56,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Seq
     for row in rows:
         view.add_row(*(Text(printable("" if cell is None else str(cell)), _style(cell)) for cell in row))
     console = Console(width=None if people else 4000, no_color=not people, highlight=False)
+    console.width = max(console.width, Console(width=4000).measure(view).minimum)
     with console.capture() as captured:
         console.print(view)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
@@ -120,9 +122,14 @@ def run_row(run: Run, times: Times) -> tuple[object, ...]:
     at = times(_at(run))
     if run.fire_count != 1:
         at += f" … {times(run.fire_until)} ({run.fire_count if run.fire_count > 0 else 'many'})"
-    why = run.error.message if run.error else run.reason or ""
+    why = _why(run.error) if run.error else run.reason or ""
     lag, took = _duration(run.lag_seconds), _duration(run.duration_seconds)
     return run.id, run.job, run.trigger, at, lag, took, _outcome(run), rows_text(run), why
+
+
+def _why(error: RunFailure) -> str:
+    """The message; with the type before it where it is a bare word, like that of a KeyError."""
+    return error.message if " " in error.message else f"{error.type}: {error.message}"
 
 
 def _at(run: Run) -> datetime | None:

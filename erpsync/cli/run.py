@@ -129,20 +129,39 @@ def _ask(
     """Claim runs at the daemon; their documents, and the identities that are refused."""
     live = _Live(workspace)
     with workspace.client() as client:
+        _require_same(workspace, client.status())
         claimed = [client.claim(name, params) for name in names]
         if not wait:
             return claimed, frozenset()
         ended = []
-        for document in claimed:
-            run_id = document["id"]
-            while document["state"] != "finished":
-                document = client.find(run_id, wait=_POLL)
-                live.show(document)
-            ended.append(document)
+        try:
+            for document in claimed:
+                run_id = document["id"]
+                while document["state"] != "finished":
+                    document = client.find(run_id, wait=_POLL)
+                    live.show(document)
+                ended.append(document)
+        except KeyboardInterrupt:
+            live.clear()
+            note(
+                "the daemon goes on with "
+                + ", ".join(f"{each['job']}: erpsync show {each['id']}" for each in claimed)
+            )
+            raise
         live.clear()
         return ended, frozenset(
             each["identity"] for each in client.status()["identities"] if each["state"] == "rejected"
         )
+
+
+def _require_same(workspace: Workspace, daemon: Mapping[str, Any]) -> None:
+    """Another configuration's daemon is not asked: its job of this name may be another."""
+    difference = workspace.differs(daemon)
+    if difference and daemon["configuration"] != str(workspace.configuration.path.resolve()):
+        hint = "give each configuration its own [daemon] data"
+        raise OwnedElsewhereError(difference, owner=f"pid {daemon['pid']}", hint=hint)
+    if difference:
+        note(f"warning: {difference}")
 
 
 def _run_here(
@@ -222,7 +241,8 @@ def _finish(
 def _say_end(run: Run) -> None:
     took = f" in {format_duration(run.duration_seconds)}" if run.duration_seconds is not None else ""
     why = f" ({run.reason})" if run.reason else ""
-    say(f"{run.job} {run.outcome}{took}{why}: {rows_text(run)}")
+    rows = rows_text(run)
+    say(f"{run.job} {run.outcome}{took}{why}" + (f": {rows}" if rows != "-" else ""))
     if run.error:
         say(f"  {run.error.type}: {run.error.message}")
         if run.error.hint:

@@ -27,6 +27,8 @@ def status(
     workspace = workspace_of(context)
     daemon = _ask(workspace)
     problems = ["no daemon is running"] if daemon is None else list(daemon["problems"])
+    if daemon is not None and (difference := workspace.differs(daemon)):
+        problems.insert(0, difference)
     runs: list[Run] = workspace.read(list_runs, [], RunFilter(limit=1 if check else 1000))
     if format == "json":
         recent = [run.document() for run in runs[:_RECENT]]
@@ -55,7 +57,7 @@ def _print(
     enabled = sum(job.enabled for job in configuration.jobs.values())
     since = "not running" if daemon is None else f"pid {daemon['pid']}, since {times(daemon['started_at'])}"
     say(f"daemon   {since}")
-    say(f"config   {configuration.path}, times in {times.zone}")
+    say(f"config   {configuration.path.resolve()}, times in {times.zone}")
     say(f"jobs     {len(configuration.jobs)}, {enabled} enabled")
     say(f"state    {configuration.daemon.state}")
     outcomes = Counter(str(run.outcome or run.state) for run in runs)

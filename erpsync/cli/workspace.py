@@ -1,11 +1,11 @@
 """What commands share: the configuration, the state that is only read, the daemon that may be asked."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from erpsync.core.redaction import Redactor
 
@@ -41,6 +41,15 @@ class Workspace:
         from erpsync.config.load import examine_configuration
 
         return examine_configuration(find_configuration(self.explicit, os.environ), os.environ)
+
+    def differs(self, daemon: "Mapping[str, Any]") -> str:
+        """How the daemon's configuration differs from this one; empty where it does not."""
+        ours = self.configuration
+        if daemon["configuration"] != str(ours.path.resolve()):
+            return f"the daemon of this state runs another configuration: {daemon['configuration']}"
+        if daemon["fingerprint"] != ours.fingerprint:
+            return "the daemon runs an older configuration; restart it to take the changes"
+        return ""
 
     @contextmanager
     def client(self) -> "Iterator[ControlClient]":

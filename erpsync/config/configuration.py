@@ -60,7 +60,8 @@ class Origin:
 class Configuration:
     """All that erpsync.toml and its files say; `pools` holds the slots of each.
 
-    `problems` are warnings only, unless it was merely examined.
+    `problems` are warnings only, unless it was merely examined. `fingerprint` tells whether two configurations
+    define the same jobs, instances and identities.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Configuration:
     calendars: Mapping[str, Calendar]
     pools: Mapping[str, int]
     problems: tuple[Problem, ...]
+    fingerprint: str
     files: Document = field(repr=False, compare=False)
 
     def document(self, job: Job) -> dict[str, object]:

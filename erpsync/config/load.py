@@ -1,5 +1,6 @@
 """Loading a configuration: all files, all layers, all problems at once."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
@@ -11,7 +12,7 @@ from erpsync.config.configuration import Configuration, Control, Daemon, Metrics
 from erpsync.config.document import Document
 from erpsync.config.environment import apply_environment, check_environment
 from erpsync.config.fanout import FanOut
-from erpsync.config.file import read_included, read_main
+from erpsync.config.file import ANCHORED, read_included, read_main
 from erpsync.config.instance import read_instances
 from erpsync.config.reading import beneath, expanded, read_section
 from erpsync.config.rule import check_targets, check_urls
@@ -76,8 +77,15 @@ def examine_configuration(
         calendars=calendars,
         pools=pools,
         problems=_in_order(document),
+        fingerprint=_fingerprint(document),
         files=document,
     )
+
+
+def _fingerprint(document: Document) -> str:
+    """Of what the files define; the overrides of the environment belong to a process, not to them."""
+    defined = [document.root.get(section) for section in ANCHORED]
+    return hashlib.sha256(repr(defined).encode()).hexdigest()
 
 
 def _section(document: Document, name: str, model: type[S]) -> S:

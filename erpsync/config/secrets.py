@@ -22,6 +22,14 @@ _COMMAND_SECONDS = 15.0
 _READABLE_BY_OTHERS = 0o004
 
 
+_REMEDY = {
+    "secret": "write the value into the first of these places; files with mode 0600",
+    "env": "set it for the daemon and for the commands, or keep the value in a file",
+    "file": "make it, mode 0600, with the value alone in it",
+    "command": "run it by hand and see what it prints",
+}
+
+
 class SecretResolver:
     """Gives the value of a reference, read anew each time, and teaches it to the redactor."""
 
@@ -42,7 +50,7 @@ class SecretResolver:
         """
         value = self._read(reference)
         if not value:
-            raise SecretUnavailableError(f'the secret "{reference}" is empty')
+            raise SecretUnavailableError(f'the secret "{reference}" is empty', hint=_REMEDY[reference.kind])
         self._redactor.learn(value)
         return value
 
@@ -71,7 +79,7 @@ class SecretResolver:
         else:
             value, missing = self._look_up(first)
         if value is None:
-            raise SecretUnavailableError(missing)
+            raise SecretUnavailableError(missing, hint=_REMEDY[reference.kind])
         return value
 
     def _look_up(self, name: str) -> tuple[str | None, str]:

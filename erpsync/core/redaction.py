@@ -1,6 +1,9 @@
 """Removing secrets and tokens from text before anyone sees it."""
 
+import base64
+import json
 import re
+from urllib.parse import quote, quote_plus
 
 _SHAPES = re.compile(
     r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT
@@ -10,7 +13,7 @@ _SHAPES = re.compile(
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"  # a password inside a URL
 )
 _MASK = "[redacted]"
-_SHORTEST = 6  # shorter values would tear ordinary words apart
+_SHORTEST = 4  # shorter values would tear ordinary words apart
 
 
 class Redactor:
@@ -26,19 +29,31 @@ class Redactor:
 
     def learn(self, *values: str) -> None:
         """From now on these values appear in no text that passes through here."""
-        fresh = {part for value in values for part in {value, *value.splitlines()} if len(part) >= _SHORTEST}
+        plain = {part for value in values for part in (value, *value.splitlines()) if len(part) >= _SHORTEST}
+        fresh = {form for part in plain for form in _forms(part)}
         if fresh <= self._known:
             return
         self._known |= fresh
         longest_first = sorted(self._known, key=len, reverse=True)
         self._pattern = re.compile("|".join(re.escape(value) for value in longest_first))
 
-    def known(self) -> tuple[str, ...]:
-        """The values learnt so far, to hand to a child process over its private channel."""
-        return tuple(self._known)
-
     def __call__(self, text: str) -> str:
-        """`text` without secrets."""
+        """`text` without secrets, and such that it can be written down: lone surrogates become escapes."""
+        if not text.isascii():
+            text = text.encode("utf-8", "backslashreplace").decode()
         if self._pattern is not None:
             text = self._pattern.sub(_MASK, text)
         return _SHAPES.sub(_MASK, text)
+
+
+def _forms(value: str) -> set[str]:
+    """A value as it stands in text, in JSON and reprs, in forms and URLs, and in base 64."""
+    return {
+        value,
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        repr(value)[1:-1],
+        quote(value, safe=""),
+        quote_plus(value),
+        base64.b64encode(value.encode("utf-8", "surrogatepass")).decode(),
+    }

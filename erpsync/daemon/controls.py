@@ -46,6 +46,7 @@ class DaemonControls:
             "pid": os.getpid(),
             "started_at": utc_text(self._started_at),
             "configuration": str(house.configuration.path.resolve()),
+            "fingerprint": house.configuration.fingerprint,
             "state": str(house.configuration.daemon.state),
             "timezone": house.configuration.daemon.timezone,
             "ready": self.ready,
@@ -108,7 +109,7 @@ class DaemonControls:
         if event == "run.finished" and fields.get("outcome") == Outcome.SUCCEEDED.value:
             self._successes[str(fields.get("job"))] = self._house.clock.now()
         elif event == "claim.failed":
-            self._claims_fail = str(fields.get("error"))
+            self._claims_fail = str(fields.get("error_message"))
         elif event == "claim.recovered":
             self._claims_fail = ""
 

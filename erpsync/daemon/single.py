@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -43,7 +43,8 @@ async def run_jobs(
 ) -> Ended:
     """Run these jobs once, now, each to its recorded end; the caller owns the state.
 
-    SIGINT and SIGTERM cancel the runs. What a dead daemon left is not touched.
+    What a dead owner left unfinished of these jobs is brought to its end first; other jobs' runs are closed where
+    they were running, and wait for a daemon. SIGINT and SIGTERM cancel the runs.
     """
     async with AsyncExitStack() as stack:
         house = compose(configuration, redactor, SystemClock(), emit, alone=True)
@@ -51,8 +52,15 @@ async def run_jobs(
         stack.push_async_callback(house.runner.stop)
         controls = DaemonControls(house)
         requested_by = user_name(os.getuid())
-        runs = [await controls.claim(job, params, requested_by) for job in jobs]
-        signals = _Signals(house.runner, [run.id for run in runs], requested_by)
+        left = [run for run in await house.runner.recover() if run.job in jobs]
+        signals = _Signals(house.runner, [run.id for run in left], requested_by)
+        house.runner.offer(left)
+        for run in left:
+            await house.runner.wait(run.id)
+        runs = (
+            [await controls.claim(job, params, requested_by) for job in jobs] if signals.first is None else []
+        )
+        signals.cancels(run.id for run in runs)
         watching = asyncio.create_task(_watch(controls, [run.id for run in runs], watch))
         stack.callback(watching.cancel)
         ended = [await house.runner.wait(run.id) for run in runs]
@@ -70,6 +78,10 @@ class _Signals:
         self._cancelling: list[asyncio.Task[bool]] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._hear, number)
+
+    def cancels(self, run_ids: Iterable[str]) -> None:
+        """From now on it is about these runs."""
+        self._run_ids = list(run_ids)
 
     def _hear(self, number: int) -> None:
         if self.first is None:

@@ -56,7 +56,8 @@ class Cursor:
         self.staged: str | None = None
 
     def stage(self, value: str) -> None:
-        """Make `value` the cursor once the run has succeeded."""
+        """Make `value` the cursor once the run has succeeded. Raises where it is no text that can be kept."""
+        value.encode()
         self.staged = value
 
 

@@ -52,7 +52,7 @@ class PluginCatalog:
     """All plugins of these folders and of the installed packages; what it has read or imported it keeps."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        self._folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
+        self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._loaded: dict[str, Plugin] = {}
 
     def find(self, name: str) -> Plugin:
@@ -74,7 +74,7 @@ class PluginCatalog:
 
     @cached_property
     def _found(self) -> list[_Found]:
-        return [*(found for folder in self._folders for found in _in_folder(folder)), *_in_packages()]
+        return [*(found for folder in self.folders for found in _in_folder(folder)), *_in_packages()]
 
     def _named(self, name: str) -> Plugin:
         matches = [found for found in self._found if found.info.name == name]
@@ -137,12 +137,19 @@ def _in_package_folder(folder: Path, module: str) -> Iterator[_Found]:
             yield from _in_file(file, module if file.stem == "__init__" else f"{module}.{file.stem}")
 
 
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except SystemError:  # CPython 3.11 miscounts its depth while another thread parses, too
+        return ast.parse(file.read_bytes(), str(file))
+
+
 def _in_file(file: Path, module: str) -> Iterator[_Found]:
     if _others_write(file):
         yield _broken(file.stem, str(file), f"others can write this file (chmod go-w {file})")
         return
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        tree = _parse(file)
     except SyntaxError as error:
         yield _broken(file.stem, f"{file}:{error.lineno or 1}", f"line {error.lineno or 1}: {error.msg}")
         return

@@ -25,6 +25,7 @@ from erpsync.core.errors import LostLeaseError, TargetError
 from erpsync.core.run import utc_text
 from erpsync.plugins.table import build, evolve, upsert_statement, values
 from erpsync.plugins.target import Column, Target
+from erpsync.store.database_fault import RETRYABLE, meaning_of
 
 R = TypeVar("R")
 
@@ -41,15 +42,6 @@ _CURSOR = sa.Table(
     sa.Column("position", sa.Text),
     sa.Column("run_id", sa.Text, nullable=False),
     sa.Column("updated_at", sa.Text, nullable=False),
-)
-_AWAY = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-    }
 )
 
 
@@ -299,10 +291,6 @@ def _file(target: Target, data: Path) -> Path:
         url = make_url(target.url)
     except sa.exc.ArgumentError as error:
         raise TargetError(f'"{target.url}" is no database URL', hint='like "sqlite:///name.db"') from error
-    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise TargetError(
-            f'a target of kind "{url.drivername}" is not available', hint='use "sqlite:///name.db"'
-        )
     if not url.database or url.database == ":memory:":
         raise TargetError("the target names no file", hint='like "sqlite:///name.db"')
     file = data / url.database
@@ -317,10 +305,8 @@ def _translated(target: Target) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        raise TargetError(
-            f'table "{target.table}" in {target.url}: {error.orig}', retryable=code in _AWAY
-        ) from error
+        message = f'table "{target.table}" in {target.url}: {error.orig}'
+        raise TargetError(message, retryable=meaning_of(error) in RETRYABLE) from error
 
 
 def _encode(position: Mapping[str, object]) -> str:

@@ -33,6 +33,8 @@ class Target(Settings):
             raise ValueError(
                 'a password does not belong in a URL; write password = { secret = "name" } beside it'
             )
+        if parts.scheme not in ("sqlite", "sqlite+pysqlite"):
+            raise ValueError(f'a target of kind "{parts.scheme}" is not available; use "sqlite:///name.db"')
         return url
 
     @field_validator("table")

@@ -15,7 +15,7 @@ import msgspec
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import PluginLoadError, RunError, StoreError
-from erpsync.core.event import Emit, Level
+from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Outcome, Run, RunFailure, State
@@ -129,18 +129,27 @@ class Runner:
         self._room.set_pauses(await self._store.read(read_pauses))
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
-        for found in await recover(
-            self._store, self._jobs, self._preparation, self._clock, self._events, self._endings
-        ):
-            if found.run.state is State.FINISHED:
-                self._conclude(found)
-            elif self._room.is_late(found.run):
-                self._miss(found.run, found.run.waiting_for or START_BY)
+        for run in await self.recover():
+            if self._room.is_late(run):
+                self._miss(run, run.waiting_for or START_BY)
             else:
-                self._room.enter(found.run)
+                self._room.enter(run)
+
+    async def recover(self) -> list[Run]:
+        """Close what a dead owner left running; every unfinished run, not taken up yet, the oldest first.
+
+        Only the owner of the state may ask this, before anything runs.
+        """
+        found = await recover(
+            self._store, self._jobs, self._preparation, self._clock, self._events, self._endings
+        )
+        for ended in found:
+            if ended.run.state is State.FINISHED:
+                self._conclude(ended)
+        return [ended.run for ended in found if ended.run.state is not State.FINISHED]
 
     def offer(self, runs: Iterable[Run]) -> None:
-        """Take pending runs; those that the ledger holds and nobody offers are taken at the next start."""
+        """Take unfinished runs; those that the ledger holds and nobody offers are taken at the next start."""
         for run in runs:
             if run.id not in self._live:
                 self._room.enter(run)
@@ -170,14 +179,15 @@ class Runner:
         if (attempt := self._live.get(run_id)) is not None:
             self._escalation.end(attempt, "cancelled", text)
             return True
-        self._admission.withdraw(run_id)
-        self._room.leave(run_id)
         error = RunFailure("RunCancelledError", text)
         finish = Finish(run_id, Outcome.CANCELLED, self._clock.now(), "requested", error)
         ended = await self._store.write(self._endings.finish, finish)
-        if ended is not None:
-            self._conclude(ended)
-        return ended is not None
+        if ended is None:
+            return False
+        self._admission.withdraw(run_id)
+        self._room.leave(run_id)
+        self._conclude(ended)
+        return True
 
     async def wait(self, run_id: str) -> Run:
         """The run, once it is finished.
@@ -457,10 +467,12 @@ class Runner:
     def _log_fault(self, reporter: RunReporter, fault: Fault, ending: Ending) -> None:
         if fault.kind == "skip":
             return
+        if ending.cause:  # we ended it; what it raised by that is nobody's fault
+            reporter.log("warning", "attempt.ended", {"cause": ending.cause_text})
+            return
         words = {"type": fault.type, "message": fault.message, "hint": fault.hint}
-        words |= {"cause": ending.cause_text, "trace": fault.trace}
-        level: Level = "warning" if ending.cause else "error"
-        reporter.log(level, "attempt.failed", {name: word for name, word in words.items() if word})
+        words |= {"trace": fault.trace}
+        reporter.log("error", "attempt.failed", {name: word for name, word in words.items() if word})
 
     def _repeatable(self, job: Job) -> bool:
         try:

@@ -114,7 +114,7 @@ class Workbench:
             run_id=run.id,
             attempt=run.attempts,
             plugin=job.plugin,
-            folders=[str(folder) for folder in self._catalog._folders],
+            folders=[str(folder) for folder in self._catalog.folders],
             settings=dict(job.settings),
             secrets=prepared.secrets,
             cursor=prepared.cursor,

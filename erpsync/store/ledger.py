@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Row, bindparam, case, func, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Row,
+    bindparam,
+    case,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.core.errors import ErpsyncError, LostLeaseError
@@ -29,7 +41,9 @@ from erpsync.store import schema
 _RUN = schema.run.c
 _ATTEMPT = schema.attempt.c
 _COUNTS = Counts.__slots__
-_STARTABLE = (State.PENDING.value, State.WAITING.value)
+_STARTABLE: ColumnElement[bool] = literal_column(
+    "state IN ('pending', 'waiting')"
+)  # executemany expands no list
 
 
 # -- what the other rooms ask for -------------------------------------------------------------------
@@ -119,7 +133,7 @@ def insert_runs(connection: Connection, runs: Sequence[Run]) -> list[bool]:
     if not runs:
         return []
     rows = [_run_values(run) for run in runs]
-    if connection.execute(_insert_new(connection), rows).rowcount == len(rows):
+    if connection.execute(_INSERT_NEW[connection.dialect.name], rows).rowcount == len(rows):
         return [True] * len(rows)
     written = set(connection.scalars(select(_RUN.id).where(_RUN.id.in_([run.id for run in runs]))))
     return [run.id in written for run in runs]
@@ -138,10 +152,8 @@ def grow_runs(connection: Connection, growths: Sequence[Growth]) -> list[None]:
 
 def begin_attempts(connection: Connection, begins: Sequence[Begin]) -> list[Attempt | None]:
     """Move runs to running and open their attempts; None for a run that may not start any more."""
-    found = select(_RUN.id, _RUN.attempts).where(
-        _RUN.id.in_([begin.run_id for begin in begins]), _RUN.state.in_(_STARTABLE)
-    )
-    startable: dict[str, int] = {row.id: row.attempts for row in connection.execute(found)}
+    found = connection.execute(_OPEN_RUNS, {"ids": [begin.run_id for begin in begins]})
+    startable: dict[str, int] = {row.id: row.attempts for row in found}
     attempts: list[Attempt | None] = []
     for begin in begins:
         number = startable.pop(begin.run_id, None)
@@ -194,8 +206,7 @@ def set_waiting(connection: Connection, waits: Sequence[Wait]) -> list[None]:
 def finish_runs(connection: Connection, finishes: Sequence[Finish]) -> list[Run | None]:
     """End runs that are pending or waiting; None for one that has started or ended meanwhile."""
     ids = [finish.run_id for finish in finishes]
-    found = select(_RUN.id).where(_RUN.id.in_(ids), _RUN.state.in_(_STARTABLE))
-    open_ids = set(connection.scalars(found))
+    open_ids = set(connection.scalars(_OPEN_RUNS, {"ids": ids}))
     rows = [
         {
             "key": finish.run_id,
@@ -213,6 +224,12 @@ def finish_runs(connection: Connection, finishes: Sequence[Finish]) -> list[Run 
     return [by_id.get(run_id) for run_id in ids]
 
 
+_OPEN_RUNS = select(_RUN.id, _RUN.attempts).where(_RUN.id.in_(bindparam("ids", expanding=True)), _STARTABLE)
+_BY_ID = select(schema.run).where(_RUN.id.in_(bindparam("ids", expanding=True)))
+_INSERT_NEW: dict[str, Insert] = {
+    "postgresql": postgresql.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"]),
+    "sqlite": sqlite.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"]),
+}
 _GROW = (
     update(schema.run)
     .where(_RUN.id == bindparam("key"))
@@ -271,7 +288,7 @@ _END_ATTEMPT = (
 )
 _WAIT = (
     update(schema.run)
-    .where(_RUN.id == bindparam("key"), _RUN.state.in_(_STARTABLE))
+    .where(_RUN.id == bindparam("key"), _STARTABLE)
     .values(state=bindparam("to"), waiting_for=bindparam("what"), next_attempt_at=bindparam("next"))
 )
 _FINISH = (
@@ -289,12 +306,6 @@ _FINISH = (
         error_hint=bindparam("e_hint"),
     )
 )
-
-
-def _insert_new(connection: Connection) -> Insert:
-    if connection.dialect.name == "postgresql":
-        return postgresql.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"])
-    return sqlite.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"])
 
 
 def _end_values(end: End) -> dict[str, Any]:
@@ -416,7 +427,7 @@ def read_cursor(connection: Connection, job: str) -> str | None:
 
 
 def _runs_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
-    rows = connection.execute(select(schema.run).where(_RUN.id.in_(ids)))
+    rows = connection.execute(_BY_ID, {"ids": ids})
     return {row.id: _run(row) for row in rows}
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.store import schema
@@ -29,11 +30,18 @@ def read_marks(connection: Connection) -> dict[str, Mark]:
 def write_marks(connection: Connection, marks: Sequence[Mark]) -> list[None]:
     """Set marks, in the transaction that writes the runs they stand for."""
     if marks:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(schema.mark)
-        changed = {"schedule": statement.excluded.schedule, "until": statement.excluded.until}
         connection.execute(
-            statement.on_conflict_do_update(index_elements=["job"], set_=changed),
+            _SET[connection.dialect.name],
             [{"job": mark.job, "schedule": mark.schedule, "until": mark.until} for mark in marks],
         )
     return [None] * len(marks)
+
+
+def _set(dialect: Any) -> Insert:
+    statement = dialect.insert(schema.mark)
+    changed = {"schedule": statement.excluded.schedule, "until": statement.excluded.until}
+    upsert: Insert = statement.on_conflict_do_update(index_elements=["job"], set_=changed)
+    return upsert
+
+
+_SET = {"postgresql": _set(postgresql), "sqlite": _set(sqlite)}

@@ -24,6 +24,7 @@ from erpsync.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from erpsync.store.database_fault import meaning_of
 from erpsync.store.schema import REVISION
 
 Item = TypeVar("Item")
@@ -139,6 +140,10 @@ class Store:
 
     def _write_loop(self) -> None:
         assert self._writers is not None
+        with self._writers.connect() as connection:  # one for life: a check-out costs more than a small write
+            self._write_queued(connection)
+
+    def _write_queued(self, connection: Connection) -> None:
         open_end = True
         while open_end:
             tasks: list[_Task] = []
@@ -150,23 +155,23 @@ class Store:
                 task = self._queue.get()
             open_end = task is not None
             if tasks:
-                self._commit(self._writers, tasks)
+                self._commit(connection, tasks)
 
-    def _commit(self, engine: Engine, tasks: "list[_Task]") -> None:
+    def _commit(self, connection: Connection, tasks: "list[_Task]") -> None:
         """One transaction for all; where it fails, one for each, so that a bad item harms nobody else."""
         groups: dict[_Operation, list[_Task]] = {}
         for task in tasks:
             groups.setdefault(task.operation, []).append(task)
         results: list[tuple[_Task, Any]] = []
         try:
-            with engine.begin() as connection:
+            with connection.begin():
                 for operation, group in groups.items():
                     answers = operation(connection, [task.item for task in group])
                     results += zip(group, answers, strict=True)
         except Exception as error:  # noqa: BLE001 - whatever an operation raises belongs to its caller
             if len(tasks) > 1 and not isinstance(error, OperationalError):
                 for task in tasks:
-                    self._commit(engine, [task])
+                    self._commit(connection, [task])
             else:  # one alone, or the database itself: locked, full
                 for task in tasks:
                     task.fail(error, self.path)
@@ -249,16 +254,22 @@ def _newer(found: str) -> SchemaMismatchError:
 
 def _translated(error: Exception, path: Path) -> StoreError:
     """A database library's error in our words; parameters, which may hold data, stay out."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    words = str(cause)
-    if "malformed" in words or "not a database" in words:
-        return StoreCorruptError(
-            f"the state database {path} is damaged: {words}", hint="restore a copy of the file"
-        )
-    if "locked" in words or "busy" in words:
-        return StoreUnavailableError("the state database is locked", hint="is another program writing to it?")
-    if "full" in words:
-        return StoreUnavailableError("no room for the state database", hint=f"free space for {path.parent}")
-    if isinstance(cause, sqlite3.OperationalError):
-        return StoreUnavailableError(f"the state database cannot be used: {words}", hint=f"look at {path}")
-    return StoreError(f"the state database refused: {words}")
+    words = str(error.orig if isinstance(error, DBAPIError) else error)
+    match meaning_of(error):
+        case "damaged":
+            message = f"the state database {path} is damaged: {words}"
+            return StoreCorruptError(message, hint="restore a copy of the file")
+        case "locked":
+            return StoreUnavailableError(
+                "the state database is locked", hint="is another program writing to it?"
+            )
+        case "full":
+            return StoreUnavailableError(
+                "no room for the state database", hint=f"free space for {path.parent}"
+            )
+        case "away":
+            return StoreUnavailableError(
+                f"the state database cannot be used: {words}", hint=f"look at {path}"
+            )
+        case "other":
+            return StoreError(f"the state database refused: {words}")

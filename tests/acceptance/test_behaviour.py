@@ -258,6 +258,30 @@ def test_a_second_owner_is_told_who_the_first_is(site: Site) -> None:
         assert site.stop(daemon) == 0
 
 
+def test_another_configurations_daemon_is_not_asked(site: Site) -> None:
+    """A job of the same name in another file is another job: `run` exits 75 and names the file in force."""
+    with site.daemon() as daemon:
+        site.write(BASE + MIRROR.replace('table = "products"', 'table = "others"'), "other.toml")
+        done = site.erpsync("--config", "other.toml", "run", "products")
+        assert done.returncode == 75
+        assert f"{site.folder}/erpsync.toml" in done.stderr
+        assert site.runs("products") == []
+        assert site.stop(daemon) == 0
+
+
+def test_a_changed_configuration_and_a_hangup_are_told(site: Site) -> None:
+    """A daemon that runs an older configuration is said to; SIGHUP does not end it."""
+    with site.daemon() as daemon:
+        daemon.send_signal(signal.SIGHUP)
+        site.write(BASE + MIRROR + '[jobs.later]\nplugin = "mirror"\nidentity = "service"\nenabled = false\n')
+        assert "restart it" in site.erpsync("status").stdout
+        done = site.erpsync("run", "products")
+        assert done.returncode == 0
+        assert "restart it" in done.stderr
+        assert site.stop(daemon) == 0
+    assert "daemon.hangup_ignored" in site.outputs[-1]
+
+
 def test_without_a_daemon_there_is_nobody_to_ask(site: Site) -> None:
     """`trigger` exits 69 with the remedy; what only reads works."""
     done = site.erpsync("trigger", "products")
@@ -271,7 +295,9 @@ def test_without_a_daemon_there_is_nobody_to_ask(site: Site) -> None:
 
 
 LOUD = '''
+import base64
 import sys
+from urllib.parse import urlencode
 from erpsync import JobContext, JobResult, Secret, Settings, job
 
 class Options(Settings):
@@ -283,6 +309,7 @@ def loud(ctx: JobContext[Options]) -> JobResult:
     secret = ctx.settings.password.get()
     print("printed", secret)
     print("to stderr", secret, file=sys.stderr)
+    print("encoded", urlencode({"x": secret}), base64.b64encode(secret.encode()).decode())
     ctx.log.info("logged", text=f"the password is {secret}", **{"deep": {"list": [secret]}})
     ctx.log.info(str(ctx.settings))
     raise RuntimeError(f"failed with {secret}")

@@ -1,7 +1,10 @@
 """The vocabulary: durations, redaction, problems, the clock, documents."""
 
 import asyncio
+import base64
+import json
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -49,6 +52,19 @@ def test_a_learnt_secret_never_passes(secret: str, before: str, after: str) -> N
     redactor.learn(secret)
     shown = redactor(before + secret + after)
     assert secret not in shown or secret in "[redacted]"
+
+
+@pytest.mark.parametrize("secret", ['p@ss "w/rd+1', "Тайна-7", "a\\b\ncd ef"])
+def test_a_learnt_secret_passes_in_no_form(secret: str) -> None:
+    """Quoted for a URL, escaped in JSON or a repr, in base 64: a known value stays inside."""
+    redactor = Redactor()
+    redactor.learn(secret)
+    forms = [
+        quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1], base64.b64encode(secret.encode()).decode(),
+    ]  # fmt: skip
+    for form in forms:
+        assert form not in redactor(f"x={form}&y=1")
 
 
 @pytest.mark.parametrize(

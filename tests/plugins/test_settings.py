@@ -65,6 +65,15 @@ TARGET = {"url": "sqlite:///x.db", "table": "t"}
             [("target.tabel", 'unknown setting "target.tabel"; did you mean "table"?')],
         ),
         (
+            {"entity": "e", "target": {"url": "postgresql://db/x", "table": "t"}},
+            [
+                (
+                    "target.url",
+                    'target.url: a target of kind "postgresql" is not available; use "sqlite:///name.db"',
+                )
+            ],
+        ),
+        (
             {"entity": "e", "target": {"url": "x://u:pw1@h/d", "table": "t"}},
             [
                 (

@@ -279,7 +279,6 @@ def test_the_target_file_is_private_and_in_the_data_folder(make: Make, tmp_path:
 @pytest.mark.parametrize(("url", "message"), [
     ("sqlite://", "names no file"),
     ("sqlite:///erpsync.db", "state database of erpsync itself"),
-    ("postgresql://db/x", 'kind "postgresql" is not available'),
 ])  # fmt: skip
 def test_unusable_targets_are_refused(make: Make, url: str, message: str) -> None:
     """A target that cannot work says why, before anything is written."""

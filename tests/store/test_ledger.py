@@ -1,11 +1,12 @@
 """The run ledger: every move of a run, and what is found afterwards."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from erpsync.core.errors import LostLeaseError
 from erpsync.core.run import (
@@ -173,6 +174,21 @@ def test_waiting_says_for_what(store: Store) -> None:
     assert finished.outcome is Outcome.CANCELLED
     assert begin(store, run) is None
     assert store.write_now(ledger.finish_runs, Finish(run.id, Outcome.MISSED, NOON)) is None
+
+
+def test_many_waits_share_one_transaction(store: Store) -> None:
+    """Runs that begin to wait at once are written together, not one by one after a common failure."""
+    runs = [new_run(at=NOON + timedelta(hours=hour)) for hour in range(3)]
+    for run in runs:
+        store.write_now(ledger.insert_runs, run)
+    waits = [Wait(run.id, "max_runs") for run in runs]
+
+    def together(connection: Connection, _items: Sequence[None]) -> list[None]:
+        ledger.set_waiting(connection, waits)
+        return [None]
+
+    store.write_now(together, None)
+    assert [each.waiting_for for each in store.read_now(ledger.unfinished_runs)] == ["max_runs"] * 3
 
 
 def test_a_range_grows(store: Store) -> None:
