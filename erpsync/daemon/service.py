@@ -111,6 +111,7 @@ class Service:
         stack.push_async_callback(house.close)
         controls = self._controls = DaemonControls(house)
         await self._restore(house, controls)
+        await house.engine.adopt_former()
         await house.runner.start()
         stack.push_async_callback(house.runner.stop)
         await house.engine.start()

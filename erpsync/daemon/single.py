@@ -52,6 +52,7 @@ async def run_jobs(
         stack.push_async_callback(house.runner.stop)
         controls = DaemonControls(house)
         requested_by = user_name(os.getuid())
+        await house.engine.adopt_former()
         left = [run for run in await house.runner.recover() if run.job in jobs]
         signals = _Signals(house.runner, [run.id for run in left], requested_by)
         house.runner.offer(left)

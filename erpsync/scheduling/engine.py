@@ -79,7 +79,6 @@ class Engine:
         Raises:
             StoreError: the store cannot be used; nothing was started.
         """
-        await self._adopt_former()
         await self._store.write(forget_parents, self._rules)
         self._marks = await self._store.read(read_marks)
         self._pauses = await self._store.read(read_pauses)
@@ -332,8 +331,8 @@ class Engine:
             if table.job.name in self._tables:
                 self._set_due(table.job.name)
 
-    async def _adopt_former(self) -> None:
-        """Renamed jobs take over what the state knows of their former names."""
+    async def adopt_former(self) -> None:
+        """Let renamed jobs take over what the state knows of their former names: before anything is taken up."""
         for name, job in self._jobs.items():
             for former in job.formerly:
                 if await self._store.write(rename_job, Rename(former, name)):

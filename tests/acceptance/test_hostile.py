@@ -83,6 +83,25 @@ def test_a_run_killed_without_a_daemon_is_ended_by_the_next(site: Site) -> None:
     assert (oldest["outcome"], oldest["attempts"]) == ("succeeded", 2)
 
 
+def test_an_unfinished_run_follows_its_job_to_a_new_name(site: Site) -> None:
+    """A job renamed while its run was cut off goes on with that run, under the new name."""
+    marker = site.folder / "marker"
+    table = f'plugin = "slow"\nschedule = "manual"\nwith = {{ marker = "{marker}" }}\n'
+    site.write(SLOW, "plugins/slow.py")
+    site.write(BASE + f"[jobs.old]\n{table}")
+    with site.daemon() as daemon:
+        assert site.erpsync("trigger", "old").returncode == 0
+        eventually(marker.exists, "the plugin is entered")
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    site.write(BASE + f'[jobs.new]\nformerly = ["old"]\n{table}')
+    with site.daemon() as daemon:
+        eventually(lambda: site.runs("new") and site.runs("new")[0]["state"] == "finished", "the run ends")
+        assert site.stop(daemon) == 0
+    (run,) = site.runs("new")
+    assert (run["outcome"], run["attempts"]) == ("succeeded", 2)
+
+
 DEAF = """
 import asyncio
 from pathlib import Path

@@ -497,6 +497,7 @@ async def test_a_renamed_job_goes_on_where_it_was(witness: Witness) -> None:
     clock = ManualClock(NOON)
     for job in (HOURLY, replace(HOURLY, name="sales", formerly=("orders",), catch_up="last")):
         engine = _engine(witness, clock, job)
+        await engine.adopt_former()
         await engine.start()
         await engine.stop()
         clock.advance(3 * HOUR)
