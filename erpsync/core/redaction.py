@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote, quote_plus
 
 _SHAPES = re.compile(
-    r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT
+    r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT; tried once a word, or long words would cost their square
     r"|enrt_[0-9A-Za-z]{8,}"  # an ERP.net reference token
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}"
     r"|(?i:\b(?:client_secret|refresh_token|access_token|code_verifier|client_assertion)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,{}\[\]]+"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
@@ -39,6 +39,9 @@ class Composition:
         """After the engine and the runner have stopped: connections, then the state."""
         await self.connections.close()
         self.store.close()
+
+
+_PATIENCE_ALONE = timedelta(seconds=30)  # a person waits in front of `run`
 
 
 def compose(
@@ -84,6 +87,7 @@ def compose(
         pools=configuration.pools,
         following=lambda job, instant: engine.following_fire(job, instant),
         hand_over=handed_over,
+        patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
     return Composition(configuration, clock, store, connections, runner, engine, parked)

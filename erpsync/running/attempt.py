@@ -76,6 +76,8 @@ class LiveAttempt:
         if self._answer.done():
             return False
         text = "the plugin ignored its cancellation and goes on unseen in the daemon"
+        if self.child is not None:
+            text = "the child process could not be killed and is left behind"
         self._give(Fault("stopped", "RunCancelledError", text))
         return True
 

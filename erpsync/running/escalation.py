@@ -57,7 +57,7 @@ class Escalation:
         """Wait no longer for a task that cannot be ended."""
         if attempt.abandon():
             self._abandoned.append(attempt)
-            self._events.abandoned(attempt.run)
+            self._events.abandoned(attempt.run, in_child=attempt.child is not None)
 
     def _ask_at(self, attempt: LiveAttempt, end: datetime) -> None:
         left = (end - self._clock.now()).total_seconds()
@@ -68,9 +68,14 @@ class Escalation:
 
     def _terminate(self, attempt: LiveAttempt) -> None:
         if self.kill(attempt, signal.SIGTERM):
-            self._later(attempt, self._grace / 2, self.kill)
+            self._later(attempt, self._grace / 2, self._kill_for_good)
         else:
             self.abandon(attempt)
+
+    def _kill_for_good(self, attempt: LiveAttempt) -> None:
+        """SIGKILL; a child that survives even that, in a system call that does not return, is left behind."""
+        self.kill(attempt)
+        self._later(attempt, self._grace / 2, self.abandon)
 
     def _later(self, attempt: LiveAttempt, seconds: float, act: Callable[[LiveAttempt], object]) -> None:
         self._alarm.set(("escalation", attempt.run.id), seconds, lambda: act(attempt))

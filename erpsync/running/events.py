@@ -93,19 +93,20 @@ class RunEvents:
         """A child was sent a signal."""
         self._emit("child.killed", level="warning", **_names(run), signal=signal, reason=cause)
 
-    def abandoned(self, run: Run) -> None:
-        """An async plugin ignores its cancellation; it cannot be killed without the daemon."""
+    def abandoned(self, run: Run, *, in_child: bool) -> None:
+        """A plugin ignores its cancellation in the daemon's own process, or its child not even dies of SIGKILL."""
+        remedy = 'give the job isolation = "process", so that it can be killed'
         self._emit(
             "attempt.abandoned",
             level="error",
             **_names(run),
             plugin=run.plugin,
-            hint='give the job isolation = "process", so that it can be killed',
+            hint="look at the process in the machine: it waits for something" if in_child else remedy,
         )
 
     def unwritten(self, run: Run, error: StoreError) -> None:
         """The ledger cannot be written just now; it is tried again."""
-        self._emit("store.unavailable", level="warning", **_names(run), error_message=error.message)
+        self._emit("store.unavailable", level="error", **_names(run), error_message=error.message)
 
     def lost(self, run: Run, error: Exception) -> None:
         """What became of a run could not be recorded; the next start of the daemon finds it unfinished."""

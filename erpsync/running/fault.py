@@ -18,6 +18,7 @@ from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 
 Kind = Literal["error", "retry", "skip", "licence", "stopped"]
 _MESSAGE = 2000  # characters; what is longer stands in the run's log
+_NAME = 200
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -47,13 +48,20 @@ def fault_of(error: BaseException) -> Fault:
     expected = isinstance(cause, ErpsyncError | Retry | Skip | AuthFailed | ConfigProblem)
     return Fault(
         kind=_kind(cause),
-        type=type(cause).__name__,
+        type=_sayable(type(cause).__name__)[:_NAME],
         message=_sayable(_message(cause))[:_MESSAGE],
         hint=_sayable(_hint(cause)),
         retryable=_retryable(cause),
         retry_after=_retry_after(cause),
-        trace="" if expected else _sayable("".join(traceback.format_exception(error))),
+        trace="" if expected else _sayable(_trace(error)),
     )
+
+
+def _trace(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - an exception of a plugin may do anything when it is asked for its text
+        return "".join(traceback.format_tb(error.__traceback__))
 
 
 def _sayable(text: str) -> str:
@@ -102,7 +110,14 @@ def _message(error: BaseException) -> str:
         case MemoryError():
             return "the plugin ran out of memory"
         case _:
-            return str(error) or f"the plugin raised {type(error).__name__} without a message"
+            return _str(error) or f"the plugin raised {type(error).__name__} without a message"
+
+
+def _str(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - see `_trace`
+        return ""
 
 
 def _hint(error: BaseException) -> str:

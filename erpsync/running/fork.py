@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from erpsync.core.errors import ChildDiedError
 
+_PATIENCE = 10.0  # seconds for a fork, which takes milliseconds
+
 
 @dataclass(frozen=True, slots=True)
 class Child:
@@ -62,6 +64,9 @@ class ForkServer:
             raise _refused("the fork server does not answer") from error
         asked: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
+        await asyncio.wait([asked], timeout=_PATIENCE)
+        if not asked.done() and self._program is not None:
+            self._program.kill()  # stopped or stuck: its end is heard, and the next child has a new one
         return await asyncio.shield(asked)
 
     def signal(self, pid: int, number: int) -> None:

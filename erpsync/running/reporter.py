@@ -9,6 +9,8 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Counts, utc_text
 from erpsync.store.run_log import RunLog
 
+_LONGEST = 16 * 1024  # characters of one value; a log is for reading
+
 
 class RunReporter:
     """The daemon's ear of one attempt: a Reporter for plugins, and what others may read of it."""
@@ -24,7 +26,7 @@ class RunReporter:
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         """Append to the run's log; a full disk takes the line, never the run."""
-        said = {str(name): self._clean(value) for name, value in fields.items()}
+        said = {self._redactor(_text(name)): self._clean(value) for name, value in fields.items()}
         record = {"at": utc_text(self._clock.now()), "level": level, "event": self._redactor(_text(event))}
         try:
             self._run_logs.append(self._run_id, {**record, **said, **record})
@@ -51,7 +53,7 @@ class RunReporter:
             case datetime():
                 return utc_text(value) if value.tzinfo else value.isoformat()
             case Mapping():
-                return {str(name): self._clean(inner) for name, inner in value.items()}
+                return {self._redactor(_text(name)): self._clean(inner) for name, inner in value.items()}
             case list() | tuple() | set() | frozenset():
                 return [self._clean(inner) for inner in value]
             case _:
@@ -60,6 +62,11 @@ class RunReporter:
 
 def _text(value: object) -> str:
     try:
-        return str(value).encode(errors="replace").decode()
+        text = str(value)
+        return (
+            (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)")
+            .encode(errors="replace")
+            .decode()
+        )
     except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"

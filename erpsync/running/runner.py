@@ -52,6 +52,8 @@ class Runner:
     """Runs what is pending, within the limits, and records how it ended. To be used in one event loop.
 
     `connections` gives a job's way to its instance, None for a job without any. `secrets` resolves one reference.
+    `patience` bounds how long an end is tried to be written while the state refuses it; None: for ever, as a
+    daemon must.
     `grace` is the time between cancelling an attempt and SIGTERM, half of it that between SIGTERM and SIGKILL.
     `pools` holds the slots of each. `following` gives the first fire time of a job after an instant. `hand_over` is
     called in the transaction that finishes a run, in another thread.
@@ -75,10 +77,12 @@ class Runner:
         pools: Mapping[str, int] | None = None,
         following: Following = lambda job, instant: None,
         hand_over: HandOver = lambda connection, finished, now: [],
+        patience: timedelta | None = None,
         grace: timedelta = _GRACE,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._jobs = jobs
+        self._patience = patience
         self._store = store
         self._run_logs = run_logs
         self._clock = clock
@@ -400,7 +404,7 @@ class Runner:
         Raises:
             StoreError: it will not come back by itself, or the run is not ours any more.
         """
-        pause = _STORE_PAUSE
+        pause, waited = _STORE_PAUSE, 0.0
         while True:
             try:
                 return await self._store.write(operation, item)
@@ -408,7 +412,11 @@ class Runner:
                 if not error.retryable:
                     raise
                 self._events.unwritten(run, error)
+                failed = error
             await self._clock.sleep(pause)
+            waited += pause
+            if self._patience is not None and waited >= self._patience.total_seconds():
+                raise failed
             pause = min(2 * pause, _LONGEST_STORE_PAUSE)
 
     def _release(self, attempt: LiveAttempt) -> None:

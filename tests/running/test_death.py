@@ -4,6 +4,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +60,17 @@ async def test_next_start_ends_what_was_begun(desk: MakeDesk, define: Define, tm
         run = await at.runner.wait(str(recovered["run_id"]))
     assert (run.outcome, run.counts.written, run.losses) == ("succeeded", 1, 1)
     assert at.attempts(run) == ["lost", "succeeded"]
+
+
+async def test_a_stopped_fork_server_is_replaced(
+    desk: MakeDesk, define: Define, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plugin that stops the fork server ends all the same; the next child comes from a new one."""
+    monkeypatch.setattr("erpsync.running.fork._PATIENCE", 0.5)
+    job = define("stops-its-parent", options={"timeout": timedelta(seconds=1)})
+    at = desk(job, define("counting"), grace=timedelta(seconds=0.2))
+    stopped = await at.run("stops-its-parent")
+    assert stopped.outcome == "timed_out"
+    assert (await at.hear("attempt.abandoned"))["hint"].startswith("look at the process")
+    assert (await at.run("counting")).error.type == "ChildDiedError"
+    assert (await at.run("counting")).outcome == "succeeded"

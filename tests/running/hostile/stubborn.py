@@ -48,3 +48,11 @@ def forks(ctx: JobContext[Place]) -> JobResult:
     os.fork()
     ctx.count(written=1)
     return ctx.result("forked")
+
+
+@job("stops-its-parent")
+def stops_its_parent(ctx: JobContext) -> JobResult:
+    """Stop the process that starts and reaps all children."""
+    os.kill(os.getppid(), signal.SIGSTOP)
+    signal.pause()
+    return ctx.result()
