@@ -39,6 +39,7 @@ _LOST_TRANSACTION = "Invalid TransactionId"
 _AUTH_HINT = (
     "the token is not for this server: check the instance's url, and proxies that ask people to sign in"
 )
+_BROKEN_HINT = "look at what the server, or a proxy before it, answers to this request"
 _UNKNOWN_HINT = "the write may have been carried out: look before it is tried again"
 
 
@@ -112,7 +113,9 @@ def _is_markup(body: bytes) -> bool:
 
 def _truncated(where: str) -> UnreachableError:
     """An answer of 200 whose body is not whole: the server streams, so it can break in the middle."""
-    error = UnreachableError(f"{where}: the answer is cut short or is not JSON", where=where)
+    error = UnreachableError(
+        f"{where}: the answer is cut short or is not JSON", where=where, hint=_BROKEN_HINT
+    )
     return _uncertain(error, where)
 
 

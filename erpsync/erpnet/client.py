@@ -25,6 +25,7 @@ from erpsync.core.errors import (
 )
 from erpsync.core.event import Emit
 from erpsync.erpnet.answer import SAFE_METHODS, is_sign_in_page, refusal, unreachable
+from erpsync.erpnet.body import TooLargeError, read_whole
 from erpsync.erpnet.json import Collection, decode, decode_collection, encode
 from erpsync.erpnet.query import function_path, options, row_path, set_path
 from erpsync.erpnet.transport import origin
@@ -34,6 +35,7 @@ T = TypeVar("T")
 _TRIES = 4
 _LONGEST_WAIT = 60.0
 _ROLLBACK_SECONDS = 10.0
+_LARGEST_ANSWER = 256 << 20
 _full_jitter = wait_random_exponential(multiplier=0.5, max=10)
 _HEADERS = {"Accept-Language": "en"}  # stable error messages
 
@@ -281,9 +283,17 @@ class ErpClient:
         if self._dry_run and method not in SAFE_METHODS:
             raise ReadOnlyError(f"{where}: not sent, this is a dry run", where=where)
         try:
-            response = await self._client.send(request, follow_redirects=False)
+            streamed = await self._client.send(request, follow_redirects=False, stream=True)
+            response = await read_whole(streamed, _LARGEST_ANSWER)
         except httpx2.HTTPError as error:
             raise unreachable(error, where) from error
+        except TooLargeError as error:
+            raise RejectedError(
+                f"{where}: the answer is larger than {_LARGEST_ANSWER >> 20} MiB",
+                where=where,
+                hint="ask for fewer rows or attributes: a smaller page_size, a shorter select",
+            ) from error
+        response.request = request
         if not response.is_success or is_sign_in_page(response.headers, response.content):
             raise _refusal(response)
         return response

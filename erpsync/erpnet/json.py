@@ -1,9 +1,11 @@
 """JSON without loss: numbers with a point become Decimal from their own digits, and go out as numbers again."""
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Collection(
@@ -25,12 +27,19 @@ _encoder = msgspec.json.Encoder(decimal_format="number")
 
 def decode_collection(body: bytes) -> Collection:
     """Raises ValueError where the body is cut short, or no page."""
-    return _collection.decode(body)
+    return _decoded(_collection, body)
 
 
 def decode(body: bytes) -> Any:
     """Raises ValueError for what is not complete JSON."""
-    return _anything.decode(body)
+    return _decoded(_anything, body)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    try:
+        return decoder.decode(body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def encode(value: object) -> bytes:

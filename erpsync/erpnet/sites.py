@@ -18,6 +18,7 @@ _FRESH_SECONDS = 24 * 3600.0
 _LARGEST = 1 << 20
 _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _HINT = "the url must be the root of an ERP.net instance, like https://acme.my.erp.net"
+_SITE_HINT = "correct the address of the site in the instance's own settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,13 @@ def _url(site: dict[str, Any], root: str) -> str:
 
 def _safe(url: str, root: str) -> str:
     """A site of an https instance must be https too: its requests carry secrets and tokens."""
-    if urlsplit(url).scheme == "https" or urlsplit(root).scheme == "http":
+    try:
+        scheme = urlsplit(url).scheme
+        origin(url)
+    except (ValueError, httpx2.InvalidURL) as error:
+        message = f"{root} names a site whose Url is no address: {url[:200]!r}"
+        raise DiscoveryError(message, hint=_SITE_HINT, retryable=False) from error
+    if scheme == "https" or urlsplit(root).scheme == "http":
         return url
     raise DiscoveryError(f"{root} names a site that is not https: {url[:200]}", hint=_HINT, retryable=False)
 

@@ -15,6 +15,7 @@ from erpsync.core.errors import ReadOnlyError
 from erpsync.core.event import Emit
 from erpsync.core.token import AccessToken, Auth
 from erpsync.erpnet.answer import SAFE_METHODS, is_license_answer
+from erpsync.erpnet.body import TooLargeError, read_whole
 from erpsync.erpnet.pace import Pace
 
 Origins = frozenset[str] | Callable[[], Awaitable[frozenset[str]]]
@@ -85,7 +86,10 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         self, auth: Auth, request: httpx2.Request, response: httpx2.Response, token: AccessToken
     ) -> httpx2.Response:
         """Have the token renewed, and send the request again if there is a newer one; a 401 was not processed."""
-        refused = await _in_memory(response)
+        try:
+            refused = await read_whole(response, _LARGEST_REFUSAL)
+        except TooLargeError:
+            refused = httpx2.Response(response.status_code)
         if "insufficient_scope" in refused.headers.get("www-authenticate", ""):  # RFC 6750 section 3.1
             return refused
         if is_license_answer(await refused.aread()):
@@ -128,23 +132,4 @@ def _with_token(request: httpx2.Request, token: AccessToken) -> httpx2.Request:
     headers["Authorization"] = f"Bearer {token.value}"
     return httpx2.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
-    )
-
-
-async def _in_memory(response: httpx2.Response) -> httpx2.Response:
-    """The same answer, its connection free again; a body beyond 1 MiB is dropped."""
-    body = bytearray()
-    assert isinstance(response.stream, httpx2.AsyncByteStream)
-    try:
-        async for chunk in response.stream:
-            body += chunk
-            if len(body) > _LARGEST_REFUSAL:
-                return httpx2.Response(response.status_code)
-    finally:
-        await response.aclose()
-    return httpx2.Response(
-        response.status_code,
-        headers=response.headers,
-        stream=httpx2.ByteStream(bytes(body)),
-        extensions=response.extensions,
     )

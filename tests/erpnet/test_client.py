@@ -1,6 +1,7 @@
 """Reading and writing at the Domain API, through everything that can come between."""
 
 import asyncio
+import gzip
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -116,6 +117,34 @@ async def test_empty_page_with_a_link_goes_on(odd: ErpClient, scripted: Scripted
     scripted.script["/odata/Set?$top=1000"] = http({"value": [], "@odata.nextLink": "Set?page=2"})
     scripted.script["/odata/Set?page=2"] = http({"value": [{"Id": 1}]})
     assert [list(page) async for page in odd.pages("Set")] == [[], [{"Id": 1}]]
+
+
+async def test_answer_has_an_end(
+    odd: ErpClient, scripted: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an answer unpacks to is limited, not what is sent; it is refused by its size and asked for once."""
+    monkeypatch.setattr("erpsync.erpnet.client._LARGEST_ANSWER", 1 << 20)
+    bomb = gzip.compress(b'{"value": []' + b" " * (5 << 20) + b"}")
+    scripted.script[f"/odata/{GROUPS}"] = http(bomb, headers={"Content-Encoding": "gzip"})
+    with pytest.raises(RejectedError, match="larger than 1 MiB") as caught:
+        await odd.one_page(GROUPS)
+    assert (caught.value.retryable, len(bomb) < 10_000, len(scripted.seen)) == (False, True, 1)
+    assert caught.value.hint
+
+
+async def test_packed_answer_is_read(odd: ErpClient, scripted: ScriptedServer) -> None:
+    """An answer that comes packed is unpacked."""
+    body = gzip.compress(b'{"value": [{"Id": "a"}]}')
+    scripted.script[f"/odata/{GROUPS}"] = http(body, headers={"Content-Encoding": "gzip"})
+    assert await odd.one_page(GROUPS) == [{"Id": "a"}]
+
+
+async def test_bottomless_json_is_an_answer_cut_short(odd: ErpClient, scripted: ScriptedServer) -> None:
+    """JSON that is nested beyond all measure is one of our errors, with where it came from."""
+    scripted.script[f"/odata/{GROUPS}"] = http(b'{"value": [{"a": ' + b"[" * 100_000)
+    with pytest.raises(UnreachableError, match=GROUPS) as caught:
+        await odd.one_page(GROUPS)
+    assert caught.value.hint
 
 
 async def test_one_page_is_one_page(reading: Site) -> None:

@@ -95,3 +95,11 @@ async def test_directory_asks_once_and_survives(sandbox: Sandbox) -> None:
         sandbox.fail(where="discovery", status=503, times=-1)
         directory.doubt()
         assert await directory.odata_root() == found[0]
+
+
+@pytest.mark.parametrize("url", ["http://[bad", "https://[::1", "https://x:port/"])
+async def test_addresses_that_are_none_are_named(scripted: ScriptedServer, url: str) -> None:
+    """A site whose Url cannot be read is a permanent error that shows it."""
+    error = await refused(scripted, IDENTITY, API | {"Url": url})
+    assert url in error.message
+    assert (error.retryable, bool(error.hint)) == (False, True)
