@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from erpsync.core.errors import OwnedElsewhereError
+from erpsync.store.place_fault import place_faults
 
 
 class OwnerLock:
@@ -22,9 +23,11 @@ class OwnerLock:
 
         Raises:
             OwnedElsewhereError: somebody else is; retryable.
+            StoreUnavailableError: the lock file cannot be made; retryable.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with place_faults(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

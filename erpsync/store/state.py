@@ -5,6 +5,7 @@ SQLite runs in WAL mode with synchronous=FULL: what `write` returned survives a 
 """
 
 import asyncio
+import errno
 import os
 import sqlite3
 import threading
@@ -25,6 +26,7 @@ from erpsync.core.errors import (
     StoreUnavailableError,
 )
 from erpsync.store.database_fault import meaning_of
+from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
 
 Item = TypeVar("Item")
@@ -54,16 +56,11 @@ class Store:
         """Open the database, create it (mode 0600) and bring its schema up to date unless `read_only`.
 
         Raises:
-            StoreUnavailableError: missing (read_only), locked, no room; retryable.
+            StoreUnavailableError: missing (read_only), no place for a file, locked, no room; retryable.
             StoreCorruptError, SchemaMismatchError: not retryable.
         """
-        if read_only and not path.exists():
-            raise StoreUnavailableError(
-                f"there is no state at {path} yet", hint="start the daemon: erpsync daemon"
-            )
-        if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with place_faults(path):
+            _make_place(path, read_only)
         store = cls(path, read_only=read_only)
         try:
             store._prepare()
@@ -193,6 +190,19 @@ class _Task:
 
     def fail(self, error: Exception, path: Path) -> None:
         self.future.set_exception(_translated(error, path) if isinstance(error, SQLAlchemyError) else error)
+
+
+def _make_place(path: Path, read_only: bool) -> None:
+    """The file and its folder, or, where nothing may be made, the proof that they are there."""
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        os.close(os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o600))
+    except FileNotFoundError as error:
+        hint = "start the daemon: erpsync daemon"
+        raise StoreUnavailableError(f"there is no state at {path} yet", hint=hint) from error
+    if path.is_dir():  # which can be opened for reading
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 def _engine(path: Path, *, begin: str, read_only: bool) -> Engine:

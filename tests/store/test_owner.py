@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from erpsync.core.errors import OwnedElsewhereError
+from erpsync.core.errors import OwnedElsewhereError, StoreUnavailableError
 from erpsync.store.owner import OwnerLock
 from erpsync.store.run_log import RunLog
 
@@ -38,6 +38,16 @@ def test_the_second_is_told_who_owns_the_state(tmp_path: Path) -> None:
     lock.acquire("run products")
     lock.release()
     lock.release()
+
+
+def test_a_lock_that_cannot_lie_anywhere_is_named(tmp_path: Path) -> None:
+    """A file where the data folder should be, and a folder where the lock should be, are told with the place."""
+    (tmp_path / "data").write_text("a file")
+    (tmp_path / "state.db.lock").mkdir()
+    for state in (tmp_path / "data" / "state.db", tmp_path / "state.db"):
+        with pytest.raises(StoreUnavailableError, match=str(state)) as caught:
+            OwnerLock(state).acquire("daemon")
+        assert caught.value.hint
 
 
 def test_run_logs_are_read_on_from_where_one_was(tmp_path: Path) -> None:

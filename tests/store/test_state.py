@@ -113,3 +113,14 @@ async def test_writes_are_awaited(store: Store) -> None:
     """`write` answers after the commit."""
     assert await store.write(note, "async") == 1
     assert await store.read(count) == 1
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_place_that_holds_no_file_is_named(tmp_path: Path, read_only: bool) -> None:
+    """A folder where the file should be, and a file where its folder should be, are told with place and remedy."""
+    (tmp_path / "data").write_text("a file")
+    (tmp_path / "state.db").mkdir()
+    for path in (tmp_path / "data" / "state.db", tmp_path / "state.db"):
+        with pytest.raises(StoreUnavailableError, match=f"cannot be kept at {path}") as caught:
+            Store.open(path, read_only=read_only)
+        assert str(path.parent) in caught.value.hint
