@@ -19,6 +19,9 @@ def find_configuration(explicit: Path | None, environ: Mapping[str, str]) -> Pat
     if named is not None:
         if named.is_file():
             return named
+        if named.is_dir():
+            help_ = f"--config {named / PLACES[0]}"
+            raise ConfigError([Problem("E101", "error", f"{named} is a folder", help=help_)])
         origin = "--config" if explicit else "ERPSYNC_CONFIG"
         raise ConfigError([Problem("E101", "error", f"there is no file {named}", help=f"{origin} names it")])
     for place in PLACES:

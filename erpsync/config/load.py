@@ -116,7 +116,9 @@ def _daemon(document: Document, section: DaemonSection, environ: Mapping[str, st
         data=data,
         state=data / "erpsync.db",
         timezone=section.timezone,
-        plugins=tuple(_path(document, ("daemon", "plugins"), folder) for folder in plugins),
+        plugins=tuple(
+            _path(document, ("daemon", "plugins"), folder, index) for index, folder in enumerate(plugins)
+        ),
         max_runs=section.max_runs,
         drain=section.drain,
         log_format=section.log.format,
@@ -137,8 +139,8 @@ def _secrets(document: Document, section: SecretsSection) -> SecretsSection:
     places = [
         place
         if place == "credentials" or place.startswith("env:")
-        else str(_path(document, ("secrets", "from"), place))
-        for place in section.from_
+        else str(_path(document, ("secrets", "from"), place, index))
+        for index, place in enumerate(section.from_)
     ]
     return SecretsSection.model_validate({"from": places})
 
@@ -162,5 +164,13 @@ def _first(paths: str) -> Path | None:
     return Path(first) if first else None
 
 
-def _path(document: Document, keys: tuple[str, ...], text: str) -> Path:
-    return Path(os.path.normpath(document.folder_of(keys) / Path(text).expanduser()))
+def _path(document: Document, keys: tuple[str, ...], text: str, *index: int) -> Path:
+    """The absolute path; one that cannot be is a problem at `keys`, or at the element `index` of their list."""
+    path = Path(text.replace("\0", ""))
+    if "\0" in text:
+        document.add("E105", "a path cannot hold the character NUL", (*keys, *index))
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        document.add("E105", f"there is no home folder {path.parts[0]}", (*keys, *index))
+    return Path(os.path.normpath(document.folder_of(keys) / path))

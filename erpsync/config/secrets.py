@@ -1,10 +1,14 @@
 """Looking secrets up: systemd credentials, folders, the environment, explicit files and commands."""
 
+import os
 import re
+import stat
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.layer import Spot
@@ -106,27 +110,64 @@ class SecretResolver:
 
     def _run(self, command: tuple[str, ...]) -> str:
         """The first lines a command prints; its own words on failure pass through the redactor."""
+        name = f'the command "{command[0]}"'
         try:
-            done = subprocess.run(  # noqa: S603  # the operator's own command, without a shell
-                command,
-                cwd=self._base,
-                env=dict(self._environ),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_COMMAND_SECONDS,
-            )
+            code, output, errors = _ran(command, self._base, self._environ)
         except subprocess.TimeoutExpired as error:
-            message = f'the command "{command[0]}" gave no secret within {_COMMAND_SECONDS:.0f}s'
+            message = f"{name} gave no secret within {_COMMAND_SECONDS:.0f}s"
             raise SecretUnavailableError(message) from error
         except OSError as error:
-            message = f'the command "{command[0]}" cannot be run: {error.strerror}'
-            raise SecretUnavailableError(message) from error
-        if done.returncode != 0:
-            words = self._redactor(done.stderr[:200].decode(errors="replace").strip())
-            raise SecretUnavailableError(
-                f'the command "{command[0]}" ended with {done.returncode}', hint=words
-            )
-        return _decoded(done.stdout[: _LARGEST + 1], f'the command "{command[0]}"')
+            raise SecretUnavailableError(f"{name} cannot be run: {error.strerror}") from error
+        if code != 0 and len(output) <= _LARGEST:
+            words = self._redactor(errors[:200].decode(errors="replace").strip())
+            raise SecretUnavailableError(f"{name} ended with {code}", hint=words)
+        return _decoded(output, name)
+
+
+def _ran(command: tuple[str, ...], folder: Path, environ: Mapping[str, str]) -> tuple[int, bytes, bytes]:
+    """Exit code, output and errors of a command, killed once it has printed more than a secret can be long."""
+    end = time.monotonic() + _COMMAND_SECONDS
+    with subprocess.Popen(  # noqa: S603  # the operator's own command, without a shell
+        command,
+        cwd=folder,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        try:
+            output, errors = _printed(process, end)
+            if len(output) <= _LARGEST:
+                process.wait(max(0.0, end - time.monotonic()))
+        finally:
+            process.kill()
+    return process.returncode, output, errors
+
+
+def _printed(process: "subprocess.Popen[bytes]", end: float) -> tuple[bytes, bytes]:
+    """What a process prints until it closes both streams; of each at most one byte more than is allowed.
+
+    Raises:
+        subprocess.TimeoutExpired: the streams are open at `end` of the monotonic clock.
+    """
+    assert process.stdout is not None
+    assert process.stderr is not None
+    streams = (process.stdout.fileno(), process.stderr.fileno())
+    said = dict.fromkeys(streams, b"")
+    with DefaultSelector() as selector:
+        for stream in streams:
+            selector.register(stream, EVENT_READ)
+        while selector.get_map() and len(said[streams[0]]) <= _LARGEST:
+            left = end - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                raise subprocess.TimeoutExpired(process.args, _COMMAND_SECONDS)
+            for key, _ in ready:
+                piece = os.read(key.fd, _LARGEST)
+                said[key.fd] = (said[key.fd] + piece)[: _LARGEST + 1]
+                if not piece:
+                    selector.unregister(key.fd)
+    return said[streams[0]], said[streams[1]]
 
 
 def secret_problems(configuration: Configuration, resolver: SecretResolver) -> list[Problem]:
@@ -176,13 +217,20 @@ def _references(configuration: Configuration) -> Iterator[list[tuple[Keys, Secre
 def _text_of(file: Path) -> str | None:
     """The text of a file, None where there is no such file."""
     try:
-        with file.open("rb") as opened:
+        with open(file, "rb", opener=_open_at_once) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise SecretUnavailableError(f"cannot read {file}: it is not a regular file")
             content = opened.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise SecretUnavailableError(f"cannot read {file}: {error.strerror}") from error
     return _decoded(content, str(file))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes into is opened too, instead of waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decoded(content: bytes, origin: str) -> str:

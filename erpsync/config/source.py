@@ -17,6 +17,11 @@ Keys = tuple[str | int, ...]
 
 _DEEPEST = 40  # levels of nesting; nobody writes more, and recursion stays bounded
 _LONGEST_LINE = 500  # characters; a caret under more helps nobody
+_LONGEST_READ = 100_000  # characters of a line; the parsers' time grows faster than what they read
+_MOST_PARTS = 200  # of one dotted key
+_LONG_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}[\w"'-]"""
+)
 _LANGUAGE = tree_sitter.Language(tree_sitter_toml.language())
 _LITERAL_SECRET = re.compile(
     r"""(?<!\{)(?<!\{\s)(\b[\w-]*(?:secret|password|token)["']?\s*=\s*)\[?\s*["'].*"""
@@ -91,6 +96,8 @@ def read_source(path: Path, name: str) -> Source | Problem:
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Problem("E102", "error", "the file is not UTF-8 text", file=name, line=line, column=1)
+    if problem := _unparsable(text, name):
+        return problem
     try:
         source = Source(name, path.absolute().parent, text, tomllib.loads(text))
     except (ValueError, RecursionError) as error:  # ValueError also for whole numbers of thousands of digits
@@ -100,6 +107,19 @@ def read_source(path: Path, name: str) -> Source | Problem:
             "E102", "error", f"nested more than {_DEEPEST} levels deep", file=name, line=1, column=1
         )
     return source
+
+
+def _unparsable(text: str, name: str) -> Problem | None:
+    """What would keep a parser busy for minutes, told before one begins."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if len(line) > _LONGEST_READ:
+            message = f"a line is longer than {_LONGEST_READ} characters"
+        elif line.count(".") >= _MOST_PARTS and _LONG_KEY.search(line):
+            message = f"a key has more than {_MOST_PARTS} parts"
+        else:
+            continue
+        return Problem("E102", "error", message, file=name, line=number, column=1)
+    return None
 
 
 def _syntax_problem(source: Source, error: Exception) -> Problem:

@@ -215,3 +215,18 @@ def test_files_are_not_asked_for_places_without_need(tmp_path: Path) -> None:
     """A configuration without a problem is never parsed for places; that keeps the start quick."""
     configuration = load_configuration(SAMPLE, {"HOME": os.fspath(tmp_path)})
     assert not any("_places" in vars(source) for source in configuration.files.owners.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('[daemon]\ndata = "~no-such-user-here/x"', "daemon.data"),
+        ('[daemon]\nplugins = ["a", "b\\u0000"]', "daemon.plugins[1]"),
+        ('[secrets]\nfrom = ["~no-such-user-here"]', "secrets.from[0]"),
+        ('[control]\nsocket = "~no-such-user-here/s"', "control.socket"),
+    ],
+)
+def test_a_path_that_cannot_be(problems: Callable[..., list[Problem]], text: str, key: str) -> None:
+    """A home that is nobody's, or a NUL, is told at its place."""
+    (problem,) = problems(text)
+    assert (problem.code, problem.line, problem.key) == ("E105", 2, key)

@@ -84,7 +84,13 @@ def test_the_value_is_read_anew_and_known_to_the_redactor(tmp_path: Path) -> Non
         ({"secret": "binary"}, "no UTF-8"),
         ({"secret": "large"}, "too much"),
         ({"env": "NO_SUCH"}, "NO_SUCH is not set"),
+        ({"secret": "pipe"}, "not a regular file"),
         ({"file": "no-such"}, "no file no-such"),
+        ({"command": ["cat", "/dev/zero"]}, "too much"),
+        (
+            {"command": [sys.executable, "-c", "import sys; sys.stderr.write('x' * 200_000); sys.exit(4)"]},
+            "with 4",
+        ),
         ({"command": ["no-such-command-here"]}, "cannot be run"),
         ({"command": [sys.executable, "-c", "raise SystemExit(3)"]}, "ended with 3"),
     ],
@@ -96,8 +102,9 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path, table: dict[str, object]
     (tmp_path / "s" / "folder").mkdir()
     (tmp_path / "s" / "binary").write_bytes(b"\xff")
     write(tmp_path / "s" / "large", "x" * 70_000)
+    os.mkfifo(tmp_path / "s" / "pipe", 0o600)
     with pytest.raises(SecretUnavailableError) as caught:
-        resolver(tmp_path, {}, "s").resolve(reference_from(table))
+        resolver(tmp_path, {"PATH": os.environ["PATH"]}, "s").resolve(reference_from(table))
     assert said in caught.value.message
     assert VALUE not in caught.value.message
 
@@ -156,3 +163,18 @@ def test_a_secret_that_others_can_read_is_a_warning(load: Load, tmp_path: Path) 
     assert (problem.code, problem.severity, problem.help) == ("W104", "warning", f"chmod 600 {file}")
     file.chmod(0o640)
     assert secret_problems(configuration, look) == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import time; time.sleep(60)",
+        "import os, time; os.close(1); os.close(2); time.sleep(60)",
+        "import sys\nwhile True: sys.stderr.write('x')",
+    ],
+)
+def test_a_command_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Silent, talking beside the point or with its mouth shut: it is ended when its time is over."""
+    monkeypatch.setattr("erpsync.config.secrets._COMMAND_SECONDS", 0.2)
+    with pytest.raises(SecretUnavailableError, match="gave no secret within"):
+        resolver(tmp_path, {}).resolve(reference_from({"command": [sys.executable, "-c", script]}))

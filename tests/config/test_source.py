@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from erpsync.config.load import load_configuration
 from erpsync.config.source import Keys, Source, read_source, shown
 from erpsync.core.errors import ConfigError
+from erpsync.core.problem import Problem
 
 ROOT = Path(__file__).parents[2]
 TIMES = """
@@ -261,3 +262,28 @@ def _headers(tree: dict[str, object], prefix: tuple[str, ...]) -> list[tuple[str
 
 def _quoted(key: str) -> str:
     return '"' + "".join(f"\\U{ord(letter):08x}" for letter in key) + '"'
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"x = '{'y' * 100_000}'", "longer than 100000 characters"),
+        (f"{'a.' * 3000}b = 1", "more than 200 parts"),
+        (f"[{'a.' * 3000}b]", "more than 200 parts"),
+        ("x = { " + '"a" . ' * 3000 + "b = 1 }", "more than 200 parts"),
+    ],
+)
+def test_what_would_take_the_parser_long_is_refused_before(tmp_path: Path, line: str, said: str) -> None:
+    """With the line, and at once."""
+    (tmp_path / "x.toml").write_text(f"[jobs]\n{line}\n")
+    problem = read_source(tmp_path / "x.toml", "x.toml")
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.line) == ("E102", 2)
+    assert said in problem.message
+
+
+def test_dots_in_text_are_no_key(tmp_path: Path) -> None:
+    """Numbers, sentences and leaders may have as many as they like."""
+    numbers = ", ".join(["1.5"] * 300)
+    (tmp_path / "x.toml").write_text(f"x = [{numbers}]\ny = '{'it is so. ' * 300}{'.' * 300}'\n")
+    assert isinstance(read_source(tmp_path / "x.toml", "x.toml"), Source)
