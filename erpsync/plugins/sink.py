@@ -54,7 +54,10 @@ class Written:
 
 
 class SqlSink:
-    """The blocking sink. One thread at a time; nothing is kept open between units but the connection."""
+    """The blocking sink. One thread at a time; nothing is kept open between units but the connection.
+
+    `position_lost`: there is a position, and it cannot be read; a plugin tells so and begins anew.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class SqlSink:
     ) -> None:
         self.watermark: str | None = None
         self.position: dict[str, Any] | None = None
+        self.position_lost = False
         self._target = target
         self._columns = tuple(columns)
         self._table = build(target.table, columns, key)
@@ -108,14 +112,14 @@ class SqlSink:
 
         Raises:
             LostLeaseError: a younger attempt has the table; nothing was written.
-            TargetError: retryable where the database is locked, full or away.
+            TargetError: a value does not fit; retryable where the database is locked, full or away.
         """
         parameters = values(self._columns, rows)
         with self._transaction() as connection:
             if self._dry_run:
                 self._prepare(connection)  # what opening made was rolled back
             self._move(connection, position=None if position is None else _encode(position))
-            changed = connection.exec_driver_sql(self._statement, parameters).rowcount if parameters else 0
+            changed = self._execute(connection, parameters) if parameters else 0
         return Written(changed, len(parameters) - changed)
 
     def finish(self, watermark: str | None = None) -> None:
@@ -146,6 +150,25 @@ class SqlSink:
             if self._dry_run:
                 transaction.rollback()
 
+    def _execute(self, connection: sa.Connection, parameters: list[tuple[object, ...]]) -> int:
+        """How many rows the statement changed."""
+        try:
+            return connection.exec_driver_sql(self._statement, parameters).rowcount
+        except OverflowError as error:
+            raise TargetError(
+                f'column "{self._oversized(parameters)}" of table "{self._table.name}" got an integer that needs'
+                " more than 64 bits",
+                hint="leave this attribute out of the selection, or have its wrong value corrected",
+            ) from error
+
+    def _oversized(self, parameters: list[tuple[object, ...]]) -> str:
+        return next(
+            column.name
+            for row in parameters
+            for column, value in zip(self._columns, row, strict=True)
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63
+        )
+
     def _prepare(self, connection: sa.Connection) -> None:
         """Make the tables fit and take the fence."""
         _CURSOR.create(connection, checkfirst=True)
@@ -159,7 +182,9 @@ class SqlSink:
         incomplete = evolve(connection, self._table)
         keeps = row is not None and not incomplete and row["scope"] == self._scope
         self.watermark = row["watermark"] if row and keeps else None
-        self.position = msgspec.json.decode(row["position"]) if row and keeps and row["position"] else None
+        kept = row["position"] if row and keeps else None
+        self.position = _decode(kept) if kept else None
+        self.position_lost = bool(kept) and self.position is None
         self._fence = row["fence"] + 1 if row else 1
         state: dict[str, Any] = {"job": self._job, "fence": self._fence, **self._stamp()}
         if row is None or incomplete or (self._moves and not keeps):
@@ -198,6 +223,11 @@ class AsyncSink:
     def position(self) -> dict[str, Any] | None:
         """Where an unfinished run of the same scope stopped."""
         return self._sink.position
+
+    @property
+    def position_lost(self) -> bool:
+        """Whether there is a position that cannot be read."""
+        return self._sink.position_lost
 
     async def open(self) -> None:
         """As `SqlSink.open`."""
@@ -311,3 +341,11 @@ def _translated(target: Target) -> Iterator[None]:
 
 def _encode(position: Mapping[str, object]) -> str:
     return msgspec.json.encode(position).decode()
+
+
+def _decode(position: str) -> dict[str, Any] | None:
+    """None for what we never wrote: somebody's hand did."""
+    try:
+        return msgspec.json.decode(position, type=dict[str, Any])
+    except (ValueError, RecursionError):
+        return None

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as Xml
 
-from erpsync import Column
+from erpsync import Column, RejectedError
 
 _EDM = "{http://docs.oasis-open.org/odata/ns/edm}"
 _KINDS = {
@@ -22,6 +22,7 @@ _KINDS = {
     "Edm.DateTimeOffset": "datetime",
     "Edm.Guid": "guid",
 }
+_HINT = "look at the instance's $metadata; a server or proxy that changes it must be mended first"
 _MEASURES = {"Amount": "Currency", "Quantity": "Unit"}
 
 
@@ -44,10 +45,18 @@ class Model:
     enums: frozenset[str]
 
     def entity(self, entity_set: str) -> EntityType:
-        """The type of a set's rows, with all that it inherits; KeyError for an unknown set."""
-        found = self.types[self.sets[entity_set]]
+        """The type of the rows of a known set, with all that it inherits.
+
+        Raises:
+            RejectedError: the model lacks a type, or a type inherits from itself.
+        """
+        found = self._type(self.sets[entity_set], entity_set)
+        ancestors: set[str] = set()
         while found.base:
-            base = self.types[found.base]
+            if found.base in ancestors:
+                raise RejectedError(f"$metadata: {found.base} inherits from itself", hint=_HINT)
+            ancestors.add(found.base)
+            base = self._type(found.base, entity_set)
             found = EntityType(
                 {**base.attributes, **found.attributes},
                 base.references + found.references,
@@ -55,6 +64,13 @@ class Model:
                 base.base,
             )
         return found
+
+    def _type(self, name: str, entity_set: str) -> EntityType:
+        if name not in self.types:
+            raise RejectedError(
+                f'$metadata: {entity_set} needs the type "{name}", which is not there', hint=_HINT
+            )
+        return self.types[name]
 
     def columns(self, entity: EntityType, name: str) -> Iterator[Column]:
         """The columns of one attribute or reference.
@@ -79,7 +95,21 @@ class Model:
 
 
 def read_model(document: bytes) -> Model:
-    """The model in a CSDL document; read as a stream, for real ones have many megabytes."""
+    """The model in a CSDL document.
+
+    Raises:
+        RejectedError: it is no well-formed XML.
+    """
+    try:
+        return _read(document)
+    except Xml.ParseError as error:
+        raise RejectedError(
+            f"$metadata of the instance is no well-formed XML: {error}", hint=_HINT
+        ) from error
+
+
+def _read(document: bytes) -> Model:
+    """As a stream, for real ones have many megabytes."""
     sets: dict[str, str] = {}
     types: dict[str, EntityType] = {}
     enums: set[str] = set()

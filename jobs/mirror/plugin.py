@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from erpsync import (
     ConfigProblem,
     Duration,
     JobContext,
+    JobFailedError,
     JobResult,
     RejectedError,
     ServerFaultError,
@@ -79,6 +80,18 @@ class Pull:
             "seen": _text(self.seen),
         }
 
+    @classmethod
+    def kept(cls, position: Mapping[str, Any]) -> "Pull | None":
+        """The pull whose `position` this is; None where it is none."""
+        try:
+            start, seen = position["next"], position["seen"]
+            start.encode()  # a link is text
+            return cls(
+                position["filter"], _instant(position["began"]), start, _instant(seen) if seen else None
+            )
+        except (KeyError, AttributeError, TypeError, ValueError):
+            return None
+
     @property
     def watermark(self) -> str | None:
         """All before it is in the table now.
@@ -95,16 +108,16 @@ async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
     settings = ctx.settings
     shape = await describe(ctx)
     async with ctx.sink(settings.target, shape.columns, key=(settings.key,), scope=shape.scope) as sink:
-        watermark = sink.watermark if shape.incremental else None
-        pull = plan(settings, watermark, sink.position, ctx.now())
-        ctx.log.info("mirror.started", incremental=watermark is not None, resumed=pull.start is not None)
+        since, kept = known(ctx, sink, shape)
+        pull = plan(settings, since, kept, ctx.now())
+        ctx.log.info("mirror.started", incremental=since is not None, resumed=pull.start is not None)
         try:
             pull = await copy_pages(ctx, sink, shape, pull)
         except (RejectedError, ServerFaultError) as error:
             if pull.start is None or ctx.counts.read:
                 raise  # it is not about the link kept from before
             ctx.log.warning("mirror.restarted", reason=f"the link to go on with is refused: {error}")
-            pull = await copy_pages(ctx, sink, shape, plan(settings, watermark, None, ctx.now()))
+            pull = await copy_pages(ctx, sink, shape, plan(settings, since, None, ctx.now()))
         reached = pull.watermark if shape.incremental else None
         await sink.finish(reached)
         if reached:
@@ -112,22 +125,28 @@ async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
     return ctx.result()
 
 
-def plan(
-    settings: MirrorSettings, watermark: str | None, position: dict[str, Any] | None, now: datetime
-) -> Pull:
-    """Go on where an unfinished pull of the same query stopped, else begin at the watermark or with everything."""
-    since = datetime.fromisoformat(watermark) - settings.overlap if watermark else None
+def known(
+    ctx: JobContext[MirrorSettings], sink: "AsyncSink", shape: Shape
+) -> tuple[datetime | None, Pull | None]:
+    """From when on rows are wanted, and the unfinished pull, as the target keeps them.
+
+    What somebody's hand has made unreadable there counts for nothing, and the run's log says so.
+    """
+    watermark = sink.watermark if shape.incremental else None
+    since = _before(watermark, ctx.settings.overlap) if watermark else None
+    if watermark and since is None:
+        ctx.log.warning("mirror.watermark_lost", reason="it is no instant, so everything is read")
+    kept = Pull.kept(sink.position) if sink.position is not None else None
+    if sink.position_lost or (sink.position is not None and kept is None):
+        ctx.log.warning("mirror.position_lost", reason="it cannot be read, so the pull begins anew")
+    return since, kept
+
+
+def plan(settings: MirrorSettings, since: datetime | None, kept: Pull | None, now: datetime) -> Pull:
+    """Go on where an unfinished pull of the same query stopped, else begin with what changed since, or everything."""
     conditions = (settings.filter, f"{CHANGED} ge {_text(since)}" if since else "")
     condition = " and ".join(filter(None, conditions))
-    if position and position["filter"] == condition:
-        seen = position["seen"]
-        return Pull(
-            condition,
-            datetime.fromisoformat(position["began"]),
-            position["next"],
-            datetime.fromisoformat(seen) if seen else None,
-        )
-    return Pull(condition, now)
+    return kept if kept and kept.filter == condition else Pull(condition, now)
 
 
 async def copy_pages(ctx: JobContext[MirrorSettings], sink: "AsyncSink", shape: Shape, pull: Pull) -> Pull:
@@ -141,7 +160,7 @@ async def copy_pages(ctx: JobContext[MirrorSettings], sink: "AsyncSink", shape: 
     )
     async with aclosing(asked) as pages:
         async for page in pages:
-            seen = _youngest(page, pull.seen) if shape.incremental else None
+            seen = _youngest(ctx.settings, page, pull.seen) if shape.incremental else None
             pull = replace(pull, start=page.next_link, seen=seen)
             done = await sink.upsert(page, position=pull.position())
             ctx.count(read=len(page), written=done.written, unchanged=done.unchanged)
@@ -197,9 +216,36 @@ def _unknown(what: str, name: str, known: Sequence[str] | Any) -> str:
     return f"names an unknown {what}, {name}" + (f"; did you mean {close[0]}?" if close else "")
 
 
-def _youngest(rows: Sequence[dict[str, Any]], seen: datetime | None) -> datetime | None:
-    times = [datetime.fromisoformat(row[CHANGED]) for row in rows if row.get(CHANGED)]
-    return max(times if seen is None else [seen, *times], default=None)
+def _youngest(
+    settings: MirrorSettings, rows: Sequence[dict[str, Any]], seen: datetime | None
+) -> datetime | None:
+    for row in rows:
+        if row.get(CHANGED):
+            try:
+                changed = _instant(row[CHANGED])
+            except (TypeError, ValueError) as error:
+                raise JobFailedError(
+                    f"{settings.entity}: {CHANGED} of the row {row.get(settings.key)} is no instant",
+                    hint="have the row corrected, or set incremental = false",
+                ) from error
+            seen = changed if seen is None else max(seen, changed)
+    return seen
+
+
+def _instant(text: str) -> datetime:
+    """Raises ValueError or TypeError for what is no ISO 8601 instant with its zone."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("no zone")
+    return instant
+
+
+def _before(watermark: str, overlap: timedelta) -> datetime | None:
+    """None where the watermark is no instant that has a time before it."""
+    try:
+        return _instant(watermark) - overlap
+    except (ValueError, OverflowError):
+        return None
 
 
 def _text(instant: datetime | None) -> str | None:

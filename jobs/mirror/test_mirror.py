@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from erpsync import RejectedError
 from erpsync.jobs.mirror.model import read_model
 from erpsync.jobs.mirror.plugin import mirror
 from erpsync.plugins.settings import validate_settings
@@ -234,6 +235,66 @@ def test_the_watermark_is_never_younger_than_the_first_request(run_job: RunJob, 
     assert max(datetime.fromisoformat(row[-1]) for row in mirrored(outcome).values()) > watermark + timedelta(
         hours=1
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "found", "event"),
+    [
+        ("position", "{bad", "mirror.position_lost"),
+        ("position", "[1,2]", "mirror.position_lost"),
+        ("position", '{"next": 1}', "mirror.position_lost"),
+        ("watermark", "x", "mirror.watermark_lost"),
+        ("watermark", "2026-01-01", "mirror.watermark_lost"),
+    ],
+)
+def test_a_state_that_a_hand_has_spoiled_is_none(
+    run_job: RunJob, sandbox: Sandbox, tmp_path: Path, column: str, found: str, event: str
+) -> None:
+    """A position or watermark that cannot be read counts for nothing: the run says so and ends exactly."""
+    run_job(mirror, SETTINGS)
+    with sqlite3.connect(tmp_path / "data" / "m.db") as connection:
+        connection.execute(f"UPDATE _erpsync_cursor SET {column} = ?", [found])
+    connection.close()
+    outcome = run_job(mirror, SETTINGS)
+    assert outcome.outcome == "succeeded", outcome.error
+    assert [line.event for line in outcome.logs if line.level == "warning"] == [event]
+    assert (outcome.counts.read == 1250) is (column == "watermark")
+    assert mirrored(outcome) == expected(sandbox)
+    assert outcome.rows("m.db", "SELECT position FROM _erpsync_cursor") == [(None,)]
+
+
+@pytest.mark.parametrize("instant", ["yesterday", "2026-01-01T00:00:00", 5])
+def test_a_time_of_change_that_is_none_is_named(run_job: RunJob, sandbox: Sandbox, instant: object) -> None:
+    """A row whose time of change cannot be read ends the run with entity, attribute and row."""
+    page = json.dumps({"value": [{"Id": "row-1", "AggregateLastUpdateTimeUtc": instant}]})
+    sandbox.fail(path=PATH, times=-1, status=200, raw=page, headers={"content-type": "application/json"})
+    error = run_job(mirror, SETTINGS).error
+    assert error is not None
+    assert (error.type, error.retryable, bool(error.hint)) == ("JobFailedError", False, True)
+    assert error.message == f"{PRODUCTS}: AggregateLastUpdateTimeUtc of the row row-1 is no instant"
+
+
+def test_a_model_that_is_none_is_named(run_job: RunJob, sandbox: Sandbox) -> None:
+    """$metadata that is broken ends the run with an error that names it and has a hint."""
+    xml = {"content-type": "application/xml"}
+    sandbox.fail(path="*$metadata", times=-1, status=200, raw="<edmx:Edmx", headers=xml)
+    error = run_job(mirror, SETTINGS).error
+    assert error is not None
+    assert (error.type, bool(error.hint)) == ("RejectedError", True)
+    assert "$metadata of the instance is no well-formed XML" in error.message
+
+
+def test_types_that_are_missing_or_inherit_from_themselves_are_named() -> None:
+    """A model that leads nowhere or in circles is an error, not a search without end."""
+    schema = """<Schema Namespace="E" xmlns="http://docs.oasis-open.org/odata/ns/edm">
+      <EntityType Name="A" BaseType="E.B"/><EntityType Name="B" BaseType="E.A"/>
+      <EntityContainer Name="C"><EntitySet Name="As" EntityType="E.A"/><EntitySet Name="Zs" EntityType="E.Z"/>
+      </EntityContainer></Schema>"""
+    model = read_model(schema.encode())
+    with pytest.raises(RejectedError, match="inherits from itself"):
+        model.entity("As")
+    with pytest.raises(RejectedError, match=r'Zs needs the type "E\.Z"'):
+        model.entity("Zs")
 
 
 def test_a_dry_run_writes_nothing(run_job: RunJob, tmp_path: Path) -> None:

@@ -332,3 +332,25 @@ async def test_a_cancelled_unit_is_whole(make: Make, tmp_path: Path) -> None:
         await task
     assert len(rows_of(tmp_path)) in (0, 5000)
     assert not (tmp_path / "acme.db-wal").exists()
+
+
+def test_an_integer_beyond_64_bits_is_named(make: Make, tmp_path: Path) -> None:
+    """An integer that the database cannot hold is an error with table and column; nothing was written."""
+    columns = (Column("Id", "guid"), Column("Size", "integer"))
+    with SinkOpening(make(columns=columns)) as sink:
+        with pytest.raises(TargetError, match='"Size" of table "products"') as caught:
+            sink.upsert([{"Id": "a", "Size": 1}, {"Id": "b", "Size": 10**40}])
+        assert (caught.value.retryable, bool(caught.value.hint)) == (False, True)
+    assert rows_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("kept", ["{bad", "[1,2]"])
+def test_a_position_that_cannot_be_read_is_none(make: Make, tmp_path: Path, kept: str) -> None:
+    """A position that a hand has spoiled is none; the sink says that it was there."""
+    with SinkOpening(make()) as sink:
+        sink.upsert([], position={"next": "page2"})
+    with sqlite3.connect(tmp_path / "acme.db") as connection:
+        connection.execute("UPDATE _erpsync_cursor SET position = ?", [kept])
+    connection.close()
+    with SinkOpening(make()) as sink:
+        assert (sink.position, sink.position_lost) == (None, True)
