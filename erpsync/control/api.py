@@ -1,5 +1,6 @@
 """The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Protocol
@@ -7,9 +8,10 @@ from typing import Annotated, Protocol
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from starlette.exceptions import HTTPException
 
+from erpsync.control.body_limit import BodyLimit
 from erpsync.control.selection import UnknownJobError, UnknownRunError
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
@@ -17,6 +19,21 @@ from erpsync.core.run import Run
 from erpsync.version import __version__
 
 Document = dict[str, object]
+
+
+class Wish(BaseModel):
+    """What the body of a request holds: known keys, and text that can be written down."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_text(cls, wish: object) -> object:
+        try:
+            json.dumps(wish, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
+            raise ValueError("not Unicode text") from error
+        return wish
 
 
 class Parameters(BaseModel):
@@ -30,29 +47,23 @@ class Parameters(BaseModel):
     dry_run: bool = False
 
 
-class RunRequest(BaseModel):
+class RunRequest(Wish):
     """A run to be claimed now."""
-
-    model_config = ConfigDict(extra="forbid")
 
     job: str = Field(description="the name of one job")
     params: Parameters = Parameters()
 
 
-class PauseRequest(BaseModel):
+class PauseRequest(Wish):
     """Jobs that are to fire nothing until they are resumed, or until an instant."""
-
-    model_config = ConfigDict(extra="forbid")
 
     jobs: list[str] = Field(min_length=1, description="names of jobs")
     until: AwareDatetime | None = None
     reason: str | None = Field(default=None, max_length=500)
 
 
-class ResumeRequest(BaseModel):
+class ResumeRequest(Wish):
     """Jobs that are to go on; None means all that are paused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     jobs: list[str] | None = Field(description="names of jobs")
 
@@ -94,6 +105,7 @@ class Controls(Protocol):
 def control_application(controls: Controls, emit: Emit) -> FastAPI:
     """The ASGI application; `request.client.host` is who asks. Errors are {error: {type, message, hint}}."""
     app = FastAPI(title="erpsync control API", version=__version__, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit)
 
     @app.get("/status", summary="What is true now")
     async def status() -> Document:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import pwd
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,38 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert "parms" in answers[0].json()["error"]["message"]
     runs = {"/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
     assert set(paths) == {"/status", "/identities", "/pause", "/resume", *runs}
+
+
+@pytest.mark.parametrize(
+    "body", [rb'{"job": "\ud800"}', rb'{"job": "products", "params": {"set": {"a": "\ud800"}}}']
+)
+async def test_text_that_is_none_is_malformed(served: Any, socket_path: Path, body: bytes) -> None:
+    """Half a surrogate pair, which JSON can spell and nothing can store, is refused as the caller's fault."""
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        answer = await http.post("/runs", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (422, "InvalidRequestError")
+    assert served.heard == []
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_body_has_an_end(served: Any, socket_path: Path, declared: bool) -> None:
+    """A body beyond a megabyte is answered 413, whether its length was declared or not; one below is taken."""
+
+    async def body(size: int) -> AsyncIterator[bytes]:
+        yield b'{"job": "products", "params": {"set": {"a": "' + b"a" * size + b'"}}}'
+
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
+    answers = []
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        for size in (2 << 20, 900_000):
+            chunks = body(size)
+            content = await anext(chunks) if declared else chunks
+            answers.append(
+                await http.post("/runs", content=content, headers={"content-type": "application/json"})
+            )
+    assert [answer.status_code for answer in answers] == [413, 201]
+    assert answers[0].json()["error"]["type"] == "InvalidRequestError"
 
 
 def test_no_daemon_is_said_so(tmp_path: Path) -> None:
