@@ -4,12 +4,15 @@ import asyncio
 import errno
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from erpsync.config.configuration import Configuration
 from erpsync.control.api import control_application
@@ -21,6 +24,7 @@ from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
+from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.server import EmbeddedServer
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
@@ -48,6 +52,7 @@ def serve(configuration: Configuration, redactor: Redactor) -> int:
         OwnedElsewhereError, StoreError, ConfigError: it could not start.
     """
     os.umask(0o077)
+    _allow_files()
     lock = OwnerLock(configuration.daemon.state)
     lock.acquire("daemon")
     try:
@@ -68,6 +73,7 @@ class Service:
         daemon = configuration.daemon
         logger = configure_logging(daemon.log_format, daemon.log_level, redactor)
         self._emit: Emit = emitter(logger, [self._metrics.observe, self._observe])
+        self._faults = FaultTally()
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -128,7 +134,11 @@ class Service:
         return house
 
     async def _serve(
-        self, stack: AsyncExitStack, application: Any, listener: socket.socket, protocol: Any = "h11"
+        self,
+        stack: AsyncExitStack,
+        application: Any,
+        listener: socket.socket,
+        protocol: type[H11Protocol] = H11Protocol,
     ) -> None:
         server = EmbeddedServer(application, listener, protocol)
         await server.start()
@@ -211,15 +221,15 @@ class Service:
         assert self._controls is not None
         return self._controls.snapshot()
 
-    def _tell_fault(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    def _tell_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        self._emit(
-            "daemon.faulted",
-            level="error",
-            message=str(context.get("message")),
-            error_type=type(error).__name__ if error else None,
-            error_message=str(error) if error else None,
-        )
+        fault = {
+            "message": str(context.get("message")),
+            "error_type": type(error).__name__ if error else None,
+            "error_message": str(error) if error else None,
+        }
+        if count := self._faults.count(tuple(fault.values()), loop.time()):
+            self._emit("daemon.faulted", level="error", count=count, **fault)
 
 
 def _bind_metrics(configuration: Configuration) -> socket.socket | None:
@@ -238,6 +248,12 @@ def _bind_metrics(configuration: Configuration) -> socket.socket | None:
             "E402", "error", message, key="metrics.listen", help="another port, or listen = false"
         )
         raise ConfigError([problem]) from error
+
+
+def _allow_files() -> None:
+    """As many open files as the system lets us: each connection and each child needs some."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _leave_the_deaf(code: int) -> None:

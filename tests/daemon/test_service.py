@@ -1,10 +1,12 @@
 """The daemon's life, seen from outside its process."""
 
 import re
+import resource
 import signal
 import socket
 import sqlite3
 import stat
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,6 +37,25 @@ def test_from_start_to_drain(site: Site) -> None:
     assert not (site.folder / "data" / "control.sock").exists()
     for path in (site.folder / "data").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_silent_connections_stall_nobody(site: Site) -> None:
+    """More idle connections than files were allowed do not take the control socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))  # the daemon begins with this
+    with ExitStack() as stack:
+        try:
+            daemon = stack.enter_context(site.daemon())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        site.ready()
+        assert resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+        port = int(site.metrics.rpartition(":")[2])
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        with site.client() as client:
+            assert client.status()["pid"] == daemon.pid
+        assert site.events("daemon.faulted") == []
 
 
 def test_the_service_manager_is_told(site: Site) -> None:
