@@ -8,7 +8,7 @@ import typer
 
 from erpsync.cli.exit_code import ExitCode
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import LiveLine, note, print_json, say, table
+from erpsync.cli.output import LiveLine, inset, note, print_json, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
@@ -56,15 +56,17 @@ def _problems(workspace: Workspace, *, secrets: bool) -> list[Problem]:
 
 
 def _summary(workspace: Workspace, problems: list[Problem], errors: int) -> str:
+    warnings = _number(len(problems) - errors, "warning")
     if errors:
-        warnings = len(problems) - errors
-        return f"{errors} error{'s'[: errors > 1]}" + (
-            f", {warnings} warning{'s'[: warnings > 1]}" if warnings else ""
-        )
+        return _number(errors, "error") + (f", {warnings}" if len(problems) > errors else "")
     configuration = workspace.configuration
     plugins = Counter(job.plugin for job in configuration.jobs.values())
-    jobs = ", ".join(f"{count} {plugin}" for plugin, count in plugins.most_common()) or "no jobs"
-    return f"{configuration.path} is fine: {jobs}; {len(problems)} warnings"
+    jobs = ", ".join(f"{count} {plugin}" for plugin, count in plugins.most_common())
+    return f"{configuration.path} is fine: {jobs or 'no jobs are defined'}; {warnings}"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def plugins(
@@ -105,7 +107,7 @@ def schema(context: typer.Context) -> None:
     infos = PluginCatalog(_plugin_folders(workspace_of(context))).all(details=True)
     for info in infos:
         if info.error:
-            note(f"left out: {info.origin}: {info.error}")
+            note(f"left out: {info.origin}: {inset(info.error)}")
     print_json(json_schema({info.name: dict(info.settings) for info in infos if info.settings is not None}))
 
 

@@ -1,5 +1,8 @@
 """`demo`: the product at work in a temporary folder, with an expired token and a kill -9, and what came of it."""
 
+import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,7 +222,7 @@ class DemoSite:
         """On a terminal: until Ctrl-C."""
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             return
-        self._tell(f"in another terminal: erpsync --config {self._folder / 'erpsync.toml'} status")
+        self._tell(f"in another terminal: {self._command('status')}")
         live = LiveLine()
         try:
             while True:
@@ -253,8 +256,11 @@ class DemoSite:
             )
         database = self._folder / "data" / "demo.db"
         say(f"\n  sqlite3 {database} 'SELECT count(*) FROM products'")  # noqa: S608 - to be typed
-        say(f"  erpsync --config {self._folder / 'erpsync.toml'} runs")
+        say(f"  {self._command('runs')}")
         say(f"  rm -r {self._folder}")
+
+    def _command(self, name: str) -> str:
+        return f"{program_text()} --config {self._folder / 'erpsync.toml'} {name}"
 
     def _tell(self, text: str) -> None:
         say(f"{time.monotonic() - self._since:5.1f} s  {text}")
@@ -282,6 +288,16 @@ class DemoSite:
                 return bool(client.status()["ready"])
         except NoDaemonError:
             return False
+
+
+def program_text() -> str:
+    """How this program can be called from the current folder."""
+    if shutil.which("erpsync"):
+        return "erpsync"
+    path, here = Path(sys.argv[0]).absolute(), Path.cwd()
+    if not os.access(path, os.X_OK):
+        return shlex.join(_PROGRAM)
+    return shlex.quote(f"./{path.relative_to(here)}" if path.is_relative_to(here) else str(path))
 
 
 def _new_folder() -> Path:

@@ -39,6 +39,8 @@ _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
     (errors.ConfigError, ExitCode.CONFIGURATION),
     (errors.PluginLoadError, ExitCode.CONFIGURATION),
     (errors.InvalidSettingsError, ExitCode.CONFIGURATION),
+    (errors.StoreCorruptError, ExitCode.CONFIGURATION),
+    (errors.SchemaMismatchError, ExitCode.CONFIGURATION),
     (errors.NoDaemonError, ExitCode.NO_DAEMON),
     (errors.UnauthorizedError, ExitCode.REFUSED),
     (errors.UnreachableError, ExitCode.TEMPORARY),

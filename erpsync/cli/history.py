@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
-from erpsync.cli.output import RUN_COLUMNS, Times, note, print_json, print_runs, run_row, say, table
+from erpsync.cli.output import RUN_COLUMNS, Times, inset, note, print_json, print_runs, run_row, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
 from erpsync.core.run import Attempt, Outcome, Run, State
@@ -26,7 +26,7 @@ def runs(
         list[Outcome] | None, typer.Option(help="Only runs that ended so; repeatable.")
     ] = None,
     since: Annotated[str | None, typer.Option(help='"24h", "18:00" or an instant.')] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many.")] = 50,
     instance: InstanceOption = None,
     tag: TagOption = None,
     format: FormatOption = "text",  # noqa: A002 - the option's name
@@ -83,7 +83,7 @@ def logs(
 ) -> None:
     """What a run said. With --follow and JSON: one document a line."""
     workspace = workspace_of(context)
-    run = _newest(workspace, subject) or _find(workspace, subject)
+    run = _meant(workspace, subject)
     if format == "json" and not follow:
         print_json(workspace.run_log.read(run.id)[0])
         return
@@ -137,17 +137,20 @@ def _find(workspace: Workspace, run_id: str) -> Run:
     return run
 
 
-def _newest(workspace: Workspace, job: str) -> Run | None:
-    """The newest run of a job of this name or definition; None where there is no such job."""
-    from erpsync.store.ledger import RunFilter, list_runs
+def _meant(workspace: Workspace, subject: str) -> Run:
+    """The newest run of the job of this name or definition, else the run of this id."""
+    from erpsync.store.ledger import RunFilter, find_run, list_runs
 
     try:
-        names = _names(workspace, [job], None, None)
-    except UnknownJobError:
-        return None
+        names = _names(workspace, [subject], None, None)
+    except UnknownJobError as error:
+        run = workspace.read(find_run, None, subject)
+        if run is None:
+            raise UnknownRunError(f'there is no job or run "{subject}"', hint=error.hint) from error
+        return run
     found = workspace.read(list_runs, [], RunFilter(jobs=names, limit=1))
     if not found:
-        raise UnknownRunError(f'"{job}" has not run yet', hint=f"erpsync run {job}")
+        raise UnknownRunError(f'"{subject}" has not run yet', hint=f"erpsync run {subject}")
     return found[0]
 
 
@@ -170,10 +173,10 @@ def _print_run(run: Run, attempts: list[Attempt], times: Times) -> None:
     }
     for name, value in [*cells, *extra.items()]:
         if value not in (None, "", "-"):
-            say(f"{name:>10}  {value}")
+            say(f"{name:>10}  {inset(str(value))}")
     if run.error:
-        say(f"{'error':>10}  {run.error.type}: {run.error.message}")
-        say(f"{'help':>10}  {run.error.hint}" if run.error.hint else "")
+        say(f"{'error':>10}  {run.error.type}: {inset(run.error.message)}")
+        say(f"{'help':>10}  {inset(run.error.hint)}" if run.error.hint else "")
     say()
     rows = (
         (
@@ -191,9 +194,8 @@ def _print_run(run: Run, attempts: list[Attempt], times: Times) -> None:
 def _log_line(record: Mapping[str, Any], times: Times) -> str:
     rest = {key: value for key, value in record.items() if key not in ("at", "level", "event")}
     fields = " ".join(f"{key}={value}" for key, value in rest.items())
-    return (
-        f"{times(record.get('at'))} {record.get('level', ''):7} {record.get('event', '')} {fields}".rstrip()
-    )
+    line = f"{times(record.get('at'))} {record.get('level', ''):7} {record.get('event', '')} {fields}"
+    return inset(line.rstrip())
 
 
 def _records(workspace: Workspace, run_id: str, follow: bool) -> Iterator[Mapping[str, Any]]:

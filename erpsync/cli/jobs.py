@@ -49,7 +49,7 @@ def jobs(
         )
         return
     if not chosen:
-        note("no jobs are configured")
+        note("no jobs are defined")
         return
     times = Times(configuration.daemon.timezone)
     say(times.heading())

@@ -37,14 +37,25 @@ def run(arguments: Sequence[str]) -> int:
         return int(app(list(arguments), prog_name="erpsync", standalone_mode=False, obj=workspace) or 0)
     except TyperException as error:
         getattr(error, "show", lambda: None)()
+        if getattr(error, "option_name", "") == "--config":
+            _tell_the_order(error)
         return int(getattr(error, "exit_code", 1))
     except Exception as error:  # noqa: BLE001 - the one place where an error becomes words and an exit code
         return _report(error, workspace)
 
 
+def _tell_the_order(error: Exception) -> None:
+    """The options of every command stand before it."""
+    from erpsync.cli.output import note
+
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", "erpsync COMMAND").removeprefix("erpsync ")
+    note(f"  help: it goes before the command: erpsync --config FILE {command}")
+
+
 def _report(error: Exception, workspace: "Workspace") -> int:
     from erpsync.cli.exit_code import code_of_error
-    from erpsync.cli.output import note
+    from erpsync.cli.output import inset, note
     from erpsync.core.errors import ConfigError, ErpsyncError
 
     if os.environ.get("ERPSYNC_DEBUG"):
@@ -54,13 +65,14 @@ def _report(error: Exception, workspace: "Workspace") -> int:
     if isinstance(error, ConfigError) and error.problems:
         note("\n\n".join(problem.text() for problem in error.problems))
     elif isinstance(error, ErpsyncError):
-        note(workspace.redactor(f"error: {error.message}"))
+        note(inset(workspace.redactor(f"error: {error.message}")))
         if error.hint:
-            note(workspace.redactor(f"  help: {error.hint}"))
+            note(inset(workspace.redactor(f"  help: {error.hint}")))
     elif isinstance(error, PermissionError):
         note(f"error: no right to use {error.filename}")
     else:
-        note(workspace.redactor(f"error: a fault of erpsync itself: {type(error).__name__}: {error}"))
+        words = f"error: a fault of erpsync itself: {type(error).__name__}: {error}"
+        note(inset(workspace.redactor(words)))  # in this order: a secret of several lines is known as it is
         note("  help: ERPSYNC_DEBUG=1 shows where; please report it")
     return code_of_error(error)
 

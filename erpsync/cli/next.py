@@ -18,7 +18,7 @@ def next_(
     tz: Annotated[str | None, typer.Option("--tz", help="The zone of --expr.")] = None,
     dst: Annotated[Dst, typer.Option("--dst", help="The rule of --expr for clock changes.")] = "vixie",
     start: Annotated[str | None, typer.Option("--from", help="After this instant instead of now.")] = None,
-    count: Annotated[int | None, typer.Option("-n", min=1, help="So many for each job.")] = None,
+    count: Annotated[int | None, typer.Option("-n", min=1, max=10_000, help="So many for each job.")] = None,
     instance: InstanceOption = None,
     tag: TagOption = None,
     format: FormatOption = "text",  # noqa: A002 - the option's name
@@ -32,7 +32,9 @@ def next_(
         print_json(found)
         return
     if not found:
-        note("nothing is due: no job has a schedule that fires again")
+        some = expr is not None or workspace_of(context).configuration.jobs
+        why = "no job has a schedule that fires again" if some else "no jobs are defined"
+        note(f"nothing is due: {why}")
     columns = ("at", "utc", "job", "note") if expr is None else ("at", "utc", "note")
     rows = ([time[column] for column in columns] for time in found)
     say("local times carry their offset")

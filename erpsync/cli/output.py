@@ -39,6 +39,11 @@ def printable(text: str) -> str:
     )
 
 
+def inset(text: str) -> str:
+    """Foreign words for a line of ours: lines they go on with are indented, so that none can pass for ours."""
+    return text.replace("\n", "\n    ")
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Sequence[str] = ()) -> None:
     """A table on standard output: fitted to a terminal by folding the columns `fold`, else as wide as it needs.
 
@@ -54,12 +59,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Seq
     for name in columns:
         view.add_column(name, no_wrap=name not in fold, overflow="fold")
     for row in rows:
-        view.add_row(*(Text(printable("" if cell is None else str(cell)), _style(cell)) for cell in row))
+        view.add_row(*(Text(_cell_text(cell), _style(cell)) for cell in row))
     console = Console(width=None if people else 4000, no_color=not people, highlight=False)
     console.width = max(console.width, Console(width=4000).measure(view).minimum)
     with console.capture() as captured:
         console.print(view)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _cell_text(cell: object) -> str:
+    """On one line: a second one could pass for a row."""
+    return printable("" if cell is None else str(cell)).replace("\n", " ⏎ ")
 
 
 _STYLES = {

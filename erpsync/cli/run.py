@@ -1,6 +1,7 @@
 """`run` and `trigger`: a run because somebody asks, here or by the daemon."""
 
 import asyncio
+import json
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import typer
 
 from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
-from erpsync.cli.output import Format, LiveLine, Times, note, print_json, rows_text, say
+from erpsync.cli.output import Format, LiveLine, Times, inset, note, print_json, rows_text, say
 from erpsync.cli.status import progress_text
 from erpsync.cli.workspace import Workspace
 from erpsync.core.duration import format_duration
@@ -20,6 +21,7 @@ from erpsync.core.run import Run
 
 _MANY = 10  # jobs at once that need a yes
 _TOLD_AT_THE_END = ("run.finished", "token.rejected")  # events that the end of the run says again
+_SHOWN = 40  # characters of a setting that is refused
 _POLL = 0.5  # seconds a question about a run waits for its end
 
 SetOption = Annotated[
@@ -110,17 +112,37 @@ def chosen_jobs(
 
 
 def _params(settings: Sequence[str] | None, dry_run: bool) -> dict[str, object]:
-    """{"set": {key: value}, "dry_run": True}, only what was asked for; values as TOML, else as text."""
+    """{"set": {key: value}, "dry_run": True}, only what was asked for."""
     values: dict[str, object] = {}
     for setting in settings or ():
         key, sign, text = setting.partition("=")
         if not sign or not key:
             raise typer.BadParameter(f'"{setting}" is not KEY=VALUE', param_hint="--set")
         try:
-            values[key] = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, KeyError):
-            values[key] = text
+            json.dumps(key, ensure_ascii=False).encode()
+            values[key] = _parameter(text)
+        except (ValueError, RecursionError) as error:
+            message = (
+                f"{_shortened(setting)!r} cannot be kept: nan, inf, endless digits or brackets, or not UTF-8"
+            )
+            raise typer.BadParameter(message, param_hint="--set") from error
     return ({"set": values} if values else {}) | ({"dry_run": True} if dry_run else {})
+
+
+def _parameter(text: str) -> object:
+    """The TOML value, dates and times as ISO text; else the text itself. ValueError, RecursionError: no JSON."""
+    try:
+        value: object = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    document = json.dumps(
+        value, ensure_ascii=False, allow_nan=False, default=lambda moment: moment.isoformat()
+    )
+    return json.loads(document.encode())
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _ask(
@@ -214,7 +236,7 @@ class _Live:
 
     def _waiting_text(self, run: Mapping[str, Any]) -> str:
         until = f", next try {self._times(run['next_attempt_at'])}" if run["next_attempt_at"] else ""
-        why = f": {run['error']['message']}" if run["error"] else ""
+        why = f": {inset(run['error']['message'])}" if run["error"] else ""
         return f"{run['job']} waits for {run['waiting_for']}{until}{why}"
 
 
@@ -240,13 +262,13 @@ def _finish(
 
 def _say_end(run: Run) -> None:
     took = f" in {format_duration(run.duration_seconds)}" if run.duration_seconds is not None else ""
-    why = f" ({run.reason})" if run.reason else ""
+    why = f" ({inset(run.reason)})" if run.reason else ""
     rows = rows_text(run)
     say(f"{run.job} {run.outcome}{took}{why}" + (f": {rows}" if rows != "-" else ""))
     if run.error:
-        say(f"  {run.error.type}: {run.error.message}")
+        say(f"  {run.error.type}: {inset(run.error.message)}")
         if run.error.hint:
-            say(f"  help: {run.error.hint}")
+            say(f"  help: {inset(run.error.hint)}")
     say(f"  erpsync show {run.id}")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import Times, note, print_json, print_runs, say, table
+from erpsync.cli.output import Times, inset, note, print_json, print_runs, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import NoDaemonError
 from erpsync.core.run import Run
@@ -35,7 +35,7 @@ def status(
         print_json({"daemon": daemon, "problems": problems, "runs": recent})
     elif check:
         for problem in problems:
-            note(problem)
+            note(inset(problem))
     else:
         _print(workspace, daemon, problems, runs)
     return 1 if check and problems else 0
@@ -66,7 +66,7 @@ def _print(
     if problems:
         say("problems")
         for problem in problems:
-            say(f"  {problem}")
+            say(f"  {inset(problem)}")
     if daemon is not None:
         _print_daemon(daemon, times)
     if runs:

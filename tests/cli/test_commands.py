@@ -189,6 +189,17 @@ def test_many_jobs_need_a_yes(erpsync: Type, folder: Path) -> None:
         (["run"], "JOB"),
         (["run", "say", "--set", "novalue"], "KEY=VALUE"),
         (["runs", "--since", "whenever"], "24h"),
+        (["run", "say", "--set", f"k={'7' * 5000}"], "cannot be kept"),
+        (["run", "say", "--set", f"k=0x{'f' * 5000}"], "cannot be kept"),
+        (["run", "say", "--set", f"k={'[' * 500}{']' * 500}"], "cannot be kept"),
+        (["run", "say", "--set", "k=nan"], "cannot be kept"),
+        (["run", "say", "--set", "k=[-inf]"], "cannot be kept"),
+        (["run", "say", "--set", "k=\udcff"], "cannot be kept"),
+        (["runs", "--limit", "99999999999999999999"], "100000"),
+        (["next", "-n", "99999999"], "10000"),
+        (["logs", "sya"], 'there is no job or run "sya"'),
+        (["logs", "sya"], 'did you mean "say"?'),
+        (["status", "--config", "x"], "erpsync --config FILE status"),
         (["nonsense"], "No such command"),
     ],
 )
@@ -271,3 +282,55 @@ def test_a_state_that_somebody_else_owns(erpsync: Type, folder: Path) -> None:
         lock.release()
     assert said.code == 75
     assert "somebody's run" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00+00:00"),
+        ("[2026-01-01]", ["2026-01-01"]),
+        ("12:00:00", "12:00:00"),
+        ("{ a = 1.5 }", {"a": 1.5}),
+        ("so what", "so what"),
+    ],
+)
+def test_parameters_are_what_json_can_say(erpsync: Type, text: str, value: object) -> None:
+    """Values are TOML, dates and times ISO text; what is no TOML is text as it is."""
+    assert erpsync("run", "say", "--set", f"text={text}").code == 0
+    assert erpsync("logs", "say", "--format", "json").json[0]["text"] == value
+
+
+def test_the_words_of_a_plugin_begin_no_line(erpsync: Type) -> None:
+    """What a plugin says over several lines stays inside the lines of `run`, `runs`, `show` and `logs`."""
+    forged = "oh\\nsay succeeded in 1s"
+    outputs = [erpsync("run", "fail", "--set", f'text="{forged}"').out]
+    outputs += [erpsync(*command).out for command in (["runs"], ["logs", "fail"])]
+    run_id = erpsync("runs", "--format", "json").json[0]["id"]
+    outputs.append(erpsync("show", run_id).out)
+    for output in outputs:
+        assert "say succeeded in 1s" in output
+        assert not any(line.startswith("say succeeded") for line in output.splitlines())
+
+
+def test_a_folder_is_no_configuration(erpsync: Type, folder: Path) -> None:
+    """--config with a folder says that it is one, and names the file that was perhaps meant."""
+    said = erpsync("--config", str(folder), "jobs")
+    assert said.code == 78
+    assert f"{folder} is a folder" in said.err
+    assert f"--config {folder / 'erpsync.toml'}" in said.err
+
+
+@pytest.mark.parametrize("command", [["check"], ["jobs"], ["next"]])
+def test_a_configuration_without_jobs(erpsync: Type, folder: Path, command: list[str]) -> None:
+    """It is fine, and told as what it is."""
+    (folder / "erpsync.toml").write_text("")
+    said = erpsync(*command)
+    assert said.code == 0
+    assert "no jobs are defined" in said.out + said.err
+
+
+def test_one_warning_is_no_plural(erpsync: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum of `check` is grammatical."""
+    assert erpsync("check").out.endswith("; 0 warnings\n")
+    monkeypatch.setenv("ERPSYNC_DAEMON__DAT", "/x")
+    assert erpsync("check").out.endswith("; 1 warning\n")

@@ -11,12 +11,33 @@ from pathlib import Path
 
 import pytest
 
+from erpsync.cli.demo import program_text
+
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder whose path leaves room for that of a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="demo-") as folder:
         yield Path(folder)
+
+
+def test_the_program_is_named_so_that_it_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its name where it is on PATH, else by its path, relative where it lies below the current folder."""
+    program = tmp_path / "bin" / "erpsync"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(program), "demo"])
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert program_text() == "erpsync"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert program_text() == str(program)
+    monkeypatch.chdir(tmp_path)
+    assert program_text() == "./bin/erpsync"
+    program.chmod(0o644)
+    assert program_text() == f"{sys.executable} -m erpsync.cli.main"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from erpsync.cli.exit_code import code_of_error, code_of_run
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.main import main
-from erpsync.cli.output import LiveLine, Times, printable, table
+from erpsync.cli.output import LiveLine, Times, inset, printable, table
 from erpsync.control.client import ControlRefusedError, DaemonRefusedError
 from erpsync.control.selection import UnknownJobError
 from erpsync.core import errors
@@ -34,7 +34,9 @@ NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
         (errors.UnauthorizedError("x"), 77),
         (errors.OwnedElsewhereError("x"), 75),
         (errors.StoreUnavailableError("x"), 75),
-        (errors.StoreCorruptError("x"), 70),
+        (errors.StoreCorruptError("x"), 78),
+        (errors.SchemaMismatchError("x"), 78),
+        (errors.StoreError("x"), 70),
         (errors.NoDaemonError("x"), 69),
         (UnknownJobError("x"), 2),
         (ControlRefusedError("x"), 77),
@@ -138,14 +140,33 @@ def test_version_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     assert capsys.readouterr().out == f"erpsync {__version__}\n"
 
 
-def test_faults_of_our_own(erpsync: Type, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault exits 70 with its kind and no traceback; ERPSYNC_DEBUG shows one."""
+def test_a_damaged_state(erpsync: Type, folder: Path) -> None:
+    """It cannot be used as it is: exit 78 with the remedy."""
     (folder / "data").mkdir()
-    (folder / "data" / "erpsync.db").write_bytes(
-        b"no database at all, but long enough to look like one" * 100
-    )
+    (folder / "data" / "erpsync.db").write_bytes(b"no database, but long enough to look like one" * 100)
+    said = erpsync("runs")
+    assert said.code == 78
+    assert "help: restore a copy" in said.err
+
+
+def test_faults_of_our_own(erpsync: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault exits 70 with its kind and no traceback; ERPSYNC_DEBUG shows one."""
+
+    def faulty(*_: object) -> None:
+        raise ZeroDivisionError("of ours\nerror: forged")
+
+    monkeypatch.setattr("erpsync.cli.workspace.Workspace.read", faulty)
     said = erpsync("runs")
     assert said.code == 70
+    assert "ZeroDivisionError: of ours" in said.err
     assert "Traceback" not in said.err
+    assert "\nerror: forged" not in said.err
     monkeypatch.setenv("ERPSYNC_DEBUG", "1")
     assert "Traceback" in erpsync("runs").err
+
+
+def test_foreign_words_begin_no_line_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    """A newline in a cell is shown as a sign, one in a sentence indents what follows."""
+    table(("run", "why"), [("01", "evil\n02 fine")], fold=("why",))
+    assert capsys.readouterr().out.splitlines()[1:] == ["01   evil ⏎ 02 fine"]
+    assert inset("evil\nok") == "evil\n    ok"
