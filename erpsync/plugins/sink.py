@@ -337,6 +337,9 @@ def _translated(target: Target) -> Iterator[None]:
     except sa.exc.DBAPIError as error:
         message = f'table "{target.table}" in {target.url}: {error.orig}'
         raise TargetError(message, retryable=meaning_of(error) in RETRYABLE) from error
+    except OSError as error:
+        message = f'table "{target.table}" in {target.url}: no file can be made there: {error.strerror}'
+        raise TargetError(message, hint="give the target a folder that this user may write") from error
 
 
 def _encode(position: Mapping[str, object]) -> str:

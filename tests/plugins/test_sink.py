@@ -354,3 +354,11 @@ def test_a_position_that_cannot_be_read_is_none(make: Make, tmp_path: Path, kept
     connection.close()
     with SinkOpening(make()) as sink:
         assert (sink.position, sink.position_lost) == (None, True)
+
+
+def test_a_target_below_a_file_is_refused(make: Make, tmp_path: Path) -> None:
+    """Where the folder of the target is a file, the error names the target and the remedy."""
+    (tmp_path / "sub").write_text("a file")
+    with pytest.raises(TargetError, match="no file can be made there") as caught:
+        make(url="sqlite:///sub/acme.db").open()
+    assert caught.value.hint
