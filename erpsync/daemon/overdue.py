@@ -1,13 +1,13 @@
 """Overdue: jobs with `due_by` that had no success in time. Pure."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from erpsync.core.calendar import blackout_end
 from erpsync.core.run import utc_text
 from erpsync.scheduling.timetable import Timetable
-from erpsync.scheduling.trigger import MOMENT, next_after
+from erpsync.scheduling.trigger import MOMENT, newest_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,41 +31,43 @@ class Overdue:
 def overdue(
     table: Timetable, last_success: datetime | None, since: datetime, now: datetime
 ) -> Overdue | None:
-    """Whether a job is overdue at `now`: no success since the due time before the newest one.
+    """Whether a job is overdue at `now`: no success since the last fire time of which a due time has passed.
 
-    A day on which the job had nothing to do is due nothing. A job that never succeeded has been due since `since`.
+    It stays so until the next success. A job without fire times has been due since the due time before. A job that
+    never succeeded is due from `since` on.
     """
     job = table.job
     if job.due_by is None or not job.enabled:
         return None
-    before, due = _due_times(table, now)
-    if last_success is not None and last_success >= before:
+    before, newest = _due_times(table, now, now)
+    work = _last_work(table, newest) if table.schedule else before
+    if work is None or (last_success is not None and last_success >= work):
         return None
+    due = _due_times(table, work + timedelta(days=1), newest)[1]
     if due < since and last_success is None:
         return None
-    return Overdue(job.name, job.instance, due, last_success) if _had_work(table, before, due) else None
+    return Overdue(job.name, job.instance, due, last_success)
 
 
-def _due_times(table: Timetable, now: datetime) -> tuple[datetime, datetime]:
-    """The newest due time up to `now`, and the one before it."""
+def _due_times(table: Timetable, near: datetime, until: datetime) -> tuple[datetime, datetime]:
+    """The newest due time up to `near` and `until`, and the one before it."""
     zone = ZoneInfo(table.job.timezone)
-    today = now.astimezone(zone).date()
-    days = (today - timedelta(days=back) for back in range(3))
+    today = min(near, until).astimezone(zone).date()
+    days = (today - timedelta(days=back) for back in range(-1, 3))
     assert table.job.due_by is not None
     dues = [datetime.combine(day, table.job.due_by, zone).astimezone(UTC) for day in days]
-    over = [due for due in dues if due <= now]
+    over = [due for due in dues if due <= min(near, until)]
     return over[1], over[0]
 
 
-def _had_work(table: Timetable, after: datetime, until: datetime) -> bool:
-    """Whether a fire time lay there that a blackout did not skip; jobs without fire times work any day."""
-    job = table.job
-    if not table.schedule:
-        return True
-    fire = next_after(table.trigger, after)
-    while fire is not None and fire <= until:
-        end = blackout_end(job, fire)
-        if end is None or job.on_blackout == "postpone":
-            return True
-        fire = next_after(table.trigger, end - MOMENT)
-    return False
+def _last_work(table: Timetable, until: datetime) -> datetime | None:
+    """The newest fire time up to `until` that no blackout skipped; None where there is none for a year."""
+    job, zone = table.job, ZoneInfo(table.job.timezone)
+    horizon = until - timedelta(days=366)
+    while until > horizon:
+        fire = newest_until(table.trigger, until)
+        if fire is None or blackout_end(job, fire) is None or job.on_blackout == "postpone":
+            return fire
+        day = fire.astimezone(zone).date()  # a blackout covers whole days
+        until = datetime.combine(day, time(), zone).astimezone(UTC) - MOMENT
+    return None

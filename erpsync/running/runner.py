@@ -43,6 +43,7 @@ from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
 _GRACE = timedelta(seconds=10)
+_REPLACED = "replaced by a newer run"
 _SHUT_DOWN = "interrupted by the daemon's shut-down"
 _STORE_PAUSE = 1.0  # seconds between two tries to write what must be written; doubled up to
 _LONGEST_STORE_PAUSE = 30.0
@@ -133,11 +134,21 @@ class Runner:
         self._room.set_pauses(await self._store.read(read_pauses))
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
-        for run in await self.recover():
-            if self._room.is_late(run):
+        left = await self.recover()
+        newest = {run.job: run.created_at for run in left}  # the oldest first
+        for run in left:
+            if self._replaces(run) and run.created_at < newest[run.job]:
+                await self._finish(
+                    run, Outcome.CANCELLED, "replaced", RunFailure("RunCancelledError", _REPLACED)
+                )
+            elif self._room.is_late(run):
                 self._miss(run, run.waiting_for or START_BY)
             else:
                 self._room.enter(run)
+
+    def _replaces(self, run: Run) -> bool:
+        job = self._jobs.get(run.job)
+        return job is not None and job.overlap == "replace"
 
     async def recover(self) -> list[Run]:
         """Close what a dead owner left running; every unfinished run, not taken up yet, the oldest first.
@@ -168,7 +179,7 @@ class Runner:
 
     def replace(self, run_ids: Iterable[str]) -> None:
         """End runs, for a newer one of their job takes their place; it waits until they have ended."""
-        text = "replaced by a newer run"
+        text = _REPLACED
         for run_id in run_ids:
             if (attempt := self._live.get(run_id)) is not None:
                 self._escalation.end(attempt, "replaced", text)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     update,
 )
@@ -116,7 +117,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs to list; what is None or empty does not restrict. `since` compares the time of writing."""
+    """Which runs to list; what is None or empty does not restrict. `since`: written or ended then or later."""
 
     jobs: tuple[str, ...] | None = None
     outcomes: tuple[Outcome, ...] = ()
@@ -378,7 +379,7 @@ def list_runs(connection: Connection, which: RunFilter) -> list[Run]:
     if which.states:
         query = query.where(_RUN.state.in_([state.value for state in which.states]))
     if which.since is not None:
-        query = query.where(_RUN.created_at >= which.since)
+        query = query.where(or_(_RUN.created_at >= which.since, _RUN.finished_at >= which.since))
     return [_run(row) for row in connection.execute(query)]
 
 

@@ -28,14 +28,15 @@ class Rename:
 def rename_job(connection: Connection, renames: Sequence[Rename]) -> list[bool]:
     """Carry all that the state holds over to another name; whether there was anything to carry.
 
-    Nothing is carried to a name that has a mark or a cursor of its own. Doing it again does nothing.
+    Nothing is carried to a name that the state knows already, for two histories cannot be one. Doing it again does
+    nothing.
     """
     return [_rename(connection, rename) for rename in renames]
 
 
 def _rename(connection: Connection, rename: Rename) -> bool:
-    own = (schema.mark.c.job, schema.cursor.c.job)
-    if any(connection.scalar(select(name).where(name == rename.name)) is not None for name in own):
+    known = (connection.scalar(select(name).where(name == rename.name).limit(1)) for name in _NAMES)
+    if any(name is not None for name in known):
         return False
     changed = [
         connection.execute(update(name.table).where(name == rename.former).values({name: rename.name}))

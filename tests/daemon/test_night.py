@@ -106,16 +106,27 @@ def test_a_job_without_success_by_its_time_is_overdue() -> None:
         ("2026-05-04T02:10", "2026-05-05T07:00", True),
         ("2026-05-04T02:10", "2026-05-05T06:29", False),
         ("2026-05-05T06:40", "2026-05-05T07:00", False),
-        ("2026-05-05T06:40", "2026-05-06T07:00", False),
+        ("2026-05-05T06:40", "2026-05-06T07:00", True),
         (None, "2026-05-05T07:00", True),
     ],
 )
 def test_overdue_by_the_clock(success: str | None, now: str, expected: bool) -> None:
-    """Overdue from `due_by` on until the next success, if none came since the due time before."""
+    """Overdue from `due_by` on until the next success, if none came since the fire time."""
     job = replace(NIGHTLY, due_by=time(6, 30))
     last = datetime.fromisoformat(success).replace(tzinfo=UTC) if success else None
     late = overdue(timetable(job), last, SINCE, datetime.fromisoformat(now).replace(tzinfo=UTC))
     assert (late is not None) is expected
+
+
+def test_a_weekly_job_stays_overdue_until_it_succeeds() -> None:
+    """What failed on Monday is still overdue on Wednesday."""
+    weekly = replace(NIGHTLY, schedules=(Cron("0 2 * * MON"),), due_by=time(6, 30))
+    success = datetime(2026, 4, 27, 2, 10, tzinfo=UTC)
+    for day in (4, 5, 6):
+        late = overdue(timetable(weekly), success, SINCE, datetime(2026, 5, day, 12, tzinfo=UTC))
+        assert late is not None
+        assert late.due_at == datetime(2026, 5, 4, 6, 30, tzinfo=UTC)
+    assert overdue(timetable(weekly), success, SINCE, datetime(2026, 5, 4, 6, tzinfo=UTC)) is None
 
 
 def test_overdue_in_the_zone_of_the_job() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import takewhile
-from time import process_time
 
 from sqlalchemy import Connection
 
@@ -593,13 +592,12 @@ async def test_two_thousand_jobs_of_one_second_are_one_transaction(witness: Witn
     assert len({run.created_at for run in runs}) == 1
 
 
-async def test_ten_thousand_jobs_are_planned_in_a_second(witness: Witness) -> None:
-    """The first look at them and one after a restart take less than a second of CPU each."""
+async def test_ten_thousand_jobs_are_planned_and_again_after_a_restart(witness: Witness) -> None:
+    """The first look marks them all, the one after a restart finds nothing new."""
     jobs = [replace(HOURLY, name=f"job-{n:05}", timezone="Europe/Sofia") for n in range(10_000)]
     for _ in range(2):
         engine = _engine(witness, ManualClock(NOON), *jobs)
-        before = process_time()
         await engine.start()
-        spent = process_time() - before
         await engine.stop()
-        assert spent < 3  # the aim is 1: this only finds what grows faster than the number of jobs
+        assert len(witness.store.read_now(read_marks)) == 10_000
+    assert witness.ledger() == []

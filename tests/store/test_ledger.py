@@ -202,6 +202,17 @@ def test_a_range_grows(store: Store) -> None:
     assert list(found) == [run.job]
 
 
+def test_what_grew_since_is_listed(store: Store) -> None:
+    """A range of skips that began before and grew later belongs to the later night too."""
+    run = new_run(state=State.FINISHED, outcome=Outcome.SKIPPED, reason="parent", finished_at=NOON)
+    store.write_now(ledger.insert_runs, run)
+    later = NOON + timedelta(days=1)
+    since = RunFilter(since=NOON + timedelta(hours=12))
+    assert store.read_now(ledger.list_runs, since) == []
+    store.write_now(ledger.grow_runs, Growth(run.id, later, 2, later))
+    assert [each.fire_count for each in store.read_now(ledger.list_runs, since)] == [2]
+
+
 def test_lists_are_newest_first_and_narrow(store: Store) -> None:
     """Filters combine; the limit cuts the oldest."""
     for minute in range(10):

@@ -48,3 +48,16 @@ async def test_a_job_with_a_mark_of_its_own_takes_nothing_over(old: Store) -> No
 
     assert await old.write(rename_job, Rename("old", "new")) is False
     assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["old"]
+
+
+async def test_a_name_with_runs_or_a_pause_of_its_own_inherits_nothing(old: Store) -> None:
+    """Two histories cannot be one: the same claim, or a pause on both sides, harms nobody."""
+    await old.write(insert_runs, Run("r2", "heir", "at:x", "noop", RunTrigger.SCHEDULE, NOW, fire_at=NOW))
+    await old.write(write_pauses, Pause("resting", NOW))
+
+    assert [await old.write(rename_job, Rename("old", name)) for name in ("heir", "resting")] == [
+        False,
+        False,
+    ]
+    assert {run.job for run in old.read_now(list_runs, RunFilter())} == {"old", "heir"}
+    assert set(old.read_now(read_pauses)) == {"old", "resting"}
