@@ -33,7 +33,11 @@ def next_(
         return
     if not found:
         some = expr is not None or workspace_of(context).configuration.jobs
-        why = "no job has a schedule that fires again" if some else "no jobs are defined"
+        why = (
+            "no job has a fire time ahead; those with { after } follow their parents"
+            if some
+            else "no jobs are defined"
+        )
         note(f"nothing is due: {why}")
     columns = ("at", "utc", "job", "note") if expr is None else ("at", "utc", "note")
     rows = ([time[column] for column in columns] for time in found)

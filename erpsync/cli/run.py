@@ -85,8 +85,10 @@ def trigger(
         print_json(_shaped(documents, jobs))
     else:
         for document in documents:
-            say(f"{document['id']} {document['job']} {document['outcome'] or document['state']}")
-    return 0
+            why = f" ({document['reason']})" if document["reason"] else ""
+            say(f"{document['id']} {document['job']} {document['outcome'] or document['state']}{why}")
+    ended = (document for document in documents if document["state"] == "finished")
+    return max((code_of_run(document, refused) for document in ended), default=0)
 
 
 def chosen_jobs(

@@ -66,7 +66,7 @@ class Workspace:
         from erpsync.store.state import Store
 
         path = self.configuration.daemon.state
-        if not path.exists():
+        if not path.exists() and not path.parent.is_file():
             return default
         store = Store.open(path, read_only=True)
         try:

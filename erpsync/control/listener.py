@@ -78,6 +78,10 @@ def _group_id(group: str | None) -> int | None:
 
 
 def _remove_dead(path: Path) -> None:
+    if path.exists() and not path.is_socket():
+        raise _problem(
+            f"{path} is there and is no socket", "control.socket", "move it away or name another path"
+        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))

@@ -269,6 +269,19 @@ def test_another_configurations_daemon_is_not_asked(site: Site) -> None:
         assert site.stop(daemon) == 0
 
 
+def test_a_trigger_that_starts_nothing_says_so(site: Site) -> None:
+    """Exit 4 with the reason where the run was skipped, for an earlier one goes on."""
+    path = "/api/domain/odata/General_Products_Products"
+    site.sandbox.fail(where="api", path=path, delay_ms=300, times=1000, **{"pass": True})
+    with site.daemon() as daemon:
+        assert site.erpsync("trigger", "products").returncode == 0
+        again = site.erpsync("trigger", "products")
+        assert again.returncode == 4
+        assert "overlap" in again.stdout
+        site.sandbox.clear_faults()
+        assert site.stop(daemon) == 0
+
+
 def test_a_changed_configuration_and_a_hangup_are_told(site: Site) -> None:
     """A daemon that runs an older configuration is said to; SIGHUP does not end it."""
     with site.daemon() as daemon:

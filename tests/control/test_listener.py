@@ -47,3 +47,13 @@ def test_the_kernel_names_the_peer() -> None:
     with left, right:
         assert peer_name(left) == user_name(os.getuid())
     assert user_name(3_999_999_999) == "uid 3999999999"
+
+
+def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    """What is no socket is never removed; the problem names it."""
+    path = tmp_path / "control.sock"
+    path.write_text("somebody's notes")
+    with pytest.raises(ConfigError) as caught:
+        bind_control_socket(path, 0o600, None)
+    assert "no socket" in caught.value.problems[0].message
+    assert path.read_text() == "somebody's notes"

@@ -36,7 +36,11 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 def test_the_configurations_pass_the_check(tmp_path: Path) -> None:
     """What the README shows is accepted without errors or warnings."""
-    titles = ("A first job", "Forty customers, one definition", "Every night, once, and never in office hours")
+    titles = (
+        "A first job",
+        "Forty customers, one definition",
+        "Every night, once, and never in office hours",
+    )
     for title in titles:
         folder = tmp_path / title.replace(" ", "-")
         write(folder, section(title))
