@@ -199,6 +199,7 @@ def _run_here(
 
     from erpsync.daemon.single import run_jobs
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
+    from erpsync.observe.output import plugins_print_to
 
     os.umask(0o077)
     debug = bool(os.environ.get("ERPSYNC_DEBUG"))
@@ -206,11 +207,17 @@ def _run_here(
     emit = emitter(logger, without=() if debug else _TOLD_AT_THE_END)
     adopt_foreign_logs(emit)
     live = _Live(workspace)
-    ended = asyncio.run(
-        run_jobs(
-            workspace.configuration, names, params, redactor=workspace.redactor, emit=emit, watch=live.show
+    with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone
+        ended = asyncio.run(
+            run_jobs(
+                workspace.configuration,
+                names,
+                params,
+                redactor=workspace.redactor,
+                emit=emit,
+                watch=live.show,
+            )
         )
-    )
     live.clear()
     code = _finish(workspace, [run.document() for run in ended.runs], ended.refused, jobs, format)
     return code if ended.signal is None else 128 + ended.signal

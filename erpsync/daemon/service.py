@@ -29,6 +29,7 @@ from erpsync.daemon.server import EmbeddedServer
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
 from erpsync.observe.metrics import Metrics
+from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
 from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
@@ -58,7 +59,8 @@ def serve(configuration: Configuration, redactor: Redactor) -> int:
     try:
         service = Service(configuration, redactor)
         _spare_the_collector()
-        return asyncio.run(service.run())
+        with plugins_print_to(sys.stderr, redactor):
+            return asyncio.run(service.run())
     finally:
         lock.release()
 

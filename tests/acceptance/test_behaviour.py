@@ -327,6 +327,7 @@ def loud(ctx: JobContext[Options]) -> JobResult:
     ctx.log.info(str(ctx.settings))
     raise RuntimeError(f"failed with {secret}")
 '''
+LOUD_TOO = LOUD.replace('@job("loud")\ndef loud', '@job("loud-too")\nasync def loud_too')
 UNUSUAL = ["pa$$ wörd%&=+", "Тайна-парола-7", 'quo"te\\back', "x" * 40 + "-end"]
 
 
@@ -336,14 +337,21 @@ def test_no_secret_and_no_token_appears_anywhere(site: Site, secret: str) -> Non
     site.sandbox.register("unusual/app", secret, scope="read update")
     site.environment["BOX_SECRET"] = secret
     site.write(LOUD, "plugins/loud.py")
+    site.write(LOUD_TOO, "plugins/loud_too.py")
     site.write(
         BASE.replace("erpsync.sandbox/service", "unusual/app")
         + MIRROR
         + '[jobs.loud]\nplugin = "loud"\nschedule = "manual"\nidentity = "service"\nretry = { attempts = 1 }\n'
         + 'with = { password = { env = "BOX_SECRET" } }\n'
+        + '[jobs.loud-too]\nplugin = "loud-too"\nschedule = "manual"\nidentity = "service"\n'
+        + 'retry = { attempts = 1 }\nwith = { password = { env = "BOX_SECRET" } }\n'
     )
+    alone = site.erpsync("run", "loud-too", "--format", "json")
+    assert json.loads(alone.stdout)["outcome"] == "failed"
+    assert "printed" in alone.stderr
     with site.daemon() as daemon:
         assert site.erpsync("run", "products").returncode == 0
+        assert site.erpsync("run", "loud-too").returncode == 1
         failed = site.erpsync("run", "loud")
         assert failed.returncode == 1, failed.stdout + failed.stderr
         run = site.runs("loud")[0]
