@@ -23,7 +23,8 @@ def record() -> str:
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ.update(TERM="xterm-256color", COLUMNS=str(COLUMNS), LINES=str(ROWS))
-        os.execv(sys.executable, [sys.executable, "-m", "erpsync.cli.main", "demo"])  # noqa: S606 - ourselves
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        os.execvp("erpsync", ["erpsync", "demo"])  # noqa: S606, S607 - ourselves
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     seen, asked = b"", False
     while True:
