@@ -3,7 +3,7 @@
     ErpsyncError                 .retryable  .hint
     ├─ ConfigError               carries every Problem found
     │  └─ SecretUnavailableError
-    ├─ IdentityError             DiscoveryError · TokenEndpointError
+    ├─ IdentityError             DiscoveryError · TokenEndpointError · LoginRequiredError
     ├─ ErpNetError               instance, method, path
     │  ├─ UnreachableError · ThrottledError · LicenseExhaustedError · ServerFaultError
     │  └─ RejectedError          UnauthorizedError · ForbiddenError · NotFoundError · InvalidQueryError
@@ -97,6 +97,10 @@ class TokenEndpointError(IdentityError):
         self.retryable = retryable
         self.credentials = credentials
         self.retry_after = retry_after
+
+
+class LoginRequiredError(IdentityError):
+    """A person's identity has nothing to get tokens with: somebody has to sign in."""
 
 
 class ErpNetError(ErpsyncError):

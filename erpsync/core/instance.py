@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -34,18 +34,33 @@ class Instance:
     vars: Mapping[str, str] = field(default_factory=dict)
 
 
+GrantKind = Literal["client_credentials", "reference_token", "authorization_code"]
+AuthMethod = Literal["client_secret_post", "client_secret_basic", "private_key_jwt", "none"]
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A named way of being someone at an instance; `name` is "night@acme" where a template was fanned out."""
+    """A named way of being someone at an instance; `name` is "night@acme" where a template was fanned out.
+
+    A service asks for tokens by "client_credentials", a person signs in once ("authorization_code"), a
+    "reference_token" (ERP.net's PAT and SAT) was made by hand and is sent as it is: then `token` says where it is,
+    `token_scheme` how it is sent and `token_expires` (aware UTC) until when it was issued. `private_key` (PEM) and
+    `key_id` belong to "private_key_jwt".
+    """
 
     name: str
     instance: str
-    client_id: str
-    client_secret: tuple[SecretReference, ...]
-    grant: Literal["client_credentials"] = "client_credentials"
+    client_id: str = ""
+    client_secret: tuple[SecretReference, ...] = ()
+    grant: GrantKind = "client_credentials"
     scope: tuple[str, ...] = ()
-    auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    auth_method: AuthMethod = "client_secret_post"
     basic_encoding: Literal["rfc6749", "raw"] = "rfc6749"
+    private_key: SecretReference | None = None
+    key_id: str | None = None
     audience: str | None = None
     resource: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
+    token: SecretReference | None = None
+    token_scheme: Literal["bearer", "x-api-key"] = "bearer"  # noqa: S105 - no password
+    token_expires: datetime | None = None

@@ -3,21 +3,31 @@
 import hashlib
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A valid access token: sent as `Authorization: Bearer <value>`.
+    """A valid access token.
 
-    `version` grows with each token of an identity in this process; `expires_at` is an aware UTC instant counted
-    from the moment the request was sent. The value appears in no repr; show `fingerprint` instead.
+    `version` grows with each token of an identity in this process; `obtained_at` is when the request for it was
+    sent and `expires_at` when it is over, counted from there; both are aware UTC. `scheme` says how it is sent.
+    The value appears in no repr; show `fingerprint` instead.
     """
 
     value: str = field(repr=False)
     version: int
+    obtained_at: datetime
     expires_at: datetime
     scope: tuple[str, ...] = ()
+    scheme: Literal["bearer", "x-api-key"] = "bearer"
+
+    @property
+    def header(self) -> tuple[str, str]:
+        """Name and value of the one header that carries it (RFC 6750 section 2.1; ERP.net: reference tokens)."""
+        if self.scheme == "x-api-key":
+            return "X-Api-Key", self.value
+        return "Authorization", f"Bearer {self.value}"
 
     @property
     def fingerprint(self) -> str:
@@ -28,8 +38,12 @@ class AccessToken:
 class Auth(Protocol):
     """Gives a valid token of one identity or an error; shared by all jobs of the identity."""
 
-    async def token(self, *, min_valid: timedelta = timedelta(0)) -> AccessToken:
+    async def token(
+        self, *, min_valid: timedelta = timedelta(0), max_age: timedelta | None = None
+    ) -> AccessToken:
         """A token that lives at least `min_valid` longer where the server's lifetimes allow.
+
+        With `max_age` it was obtained no longer ago than that, unless the grant knows no other (a reference token).
 
         Raises:
             IdentityError: retryable where waiting can help; never after a cancelled caller's fault.

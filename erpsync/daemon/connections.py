@@ -20,6 +20,7 @@ from erpsync.core.secret import SecretReference
 from erpsync.erpnet.pace import Pace
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
+from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.status import IdentityStatus
 from erpsync.running.connection import Connection
@@ -133,12 +134,19 @@ class Connections:
     def _manager(self, name: str, site: InstanceSite) -> TokenManager:
         if name not in self._tokens:
             identity = self._configuration.identities[name]
-            self._tokens[name] = TokenManager(
+            source = ClientCredentialsSource(
                 identity,
                 issuer=site.issuer,
                 secrets=partial(_resolve_all, self._resolver, identity.client_secret),
                 client=site.client,
                 gate=site.gate,
+                clock=self._clock,
+                emit=self._emit,
+                redactor=self._redactor,
+            )
+            self._tokens[name] = TokenManager(
+                name,
+                source,
                 clock=self._clock,
                 emit=self._emit,
                 redactor=self._redactor,

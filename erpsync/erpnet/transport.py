@@ -129,7 +129,8 @@ def origin(url: str) -> str:
 def _with_token(request: httpx2.Request, token: AccessToken) -> httpx2.Request:
     """A copy that carries the token: the caller's request object never holds it, nor does a redirect made from it."""
     headers = request.headers.copy()
-    headers["Authorization"] = f"Bearer {token.value}"
+    name, value = token.header
+    headers[name] = value
     return httpx2.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
     )

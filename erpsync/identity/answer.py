@@ -4,27 +4,18 @@ import base64
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
 from erpsync.identity.exchange import Answer
+from erpsync.identity.source import Grant
 
 DEFAULT_LIFETIME = 300.0
 LONGEST_LIFETIME = 86400.0
 _LARGEST_TOKEN = 16 * 1024
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """A token as the server gave it. `lifetime` is in seconds from sending; `doubts` say what the answer lacked."""
-
-    access_token: str = field(repr=False)
-    lifetime: float
-    scope: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

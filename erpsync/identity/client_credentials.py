@@ -3,8 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from urllib.parse import urlsplit
 
 import httpx2
@@ -14,29 +12,22 @@ from erpsync.core.errors import IdentityError, TokenEndpointError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
-from erpsync.identity.answer import Grant, read_grant
+from erpsync.identity.answer import read_grant
 from erpsync.identity.discovery import MetadataSource
 from erpsync.identity.endpoint import request_token
 from erpsync.identity.exchange import Answer
+from erpsync.identity.source import Fetched, SourceFacts
 
 _MOST_SECRETS_TRIED = 4
 _NOTABLE_SKEW = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """A grant and when its request was sent: wall clock, boot-time clock."""
-
-    grant: Grant
-    sent_at: datetime
-    sent_boot: float
-
-
 class ClientCredentialsSource:
-    """Fetches one token at a time for one identity; keeps no token.
+    """Fetches one token at a time for one identity; keeps no token. A `TokenSource`.
 
-    `requests` counts token requests, `skew` is the server's clock minus ours, `secret_index` the secret that worked
-    last, `endpoint` where it was. Oddities of the server are told once each as `token.answer_doubted`.
+    `issuer` yields the issuer's URL (and may raise DiscoveryError); `secrets` reads the client secrets afresh, in
+    order of preference, and is called in a thread; `gate` bounds the token requests at one server. Oddities of the
+    server are told once each as `token.answer_doubted`.
     """
 
     def __init__(
@@ -51,10 +42,10 @@ class ClientCredentialsSource:
         emit: Emit,
         redactor: Redactor,
     ) -> None:
-        self.requests = 0
-        self.skew: float | None = None
-        self.secret_index: int | None = None
-        self.endpoint: str | None = None
+        self._requests = 0
+        self._skew: float | None = None
+        self._secret_index: int | None = None
+        self._endpoint: str | None = None
         self._identity = identity
         self._secrets = secrets
         self._client = client
@@ -75,7 +66,7 @@ class ClientCredentialsSource:
             SecretUnavailableError: the secret cannot be read.
         """
         metadata = await self._metadata.get()
-        self.endpoint = metadata.token_endpoint
+        self._endpoint = metadata.token_endpoint
         host = urlsplit(metadata.token_endpoint).netloc
         if host != urlsplit(metadata.issuer).netloc:
             self._doubt(f"the token endpoint is on another host: {host}")
@@ -86,11 +77,15 @@ class ClientCredentialsSource:
                 self._metadata.doubt()
             raise
 
-    async def secret_changed(self) -> bool:
+    async def changed(self) -> bool:
         """Whether the secrets read now differ from those read last."""
         before = self._digest
         await self._read_secrets()
         return self._digest != before
+
+    def facts(self) -> SourceFacts:
+        """What it has seen."""
+        return SourceFacts(self._requests, self._skew, self._secret_index, self._endpoint)
 
     async def _try_secrets(self, url: str) -> Fetched:
         """The secret that worked last, read afresh; when it is refused, read again and try one not tried yet."""
@@ -116,7 +111,7 @@ class ClientCredentialsSource:
         )
 
     def _next_secret(self, secrets: Sequence[str], tried: set[str]) -> tuple[int, str] | None:
-        first = self.secret_index or 0
+        first = self._secret_index or 0
         order = sorted(enumerate(secrets), key=lambda item: (item[0] != first, item[0]))
         return next(((index, secret) for index, secret in order if secret not in tried), None)
 
@@ -129,7 +124,7 @@ class ClientCredentialsSource:
 
     async def _request(self, url: str, secret: str) -> Fetched:
         async with self._gate:
-            self.requests += 1
+            self._requests += 1
             sent_at, sent_boot = self._clock.now(), self._clock.boot()
             answer = await request_token(self._client, url, self._identity, secret, clock=self._clock)
         self._note_skew(answer)
@@ -139,12 +134,12 @@ class ClientCredentialsSource:
         return Fetched(grant, sent_at, sent_boot)
 
     def _remember(self, index: int) -> None:
-        if index > 0 and index != self.secret_index:
+        if index > 0 and index != self._secret_index:
             self._doubt(f"client secret number {index + 1} is in use; those before it are refused")
-        self.secret_index = index
+        self._secret_index = index
 
     def _note_skew(self, answer: Answer) -> None:
-        self.skew = answer.skew
+        self._skew = answer.skew
         if answer.skew is not None and abs(answer.skew) > _NOTABLE_SKEW:
             self._doubt("the clock of the identity server and ours differ by more than 30 s")
 

@@ -9,22 +9,19 @@ import asyncio
 import contextvars
 import copy
 import random
-from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import NoReturn
 
-import httpx2
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError, IdentityError, TokenEndpointError
 from erpsync.core.event import Emit, Level
-from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import RunFailure
 from erpsync.core.token import AccessToken
-from erpsync.identity.client_credentials import ClientCredentialsSource, Fetched
 from erpsync.identity.life import Failure, HeldToken, Phase, Renewal, failure, windows
+from erpsync.identity.source import Fetched, TokenSource
 from erpsync.identity.status import IdentityStatus, TokenState
 
 _ZERO = timedelta(0)
@@ -38,41 +35,27 @@ _full_jitter = wait_random_exponential(multiplier=1, max=30)
 
 
 class TokenManager:
-    """Gives tokens of `identity` to any number of tasks; an `Auth` of `core`.
+    """Gives tokens of the identity `name` to any number of tasks; an `Auth` of `core`.
 
-    `issuer` yields the issuer's URL (and may raise DiscoveryError); `secrets` reads the client secrets afresh, in
-    order of preference, and is called in a thread; `gate` bounds the token requests at one server. All exceptions
-    that `token` raises are ErpsyncErrors.
+    `source` gets them. All exceptions that `token` raises are ErpsyncErrors.
     """
 
     def __init__(
         self,
-        identity: Identity,
+        name: str,
+        source: TokenSource,
         *,
-        issuer: Callable[[], Awaitable[str]],
-        secrets: Callable[[], Sequence[str]],
-        client: httpx2.AsyncClient,
-        gate: asyncio.Semaphore,
         clock: Clock,
         emit: Emit,
         redactor: Redactor,
         renewal: Renewal = "late",
     ) -> None:
-        self._identity = identity
+        self._name = name
+        self._source = source
         self._clock = clock
         self._emit = emit
         self._redactor = redactor
         self._renewal: Renewal = renewal
-        self._source = ClientCredentialsSource(
-            identity,
-            issuer=issuer,
-            secrets=secrets,
-            client=client,
-            gate=gate,
-            clock=clock,
-            emit=emit,
-            redactor=redactor,
-        )
         self._held: HeldToken | None = None
         self._flight: asyncio.Task[None] | None = None
         self._failure: Failure | None = None
@@ -82,7 +65,7 @@ class TokenManager:
         self._secret_looked_at = 0.0
         self._in_trouble = False
 
-    async def token(self, *, min_valid: timedelta = _ZERO) -> AccessToken:
+    async def token(self, *, min_valid: timedelta = _ZERO, max_age: timedelta | None = None) -> AccessToken:
         """A token that can be used now; see `Auth.token`. A fresh one costs neither a lock nor a switch of tasks.
 
         Raises:
@@ -90,11 +73,11 @@ class TokenManager:
             SecretUnavailableError: the secret cannot be read.
         """
         held = self._held
-        if held is not None:
+        if held is not None and not self._is_older(held, max_age):
             enough = max(held.windows.soft, min(min_valid.total_seconds(), held.promise))
             if held.left(self._clock) > enough:
                 return held.token
-        return await self._token_near_its_end(min_valid)
+        return await self._token_near_its_end(min_valid, max_age)
 
     def invalidate(self, version: int, reason: str) -> None:
         """See `Auth.invalidate`. A second renewal within a minute is not made: then it is not the token's fault."""
@@ -112,7 +95,7 @@ class TokenManager:
         self._emit(
             "token.invalidated",
             level="warning",
-            identity=self._identity.name,
+            identity=self._name,
             version=version,
             fingerprint=fingerprint,
             reason=reason,
@@ -126,18 +109,19 @@ class TokenManager:
         state = self._state(held, left)
         alive = held is not None and left > 0
         error = failed.error if failed else None
+        facts = self._source.facts()
         return IdentityStatus(
-            identity=self._identity.name,
+            identity=self._name,
             state=state,
             fingerprint=held.token.fingerprint if held and alive else None,
             scope=held.token.scope if held and alive else (),
             expires_at=held.token.expires_at if held and alive else None,
             next_renewal_at=self._next_renewal(held if alive else None, left),
             last_error=RunFailure(type(error).__name__, error.message, error.hint) if error else None,
-            requests=self._source.requests,
-            clock_skew_seconds=self._source.skew,
-            secret_in_use=self._source.secret_index,
-            token_endpoint=self._source.endpoint,
+            requests=facts.requests,
+            clock_skew_seconds=facts.skew,
+            secret_in_use=facts.secret_index,
+            token_endpoint=facts.endpoint,
         )
 
     async def close(self) -> None:
@@ -148,7 +132,7 @@ class TokenManager:
 
     # -- callers ---------------------------------------------------------------------------------------------------
 
-    async def _token_near_its_end(self, min_valid: timedelta) -> AccessToken:
+    async def _token_near_its_end(self, min_valid: timedelta, max_age: timedelta | None) -> AccessToken:
         """Start or join the renewal; wait for it as long as the phase of the held token demands."""
         until = self._clock.boot() + _COLD_PATIENCE
         while True:
@@ -156,17 +140,22 @@ class TokenManager:
             left = held.left(self._clock) if held else 0.0
             phase = held.phase(left) if held else Phase.EXPIRED
             wanted = min(min_valid.total_seconds(), held.promise) if held else 0.0
-            flight = self._start(phase, left <= wanted)
-            if held is not None and phase is Phase.AGING and left > wanted:
+            old = held is not None and self._is_older(held, max_age)
+            flight = self._start(phase, old or left <= wanted)
+            if held is not None and not old and phase is Phase.AGING and left > wanted:
                 return held.token
             if flight is not None:
                 soon = self._clock.boot() + _EXPIRING_PATIENCE
                 await self._wait(flight, min(until, soon) if phase is Phase.EXPIRING else until)
             held = self._held
-            if held is not None and held.phase(held.left(self._clock)) is not Phase.EXPIRED:
+            alive = held is not None and held.phase(held.left(self._clock)) is not Phase.EXPIRED
+            if held is not None and alive and not self._is_older(held, max_age):
                 return held.token
             if flight is None or self._clock.boot() >= until or (flight.done() and self._failure is not None):
                 self._raise_failure()
+
+    def _is_older(self, held: HeldToken, max_age: timedelta | None) -> bool:
+        return max_age is not None and self._clock.now() - held.token.obtained_at > max_age
 
     async def _wait(self, flight: asyncio.Task[None], until: float) -> None:
         """Wait for the flight without being able to harm it."""
@@ -177,13 +166,13 @@ class TokenManager:
             alarm.cancel()
         if flight.done():
             if flight.cancelled():
-                raise IdentityError(f"identity {self._identity.name} is closed")
+                raise IdentityError(f"identity {self._name} is closed")
             flight.result()  # a fault of ours is everybody's
 
     def _raise_failure(self) -> NoReturn:
         if self._failure is None:
             raise TokenEndpointError(
-                f"no token for {self._identity.name} yet: the identity server takes its time", retryable=True
+                f"no token for {self._name} yet: the identity server takes its time", retryable=True
             )
         raise copy.copy(self._failure.error) from self._failure.error.__cause__
 
@@ -218,7 +207,7 @@ class TokenManager:
         """The flight: get a token and hold it, or note why there is none."""
         self._secret_looked_at = self._clock.boot()
         try:
-            if only_if_new and not await self._source.secret_changed():
+            if only_if_new and not await self._source.changed():
                 return
             held = await self._obtain(trigger, patient=phase is Phase.EXPIRED)
         except ErpsyncError as error:
@@ -229,7 +218,7 @@ class TokenManager:
         token = held.token
         self._emit(
             "token.renewed",
-            identity=self._identity.name,
+            identity=self._name,
             version=token.version,
             fingerprint=token.fingerprint,
             expires_in=round(held.left(self._clock)),
@@ -273,7 +262,7 @@ class TokenManager:
             self._redactor.learn(value)  # opaque: no shape gives it away
         self._version += 1
         expires_at = fetched.sent_at + timedelta(seconds=lifetime)
-        token = AccessToken(value, self._version, expires_at, fetched.grant.scope)
+        token = AccessToken(value, self._version, fetched.sent_at, expires_at, fetched.grant.scope)
         leads = windows(lifetime, self._renewal, jitter=random.random())  # noqa: S311 - a spread
         ends = fetched.sent_boot + lifetime
         return HeldToken(token, ends, leads, promise=ends - self._clock.boot() - leads.hard)
@@ -297,7 +286,7 @@ class TokenManager:
 
     def _about(self, error: BaseException | None, trigger: str, wait: float) -> dict[str, object]:
         return {
-            "identity": self._identity.name,
+            "identity": self._name,
             "trigger": trigger,
             "error_type": type(error).__name__,
             "error_message": str(error),

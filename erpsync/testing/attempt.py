@@ -21,6 +21,7 @@ from erpsync.erpnet.blocking import BlockingErp
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
 from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import JobResult, Plugin, Settings
@@ -175,12 +176,19 @@ class Attempt:
         client_id, client_secret = self.credentials
         self.redactor.learn(client_secret)
         reference = SecretReference("secret", ("sandbox",))
-        return TokenManager(
+        source = ClientCredentialsSource(
             Identity("sandbox", "sandbox", client_id, (reference,), scope=("read", "update")),
             issuer=sites.identity_url,
             secrets=lambda: [client_secret],
             client=client,
             gate=asyncio.Semaphore(2),
+            clock=self.clock,
+            emit=self.emit,
+            redactor=self.redactor,
+        )
+        return TokenManager(
+            "sandbox",
+            source,
             clock=self.clock,
             emit=self.emit,
             redactor=self.redactor,

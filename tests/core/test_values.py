@@ -154,7 +154,9 @@ def test_the_system_clock_is_aware() -> None:
 
 def test_tokens_show_no_value() -> None:
     """The repr of a token has a version and a time, never the token."""
-    token = AccessToken("very-secret-token", 3, datetime(2026, 1, 1, tzinfo=UTC))
+    token = AccessToken(
+        "very-secret-token", 3, datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 1, tzinfo=UTC)
+    )
     assert "very-secret" not in repr(token)
     assert token.fingerprint.startswith("tok_")
 

@@ -17,6 +17,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
@@ -52,12 +53,19 @@ class Site:
 
     def __post_init__(self) -> None:
         self.directory = SiteDirectory(self.client, self.root, clock=SystemClock())
-        self.tokens = TokenManager(
+        source = ClientCredentialsSource(
             Identity("night", "acme", CLIENT_ID, (), scope=("read", "update")),
             issuer=self.directory.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=self.client,
             gate=asyncio.Semaphore(2),
+            clock=SystemClock(),
+            emit=self.emit,
+            redactor=self.redactor,
+        )
+        self.tokens = TokenManager(
+            "night",
+            source,
             clock=SystemClock(),
             emit=self.emit,
             redactor=self.redactor,

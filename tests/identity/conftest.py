@@ -12,6 +12,7 @@ import pytest
 from erpsync.core.clock import Clock, ManualClock
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
+from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.life import Renewal
 from erpsync.identity.manager import TokenManager
 from tests.servers.scripted import Script, ScriptedServer, http
@@ -72,12 +73,19 @@ class Bench:
         async def find_issuer() -> str:
             return issuer or self.issuer
 
-        manager = TokenManager(
+        source = ClientCredentialsSource(
             replace(identity, **changes),
             issuer=find_issuer,
             secrets=secrets or (lambda: list(self.secrets)),
             client=self.client,
             gate=gate or asyncio.Semaphore(2),
+            clock=clock or self.clock,
+            emit=self.emit,
+            redactor=self.redactor,
+        )
+        manager = TokenManager(
+            identity.name,
+            source,
             clock=clock or self.clock,
             emit=self.emit,
             redactor=self.redactor,

@@ -9,8 +9,9 @@ import pytest
 
 from erpsync.core.errors import IdentityError, TokenEndpointError
 from erpsync.core.redaction import Redactor
-from erpsync.identity.answer import Grant, read_grant
+from erpsync.identity.answer import read_grant
 from erpsync.identity.exchange import Answer
+from erpsync.identity.source import Grant
 from tests.identity.conftest import NIGHT, SECRET, grant
 
 

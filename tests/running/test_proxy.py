@@ -17,6 +17,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
 from erpsync.running.connection import Connection
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
@@ -50,12 +51,19 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
     reference = SecretReference("secret", ("sandbox",))
     async with httpx2.AsyncHTTPTransport() as base, httpx2.AsyncClient(transport=base) as client:
         sites = SiteDirectory(client, sandbox.url, clock=clock)
-        tokens = TokenManager(
+        source = ClientCredentialsSource(
             Identity("night", "acme", CLIENT_ID, (reference,), scope=("read", "update")),
             issuer=sites.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=client,
             gate=asyncio.Semaphore(2),
+            clock=clock,
+            emit=silent,
+            redactor=Redactor(),
+        )
+        tokens = TokenManager(
+            "night",
+            source,
             clock=clock,
             emit=silent,
             redactor=Redactor(),

@@ -1,0 +1,61 @@
+"""What a token manager asks for tokens: one small interface for all grants."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A token as the server gave it. `lifetime` is in seconds from sending; `doubts` say what the answer lacked.
+
+    `refresh_token` and `id_token` come with a person's sign-in only.
+    """
+
+    access_token: str = field(repr=False)
+    lifetime: float
+    scope: tuple[str, ...]
+    doubts: tuple[str, ...] = ()
+    refresh_token: str | None = field(default=None, repr=False)
+    id_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A grant and when its request was sent: wall clock (aware UTC), boot-time clock (seconds)."""
+
+    grant: Grant
+    sent_at: datetime
+    sent_boot: float
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFacts:
+    """What a source has seen: token requests since start, the server's clock minus ours in seconds, the secret that
+    worked last (index) and the endpoint; None where nothing is known."""
+
+    requests: int = 0
+    skew: float | None = None
+    secret_index: int | None = None
+    endpoint: str | None = None
+
+
+class TokenSource(Protocol):
+    """Gets one token at a time for one identity, by one grant."""
+
+    async def fetch(self) -> Fetched:
+        """A token from the server; what must survive a crash is durable when it returns.
+
+        Raises:
+            IdentityError: retryable where waiting can help.
+            SecretUnavailableError: a secret cannot be read.
+        """
+        ...
+
+    async def changed(self) -> bool:
+        """Whether what it fetches with (secret, sign-in) differs from what was tried last."""
+        ...
+
+    def facts(self) -> SourceFacts:
+        """What it has seen."""
+        ...
