@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from erpsync.config.document import Document, Table, did_you_mean
-from erpsync.config.instance import check_scope, instance_variables, read_identity
+from erpsync.config.identity import judge_unused, read_identity
+from erpsync.config.instance import instance_variables
 from erpsync.config.layer import Spot, merge
 from erpsync.config.reading import (
     Where,
-    beneath,
     check_name,
     complain,
     expanded,
@@ -18,7 +18,7 @@ from erpsync.config.reading import (
 )
 from erpsync.config.relation import Relations, former_names
 from erpsync.config.schedule import read_schedules
-from erpsync.config.section import IdentitySection, JobSection
+from erpsync.config.section import JobSection
 from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Calendar, Job, RetryPolicy, Schedule, Window
@@ -48,16 +48,15 @@ class FanOut:
         """Read all identities that have an instance and all jobs."""
         for name, table in self.document.named("identities").items():
             check_name(self.document, ("identities", name))
-            check_scope(self.document, name, table.get("scope"))
             if "instance" in table:
                 self._fixed_instance(name)
         for definition, table in self.document.named("jobs").items():
             check_name(self.document, ("jobs", definition))
             self._definition(definition, merge(self.document.root.get("defaults", {}), table))
         used = {name for name, _ in self._read}
-        for name, table in self.document.named("identities").items():
+        for name in self.document.named("identities"):
             if name not in used:
-                judge_template(self.document, IdentitySection, table, beneath("identities", name))
+                judge_unused(self.document, name, self.instances)
         self._check_overrides()
         self.jobs = Relations(self.document, self.jobs, self._names, self._placed.keys()).related()
 

@@ -1,12 +1,12 @@
-"""Instances and identities out of their tables."""
+"""Instances out of their tables."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from erpsync.config.document import Document
 from erpsync.config.reading import beneath, check_name, expanded, read_section
-from erpsync.config.section import IdentitySection, InstanceSection
-from erpsync.core.instance import Identity, Instance
+from erpsync.config.section import InstanceSection
+from erpsync.core.instance import Instance
 
 
 def read_instances(document: Document) -> dict[str, Instance]:
@@ -77,30 +77,3 @@ def _ca_file(document: Document, name: str, section: InstanceSection) -> Path | 
     if not path.is_file():
         document.add("E101", f'there is no file "{section.ca_file}"', keys)
     return path
-
-
-def read_identity(document: Document, name: str, instance: Instance) -> Identity | None:
-    """The identity `name` at an instance, "night@acme" where it is a template; None after its problems were kept."""
-    table = document.named("identities")[name]
-    where = beneath("identities", name)
-    table = expanded(document, table, instance_variables(instance) | {"identity": name}, where)
-    section = read_section(document, IdentitySection, table, where)
-    if section is None:
-        return None
-    return Identity(
-        name=name if section.instance else f"{name}@{instance.name}",
-        instance=instance.name,
-        **{key: getattr(section, key) for key in section.model_fields_set - {"instance"}},
-    )
-
-
-def check_scope(document: Document, name: str, scope: object) -> None:
-    """Tell of scopes that an identity without a person cannot have, and of the obsolete one."""
-    words = scope.split() if isinstance(scope, str) else scope if isinstance(scope, list) else []
-    for index, word in enumerate(words):
-        keys = document.existing(("identities", name, "scope", index))
-        if word in ("openid", "profile", "offline_access"):
-            message = f'the scope "{word}" is for people who sign in; client_credentials has nobody'
-            document.add("E120", message, keys, hint="leave it out")
-        elif word == "DomainApi":
-            document.add("W103", 'the scope "DomainApi" is obsolete', keys, hint='use "read" and "update"')

@@ -206,8 +206,9 @@ def _references(configuration: Configuration) -> Iterator[list[tuple[Keys, Secre
     """Every reference with its place; those of one identity together."""
     existing = configuration.files.existing
     for identity in configuration.identities.values():
-        keys = ("identities", identity.name.split("@")[0], "client_secret")
-        yield [(existing((*keys, index)), secret) for index, secret in enumerate(identity.client_secret)]
+        key = next((key for key in ("private_key", "token") if getattr(identity, key)), "client_secret")
+        keys = ("identities", identity.name.split("@")[0], key)
+        yield [(existing((*keys, index)), secret) for index, secret in enumerate(identity.secrets)]
     for job in configuration.jobs.values():
         spot = Spot(configuration.files, job.definition, job.instance)
         for inner, secret in references_in(job.settings):

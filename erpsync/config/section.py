@@ -23,6 +23,7 @@ from erpsync.config.document import did_you_mean
 from erpsync.config.reference import reference_from
 from erpsync.config.words import NOT_YET_HELP, fault, kind_of
 from erpsync.core.duration import parse_duration
+from erpsync.core.instance import AuthMethod, GrantKind, TokenScheme
 from erpsync.core.job import After, Dst
 from erpsync.core.run import Outcome
 from erpsync.core.secret import SecretReference
@@ -211,14 +212,30 @@ def _month_day(value: object) -> int:
     return value
 
 
+def _expiry(value: object) -> datetime:
+    """A day means its end: whoever is told a day may still use what expires on it."""
+    if isinstance(value, str):
+        try:
+            value = date.fromisoformat(value) if len(value) == 10 else datetime.fromisoformat(value)
+        except ValueError as error:
+            raise fault("E105", '{key} must be a day like "2026-12-31", or a date-time') from error
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time.max, UTC)
+    return _instant(value)
+
+
+def _reference(value: object) -> SecretReference:
+    try:
+        return reference_from(value)
+    except ValueError as error:
+        raise fault("E111", f"{{key}} {error}") from error
+
+
 def _references(value: object) -> tuple[SecretReference, ...]:
     elements = value if isinstance(value, list) else [value]
     if not elements:
         raise fault("E111", "{key} must not be empty")
-    try:
-        return tuple(reference_from(element) for element in elements)
-    except ValueError as error:
-        raise fault("E111", f"{{key}} {error}") from error
+    return tuple(_reference(element) for element in elements)
 
 
 _DURATION_SCHEMA = {
@@ -253,6 +270,7 @@ _TIME_SCHEMA = {"type": "string", "pattern": r"^([01]\d|2[0-3]):[0-5]\d$|\$\{", 
 _DAY_SCHEMA = {"description": "a day, like 2026-12-31, quoted or not", "examples": ["2026-12-31"]}
 _DAY_OF_YEAR_SCHEMA = {"type": "string", "pattern": r"^\d\d?-\d\d?$", "examples": ["12-31"]}
 _MONTH_DAY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 31}, {"const": "L"}]}
+_EXPIRY_SCHEMA = {"description": "the last day, like 2026-12-31, or an offset date-time"}
 _INSTANT_SCHEMA: dict[str, Any] = {"description": "an offset date-time, like 2026-12-31T23:00:00+02:00"}
 
 Text = Annotated[str, Field(min_length=1)]
@@ -307,6 +325,8 @@ Listen = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"const": False}], "examples": ["127.0.0.1:9465", False]}),
 ]
 State = Annotated[str, PlainValidator(_state), WithJsonSchema({"const": "sqlite"})]
+Expiry = Annotated[datetime, PlainValidator(_expiry), WithJsonSchema(_EXPIRY_SCHEMA)]
+Reference = Annotated[SecretReference, PlainValidator(_reference), WithJsonSchema(_REFERENCE_SCHEMA)]
 References = Annotated[
     tuple[SecretReference, ...], PlainValidator(_references), WithJsonSchema(_REFERENCES_SCHEMA)
 ]
@@ -351,16 +371,23 @@ class SecretsSection(Section):
 
 
 class IdentitySection(Section):
-    client_id: Text
-    client_secret: References
-    grant: Literal["client_credentials"] = "client_credentials"
+    """Which keys belong to which grant stands in `config.identity`."""
+
+    grant: GrantKind = "client_credentials"
     instance: Text | None = None
+    client_id: Text | None = None
+    client_secret: References = ()
     scope: Words = ()
-    auth_method: Literal["client_secret_post", "client_secret_basic"] = "client_secret_post"
+    auth_method: AuthMethod | None = None
     basic_encoding: Literal["rfc6749", "raw"] = "rfc6749"
+    private_key: Reference | None = None
+    key_id: Text | None = None
     audience: Text | None = None
     resource: Names = ()
     extra: dict[str, str] = Field(default_factory=dict)
+    token: Reference | None = None
+    token_header: TokenScheme = "bearer"  # noqa: S105 - no password
+    token_expires: Expiry | None = None
 
 
 class InstanceSection(Section):

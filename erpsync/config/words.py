@@ -14,9 +14,8 @@ from erpsync.config.source import Keys
 NOT_YET_HELP = "not available in this version"
 
 NOT_YET_KEYS = frozenset({
-    "retention", "seal_key", "private_key", "notices", "ping",
+    "retention", "seal_key", "notices", "ping",
 })  # fmt: skip
-NOT_YET_VALUES = frozenset({"reference_token", "authorization_code", "private_key_jwt", "none"})
 
 _EXPECTED = {
     "string_type": "text",
@@ -117,8 +116,8 @@ def _not_allowed(keys: Keys, name: str, value: object, expected: str) -> Complai
     if not isinstance(value, str):
         return Complaint("E104", keys, f"{name} must be {choices}, not {kind_of(value)}")
     words = expected.replace(" or ", ", ").replace("'", "").split(", ")
-    hint = NOT_YET_HELP if value in NOT_YET_VALUES else did_you_mean(value, words)
-    return Complaint("E105", keys, f'{name} must be {choices}, not "{value}"', hint)
+    message = f'{name} must be {choices}, not "{value}"'
+    return Complaint("E105", keys, message, did_you_mean(value, words))
 
 
 def _known(model: type[BaseModel], keys: Keys) -> list[str]:

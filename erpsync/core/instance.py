@@ -36,6 +36,7 @@ class Instance:
 
 GrantKind = Literal["client_credentials", "reference_token", "authorization_code"]
 AuthMethod = Literal["client_secret_post", "client_secret_basic", "private_key_jwt", "none"]
+TokenScheme = Literal["bearer", "x-api-key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +63,11 @@ class Identity:
     resource: tuple[str, ...] = ()
     extra: Mapping[str, str] = field(default_factory=dict)
     token: SecretReference | None = None
-    token_scheme: Literal["bearer", "x-api-key"] = "bearer"  # noqa: S105 - no password
+    token_scheme: TokenScheme = "bearer"  # noqa: S105 - no password
     token_expires: datetime | None = None
+
+    @property
+    def secrets(self) -> tuple[SecretReference, ...]:
+        """Where the secrets are with which it shows who it is; of several one is enough."""
+        single = self.token if self.grant == "reference_token" else self.private_key
+        return self.client_secret or ((single,) if single else ())

@@ -75,7 +75,7 @@ def _settings_problems(
 
 def _identity_problems(configuration: Configuration, job: Job, resolve: Resolve) -> Iterator[Problem]:
     """The identity's secrets, of which one is enough."""
-    references = configuration.identities[job.identity].client_secret if job.identity else ()
+    references = configuration.identities[job.identity].secrets if job.identity else ()
     missing = [error for reference in references if (error := _missing(resolve, reference))]
     if references and len(missing) == len(references):
         error = missing[0]

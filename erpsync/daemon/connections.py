@@ -137,7 +137,7 @@ class Connections:
             source = ClientCredentialsSource(
                 identity,
                 issuer=site.issuer,
-                secrets=partial(_resolve_all, self._resolver, identity.client_secret),
+                secrets=partial(_resolve_all, self._resolver, identity.secrets),
                 client=site.client,
                 gate=site.gate,
                 clock=self._clock,
@@ -145,7 +145,7 @@ class Connections:
                 redactor=self._redactor,
             )
             self._tokens[name] = TokenManager(
-                name,
+                identity,
                 source,
                 clock=self._clock,
                 emit=self._emit,

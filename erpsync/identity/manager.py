@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError, IdentityError, TokenEndpointError
 from erpsync.core.event import Emit, Level
+from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import RunFailure
 from erpsync.core.token import AccessToken
@@ -35,14 +36,14 @@ _full_jitter = wait_random_exponential(multiplier=1, max=30)
 
 
 class TokenManager:
-    """Gives tokens of the identity `name` to any number of tasks; an `Auth` of `core`.
+    """Gives tokens of one identity to any number of tasks; an `Auth` of `core`.
 
     `source` gets them. All exceptions that `token` raises are ErpsyncErrors.
     """
 
     def __init__(
         self,
-        name: str,
+        identity: Identity,
         source: TokenSource,
         *,
         clock: Clock,
@@ -50,7 +51,8 @@ class TokenManager:
         redactor: Redactor,
         renewal: Renewal = "late",
     ) -> None:
-        self._name = name
+        self._identity = identity
+        self._name = identity.name
         self._source = source
         self._clock = clock
         self._emit = emit

@@ -176,8 +176,9 @@ class Attempt:
         client_id, client_secret = self.credentials
         self.redactor.learn(client_secret)
         reference = SecretReference("secret", ("sandbox",))
+        identity = Identity("sandbox", "sandbox", client_id, (reference,), scope=("read", "update"))
         source = ClientCredentialsSource(
-            Identity("sandbox", "sandbox", client_id, (reference,), scope=("read", "update")),
+            identity,
             issuer=sites.identity_url,
             secrets=lambda: [client_secret],
             client=client,
@@ -187,7 +188,7 @@ class Attempt:
             redactor=self.redactor,
         )
         return TokenManager(
-            "sandbox",
+            identity,
             source,
             clock=self.clock,
             emit=self.emit,

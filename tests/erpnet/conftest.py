@@ -53,8 +53,9 @@ class Site:
 
     def __post_init__(self) -> None:
         self.directory = SiteDirectory(self.client, self.root, clock=SystemClock())
+        identity = Identity("night", "acme", CLIENT_ID, (), scope=("read", "update"))
         source = ClientCredentialsSource(
-            Identity("night", "acme", CLIENT_ID, (), scope=("read", "update")),
+            identity,
             issuer=self.directory.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=self.client,
@@ -64,7 +65,7 @@ class Site:
             redactor=self.redactor,
         )
         self.tokens = TokenManager(
-            "night",
+            identity,
             source,
             clock=SystemClock(),
             emit=self.emit,

@@ -73,8 +73,9 @@ class Bench:
         async def find_issuer() -> str:
             return issuer or self.issuer
 
+        identity = replace(identity, **changes)
         source = ClientCredentialsSource(
-            replace(identity, **changes),
+            identity,
             issuer=find_issuer,
             secrets=secrets or (lambda: list(self.secrets)),
             client=self.client,
@@ -84,7 +85,7 @@ class Bench:
             redactor=self.redactor,
         )
         manager = TokenManager(
-            identity.name,
+            identity,
             source,
             clock=clock or self.clock,
             emit=self.emit,

@@ -51,8 +51,9 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
     reference = SecretReference("secret", ("sandbox",))
     async with httpx2.AsyncHTTPTransport() as base, httpx2.AsyncClient(transport=base) as client:
         sites = SiteDirectory(client, sandbox.url, clock=clock)
+        identity = Identity("night", "acme", CLIENT_ID, (reference,), scope=("read", "update"))
         source = ClientCredentialsSource(
-            Identity("night", "acme", CLIENT_ID, (reference,), scope=("read", "update")),
+            identity,
             issuer=sites.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=client,
@@ -62,7 +63,7 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
             redactor=Redactor(),
         )
         tokens = TokenManager(
-            "night",
+            identity,
             source,
             clock=clock,
             emit=silent,
