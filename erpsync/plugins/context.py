@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -97,15 +98,15 @@ class JobContext(Generic[S]):
         run_id: str,
         reporter: Reporter,
         data: Path,
-        artifacts: Path,
-        dead_letters: Path,
+        artifacts: Path | str,
+        dead_letters: Path | str,
         formerly: Sequence[str] = (),
         attempt: int = 1,
         dry_run: bool = False,
         params: Mapping[str, object] | None = None,
         window: tuple[datetime, datetime] | None = None,
-        erp: "ErpClient | BlockingErp | None" = None,
-        http: "httpx2.AsyncClient | httpx2.Client | None" = None,
+        erp: "Callable[[], ErpClient | BlockingErp] | None" = None,
+        http: "Callable[[], httpx2.AsyncClient | httpx2.Client] | None" = None,
         root: Callable[[], Awaitable[str]] | None = None,
         cursor: Cursor | None = None,
         clock: Clock | None = None,
@@ -113,8 +114,8 @@ class JobContext(Generic[S]):
     ) -> None:
         """`data` is where relative targets lie, `artifacts` a folder and `dead_letters` a file of this run.
 
-        `formerly` are names that the job had. `root` gives the address of the instance's Domain API; None where it
-        has none.
+        `formerly` are names that the job had. `erp` and `http` make the clients, once they are asked for. `root`
+        gives the address of the instance's Domain API; None where it has none.
         """
         self.settings = settings
         self.job = job
@@ -131,25 +132,25 @@ class JobContext(Generic[S]):
         self._data = data
         self._artifacts = artifacts
         self._dead_letters = dead_letters
-        self._erp = erp
-        self._http = http
+        self._make_erp = erp
+        self._make_http = http
         self._root = root
         self._clock = clock or SystemClock()
         self._redact = redact
 
-    @property
+    @cached_property
     def erp(self) -> "ErpClient":
         """The Domain API of the job's instance, with the job's identity."""
-        if self._erp is None:
+        if self._make_erp is None:
             raise ConfigProblem("", "this job has no ERP.net instance; give it an identity of one")
-        return self._erp  # type: ignore[return-value]  # BlockingContext has the other type
+        return self._make_erp()  # type: ignore[return-value]  # BlockingContext has the other type
 
-    @property
+    @cached_property
     def http(self) -> "httpx2.AsyncClient":
         """An HTTP client whose requests carry the token, to the instance's own origins and nowhere else."""
-        if self._http is None:
+        if self._make_http is None:
             raise ConfigProblem("", "this job has no HTTP client")
-        return self._http  # type: ignore[return-value]
+        return self._make_http()  # type: ignore[return-value]
 
     async def absolute(self, url: str) -> str:
         """`url` itself, or, where it is relative, the address below the instance's Domain API."""
@@ -232,7 +233,7 @@ class JobContext(Generic[S]):
         """A file of this run that appears whole, under `name`, when the block ends well; never in a dry run."""
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not name:
             raise ValueError(f'"{name}" is no name for an artifact; it lies inside the folder of the run')
-        final = self._artifacts / name
+        final = Path(self._artifacts, name)
         final.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=".", dir=final.parent)  # 0600
         try:
@@ -253,7 +254,7 @@ class JobContext(Generic[S]):
         line = msgspec.json.encode(
             {"at": utc_text(self.now()), "error": self._redact(str(error)), "row": row}, enc_hook=str
         )
-        self._dead_letters.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(self._dead_letters).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self._dead_letters, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(handle, line + b"\n")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import httpx2
@@ -85,6 +86,7 @@ class Workbench:
             params=_set_by_hand(attempt),
             erp=erp,
             http=http,
+            root=connection.root if connection else None,
             cursor=cursor,
             clock=self._clock,
             redact=self._redactor,
@@ -93,15 +95,19 @@ class Workbench:
 
     def _clients(
         self, connection: Connection | None, dry_run: bool
-    ) -> tuple[httpx2.AsyncClient | None, ErpClient | None]:
+    ) -> tuple[Callable[[], httpx2.AsyncClient] | None, Callable[[], ErpClient] | None]:
+        """Makers of both, for a client costs as much as a small run, and many plugins need none or one."""
         if connection is None:
             return None, None
-        transport = _transport(connection, dry_run)
-        http = httpx2.AsyncClient(transport=transport, timeout=connection.timeout)
-        if connection.root is None:
+
+        @cache
+        def http() -> httpx2.AsyncClient:
+            return httpx2.AsyncClient(transport=_transport(connection, dry_run), timeout=connection.timeout)
+
+        root = connection.root
+        if root is None:
             return http, None
-        erp = ErpClient(http, connection.root, emit=self._emit, clock=self._clock, dry_run=dry_run)
-        return http, erp
+        return http, lambda: ErpClient(http(), root, emit=self._emit, clock=self._clock, dry_run=dry_run)
 
     def _order(
         self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None, root: str | None
@@ -121,18 +127,18 @@ class Workbench:
             params=_set_by_hand(attempt),
             dry_run=bool(run.params.get("dry_run")),
             data=str(self._data),
-            artifacts=str(self._artifacts(run.id)),
-            dead_letters=str(self._dead_letters(run.id)),
+            artifacts=self._artifacts(run.id),
+            dead_letters=self._dead_letters(run.id),
             root=root,
             timeout=connection.timeout.as_dict() if connection else None,
             memory=job.memory,
         )
 
-    def _artifacts(self, run_id: str) -> Path:
-        return self._data / "artifacts" / run_id
+    def _artifacts(self, run_id: str) -> str:
+        return f"{self._data}/artifacts/{run_id}"
 
-    def _dead_letters(self, run_id: str) -> Path:
-        return self._data / "dead" / f"{run_id}.jsonl"
+    def _dead_letters(self, run_id: str) -> str:
+        return f"{self._data}/dead/{run_id}.jsonl"
 
 
 def _transport(connection: Connection, dry_run: bool) -> AuthorizedTransport:

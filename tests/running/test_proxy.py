@@ -76,6 +76,19 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
         await tokens.close()
 
 
+@pytest.mark.parametrize("isolation", ["process", "task"])
+async def test_relative_addresses_lie_below_the_domain_api(
+    desk: MakeDesk, define: Define, connection: Connection, isolation: str
+) -> None:
+    """A plugin may write the end of an address, whatever it runs in."""
+    job = define(
+        "call-async", options={"isolation": isolation}, url=f"{PRODUCTS}?$top=1", name=f"relative-{isolation}"
+    )
+    run = await desk(job, connection=connection).run(job.name)
+    assert run.outcome == "succeeded", run.error
+    assert run.reason.startswith("200 ")
+
+
 @pytest.mark.parametrize(
     ("plugin", "isolation"),
     [("read-rows", None), ("read-rows-async", "process"), ("read-rows-async", "task")],

@@ -51,7 +51,8 @@ def call(ctx: JobContext[Call]) -> JobResult:
 async def call_async(ctx: JobContext[Call]) -> JobResult:
     """The same, asynchronous."""
     content = b"x" * ctx.settings.size if ctx.settings.size else None
-    response = await ctx.http.request(ctx.settings.method, ctx.settings.url, content=content)
+    url = await ctx.absolute(ctx.settings.url)
+    response = await ctx.http.request(ctx.settings.method, url, content=content)
     digest = hashlib.sha256(response.content).hexdigest()[:8]
     return ctx.result(f"{response.status_code} {len(response.content)} {digest} {response.text[:60]}")
 
