@@ -1,4 +1,4 @@
-"""Time, passed in: the wall clock for instants, the boot-time clock for durations."""
+"""Time, passed in: the wall clock for instants, the boot-time clock for durations, and how long it was awake."""
 
 import asyncio
 import time
@@ -17,8 +17,12 @@ class Clock(Protocol):
         """Seconds since boot, suspend included; never steps back."""
         ...
 
+    def awake(self) -> float:
+        """Seconds since boot, suspend left out; never steps back."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
-        """Let `seconds` of this clock pass."""
+        """Let `seconds` pass in which the machine is awake."""
         ...
 
 
@@ -31,6 +35,9 @@ class SystemClock:
     def boot(self) -> float:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
+    def awake(self) -> float:
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
@@ -40,7 +47,7 @@ class ManualClock:
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._wall = start
-        self._boot = 0.0
+        self._boot = self._awake = 0.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now(self) -> datetime:
@@ -49,24 +56,32 @@ class ManualClock:
     def boot(self) -> float:
         return self._boot
 
+    def awake(self) -> float:
+        return self._awake
+
     async def sleep(self, seconds: float) -> None:
         if seconds <= 0:
             await asyncio.sleep(0)
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self._boot + seconds, future))
+        self._sleepers.append((self._awake + seconds, future))
         await future
 
     def advance(self, by: timedelta) -> None:
-        """Let time pass on both clocks and wake who slept long enough."""
-        self._wall += by
-        self._boot += by.total_seconds()
-        due = [future for end, future in self._sleepers if end <= self._boot]
-        self._sleepers = [(end, future) for end, future in self._sleepers if end > self._boot]
+        """Let time pass on all clocks and wake who slept long enough."""
+        self.suspend(by)
+        self._awake += by.total_seconds()
+        due = [future for end, future in self._sleepers if end <= self._awake]
+        self._sleepers = [(end, future) for end, future in self._sleepers if end > self._awake]
         for future in due:
             if not future.done():
                 future.set_result(None)
 
+    def suspend(self, by: timedelta) -> None:
+        """Let time pass while the machine sleeps: nobody wakes."""
+        self._wall += by
+        self._boot += by.total_seconds()
+
     def step(self, by: timedelta) -> None:
-        """Set the wall clock forward or back; the boot-time clock does not notice."""
+        """Set the wall clock forward or back; the others do not notice."""
         self._wall += by

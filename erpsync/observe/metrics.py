@@ -68,7 +68,9 @@ class Metrics:
             "erpsync_token_requests", "Token requests", ["identity", "outcome"], registry=registry
         )
         self._children: dict[tuple[MetricWrapperBase, tuple[str, ...]], MetricWrapperBase] = {}
-        self._jumps = Counter("erpsync_clock_jumps", "Steps of the wall clock", registry=registry)
+        self._jumps = Counter(
+            "erpsync_clock_jumps", "Steps of the wall clock, and suspends", registry=registry
+        )
         build = Gauge("erpsync_build_info", "What runs", ["version", "python", "tzdata"], registry=registry)
         build.labels(__version__, platform.python_version(), _tzdata_version()).set(1)
         self._snapshot = snapshot

@@ -10,14 +10,14 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, literal_column, select
+from sqlalchemy import Connection, bindparam, delete, func, literal_column, select, update
 
 from erpsync.core.calendar import start_deadline
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State
 from erpsync.scheduling.handover import Succession, hand_over, take_left
-from erpsync.scheduling.planner import OVERLAP, PAUSED, Span, merge, plan, room
-from erpsync.scheduling.timetable import Timetable
+from erpsync.scheduling.planner import COUNTED, OVERLAP, PAUSED, UNKNOWN, Span, merge, plan, room, span_of
+from erpsync.scheduling.timetable import Timetable, read_schedule
 from erpsync.scheduling.trigger import next_after
 from erpsync.store import schema
 from erpsync.store.ledger import Finish, Growth, find_run, finish_runs, grow_runs, insert_runs, last_runs
@@ -99,34 +99,62 @@ def _claim(connection: Connection, look: Look) -> Claimed:
         resumed=look.resumed,
         taken=_taken(connection, look),
     )
+    for mark in found.corrected:
+        _give_back(connection, mark, look.now)
     ended = {run.job for run in found.runs if run.state is State.FINISHED}
     last = last_runs(connection, ended - look.ahead) if ended else {}
     runs, growths = merge(found.runs, last)
     ours = [run for run, new in zip(runs, insert_runs(connection, runs), strict=True) if new]
     grow_runs(connection, growths)
     write_marks(connection, found.marks)
-    grown = {growth.run_id for growth in growths}
-    over = [run for run in (*expired, *last.values()) if run.id in gone | grown]
-    over += [run for run in ours if run.state is State.FINISHED]
-    handed = hand_over(connection, over, look.rules, look.now)
+    over = [run for run in ours if run.state is State.FINISHED]
+    handed = hand_over(connection, [*expired, *over], look.rules, look.now)
     if look.resumed:
         remove_pauses(connection, [*look.resumed])
     for job in look.resumed:
         handed += take_left(connection, job, look.rules, look.now)
     written = [*expired, *ours, *handed]
-    replacing = {table.job.name for table in look.timetables if table.job.overlap == "replace"}
+    pending = tuple(run for run in written if run.state is State.PENDING)
     return Claimed(
-        pending=tuple(run for run in written if run.state is State.PENDING),
+        pending=pending,
         ended=tuple(run for run in written if run.state is State.FINISHED),
         grown=tuple(growths),
         marks=found.marks,
         corrected=found.corrected,
-        replaced=tuple(
-            run.id
-            for job in {run.job for run in ours if run.state is State.PENDING} & replacing
-            for run in live.get(job, ())
-        ),
+        replaced=_replaced(connection, look, pending),
     )
+
+
+def _replaced(connection: Connection, look: Look, pending: Sequence[Run]) -> tuple[str, ...]:
+    """The runs that live beside these new ones, of jobs whose new run takes the place of the old."""
+    claimed = {run.job for run in pending}
+    jobs = {table.job.name: table.job for table in look.timetables if table.job.name in claimed}
+    if not claimed <= jobs.keys():  # the others come after these
+        jobs |= {rule.child.name: rule.child for rules in look.rules.values() for rule in rules}
+    names = [name for name in claimed if jobs[name].overlap == "replace"]
+    new = {run.id for run in pending}
+    live = connection.execute(_LIVE_NAMED, {"names": names}) if names else ()
+    return tuple(row.id for row in live if row.id not in new)
+
+
+def _give_back(connection: Connection, mark: Mark, now: datetime) -> None:
+    """The clock was ahead: what only passed by it, skipped or missed, has not come yet. Runs stay what they are."""
+    passed = (_RUN.job == mark.job) & _RUN.claim.like("at:%") & _RUN.outcome.in_(("skipped", "missed"))
+    ahead = passed & (_RUN.fire_at > now)
+    left = schema.handover.c.run_id.in_(select(_RUN.id).where(ahead))
+    connection.execute(delete(schema.handover).where(left))
+    connection.execute(delete(schema.run).where(ahead))
+    try:
+        trigger = read_schedule(mark.schedule)
+    except ValueError:  # a newer version wrote it: where its ranges would end now is not known
+        return
+    across = select(_RUN.id, _RUN.fire_at).where(passed, _RUN.fire_until > now)
+    for row in connection.execute(across).all() if mark.schedule else ():
+        span = span_of(trigger, row.fire_at, now, COUNTED - 1)  # of what follows the first fire time
+        count = 1 if span is None else UNKNOWN if span.count == UNKNOWN else 1 + span.count
+        until = None if span is None else span.last
+        cut = update(schema.run).where(_RUN.id == row.id)
+        connection.execute(cut.values(fire_until=until, fire_count=count))
 
 
 def _live(connection: Connection, jobs: Iterable[Job]) -> _Live:

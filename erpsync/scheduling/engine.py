@@ -14,6 +14,7 @@ from erpsync.scheduling.alarm import AlarmClock
 from erpsync.scheduling.claim import Claimed, Look, Request, claim_due, claim_requested, claimed_ahead
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.handover import Succession, forget_parents, successions
+from erpsync.scheduling.planner import CORRECTION
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, next_after
 from erpsync.store.ledger import last_runs
@@ -25,7 +26,7 @@ from erpsync.store.state import Store
 SWEEP = timedelta(seconds=10)
 """So often the engine looks for due jobs of which no hint came, and for steps of the clock."""
 JUMP = timedelta(seconds=1)
-"""The wall clock differs from the boot-time clock by more than this since the last look: it jumped."""
+"""Two clocks differ by more than this since the last look: one of them jumped."""
 PACE = 0.002
 """Seconds from one claim's beginning to the next's at least: many a second share their transactions."""
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 10.0  # seconds between tries while the store refuses
@@ -69,7 +70,7 @@ class Engine:
         self._backoff = 0.0
         self._retry: asyncio.TimerHandle | None = None
         self._jumped = False
-        self._wall, self._boot = clock.now(), clock.boot()
+        self._wall, self._boot, self._awake = clock.now(), clock.boot(), clock.awake()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -87,7 +88,7 @@ class Engine:
         claimed = await self._look(self._tables.values())
         if claimed.corrected:
             ahead = max(mark.until for mark in claimed.corrected) - self._clock.now()
-            self._tell_jump(-ahead)
+            self._tell_step(-ahead)
         self._alarms.set((table, self._due.get(name)) for name, table in self._tables.items())
         self._alarms.start()
         self._tasks = [
@@ -228,19 +229,27 @@ class Engine:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Find what no hint came for, and notice a clock that was set."""
-        now, boot = self._clock.now(), self._clock.boot()
-        step = (now - self._wall) - timedelta(seconds=boot - self._boot)
-        self._wall, self._boot = now, boot
+        """Find what no hint came for, and notice a clock that was set and a machine that slept."""
+        now, boot, awake = self._clock.now(), self._clock.boot(), self._clock.awake()
+        passed = timedelta(seconds=boot - self._boot)
+        slept = passed - timedelta(seconds=awake - self._awake)
+        step = (now - self._wall) - passed
+        self._wall, self._boot, self._awake = now, boot, awake
+        if slept > JUMP:
+            self._tell_jump("suspend", slept)
         if abs(step) > JUMP:
-            self._tell_jump(step)
+            self._tell_step(step)
             self._jumped = True
             self._gather(self._tables)
         self._gather([job for job, due in self._due.items() if due <= now])
         self._alarms.check()
 
-    def _tell_jump(self, step: timedelta) -> None:
-        self._emit("clock.jumped", level="warning", seconds=round(step.total_seconds(), 3))
+    def _tell_step(self, step: timedelta) -> None:
+        correction = -step > CORRECTION
+        self._tell_jump("correction" if correction else "back" if step < timedelta(0) else "forward", step)
+
+    def _tell_jump(self, kind: str, by: timedelta) -> None:
+        self._emit("clock.jumped", level="warning", kind=kind, seconds=round(by.total_seconds(), 3))
 
     # -- claims --------------------------------------------------------------------------------------
 
@@ -292,13 +301,13 @@ class Engine:
         """Plan these jobs now, durably, and hand over what is to start; those that are paused wait."""
         async with self._looking:
             now = self._clock.now()
-            mine = tuple(table for table in tables if not self._is_held(table.job.name, now))
+            mine = tuple(table for table in tables if not self._is_held(table, now))
             names = frozenset(table.job.name for table in mine)
             look = Look(
                 mine,
                 {job: mark for job in names if (mark := self._marks.get(job))},
                 now,
-                {job: pause for job, pause in self._pauses.items() if job in names and job in self._tables},
+                {job: pause for job, pause in self._pauses.items() if job in names and not pause.holds(now)},
                 names.intersection(self._ahead),
                 self._rules,
             )
@@ -312,10 +321,12 @@ class Engine:
         self._hand_over(sorted(claimed.pending, key=_start_order))
         return claimed
 
-    def _is_held(self, job: str, now: datetime) -> bool:
-        """Whether a pause keeps a job from being planned; one that is removed is not planned, but closed."""
-        pause = self._pauses.get(job)
-        return pause is not None and job in self._tables and pause.holds(now)
+    def _is_held(self, table: Timetable, now: datetime) -> bool:
+        """Whether a pause keeps a job from being planned; not where its mark must be set anew all the same."""
+        pause, mark = self._pauses.get(table.job.name), self._marks.get(table.job.name)
+        if pause is None or mark is None or not pause.holds(now):
+            return False
+        return mark.schedule == table.schedule and mark.until - now <= CORRECTION
 
     def _learn(self, look: Look, claimed: Claimed) -> None:
         """What a look made durable."""

@@ -53,8 +53,8 @@ def hand_over(
 ) -> list[Run]:
     """The runs of children whose last missing parent is among `finished`: written, pending or ended as skipped.
 
-    A range that grew counts as ended again; a dry run does not count. To be called in the transaction that
-    finishes the parents, in the order in which they ended.
+    A run counts once, when it ends: a range that grows later is no new run, and a dry run is none. To be called in
+    the transaction that finishes the parents, in the order in which they ended.
     """
     written: list[Run] = []
     ended = deque(finished)
@@ -65,9 +65,9 @@ def hand_over(
         for rule in rules[parent.job]:
             _leave(connection, rule.child.name, parent)
         for rule in rules[parent.job]:
-            new, grown = _take(connection, rule, now)
+            new = _take(connection, rule, now)
             written += new
-            ended += [run for run in (*new, *grown) if run.state is State.FINISHED]
+            ended += [run for run in new if run.state is State.FINISHED]
     return written
 
 
@@ -77,10 +77,8 @@ def take_left(
     """As `hand_over`, for what parents left while `child` was paused; its pause is over."""
     written: list[Run] = []
     for rule in (rule for each in rules.values() for rule in each if rule.child.name == child):
-        new, grown = _take(
-            connection, rule, now
-        )  # once taken, the same rule finds nothing under another parent
-        ended = [run for run in (*new, *grown) if run.state is State.FINISHED]
+        new = _take(connection, rule, now)  # once taken, the same rule finds nothing under another parent
+        ended = [run for run in new if run.state is State.FINISHED]
         written += [*new, *hand_over(connection, ended, rules, now)]
     return written
 
@@ -109,24 +107,22 @@ def _leave(connection: Connection, child: str, parent: Run) -> None:
     )
 
 
-def _take(connection: Connection, rule: Succession, now: datetime) -> tuple[list[Run], list[Run]]:
-    """The child's run where all its parents are there, as one that was written or one that grew."""
+def _take(connection: Connection, rule: Succession, now: datetime) -> list[Run]:
+    """The child's run where all its parents are there; none too where a skip before it grows instead."""
     job, parents = rule.child, set(rule.after.jobs)
     mine = (_ROW.child == job.name) & _ROW.parent.in_(parents)
     rows = connection.execute(select(_ROW.run_id, _ROW.outcome).where(mine)).all()
     if len(rows) < len(parents) or not _in_force(connection, job, now):
-        return [], []
+        return []
     connection.execute(delete(schema.handover).where(mine))
     reason = _refusal(connection, rule, {Outcome(row.outcome) for row in rows}, now)
     run = _child_run(job, sorted(row.run_id for row in rows), now)
     if reason is None:
-        return [run for new in insert_runs(connection, [run]) if new], []
+        return [run for new in insert_runs(connection, [run]) if new]
     run = replace(run, state=State.FINISHED, outcome=Outcome.SKIPPED, reason=reason, finished_at=now)
-    last = last_runs(connection, [job.name])
-    fresh, growths = merge([run], last)
+    fresh, growths = merge([run], last_runs(connection, [job.name]))
     grow_runs(connection, growths)
-    new = [run for run, new in zip(fresh, insert_runs(connection, fresh), strict=True) if new]
-    return new, [last[job.name] for _ in growths]
+    return [run for run, new in zip(fresh, insert_runs(connection, fresh), strict=True) if new]
 
 
 def _in_force(connection: Connection, job: Job, now: datetime) -> bool:

@@ -71,6 +71,17 @@ class Span:
     count: int = UNKNOWN
 
 
+def span_of(trigger: Trigger, after: datetime, until: datetime, most: int = COUNTED) -> Span | None:
+    """The fire times later than `after` up to `until`, counted up to `most`; None where there are none."""
+    first = next_after(trigger, after) if after < until else None
+    if first is None or first > until:
+        return None
+    newest_first = _until(trigger, until, after)
+    last = next(newest_first)
+    count = 1 + sum(1 for _ in islice(newest_first, most))
+    return Span(first, last, count if count <= most else UNKNOWN)
+
+
 def plan(
     timetables: Iterable[Timetable],
     marks: Mapping[str, Mark],
@@ -300,16 +311,11 @@ class _Record:
         self._runs[-1] = replace(last, fire_until=span.last, fire_count=count)
 
     def _span(self, after: datetime, until: datetime) -> Span | None:
-        """The fire times later than `after` up to `until` as one span; None where there are none."""
-        first = next_after(self._trigger, after) if after < until else None
-        if first is None or first > until:
-            return None
-        newest_first = _until(self._trigger, until, after)
-        last = next(newest_first)
         most = min(COUNTED, self._steps)
-        count = 1 + sum(1 for _ in islice(newest_first, most))
-        self._steps -= min(count, most)
-        return Span(first, last, count if count <= most else UNKNOWN)
+        span = span_of(self._trigger, after, until, most)
+        if span is not None:
+            self._steps -= most if span.count == UNKNOWN else span.count
+        return span
 
 
 def _ended(job: Job, span: Span, outcome: Outcome, reason: str, now: datetime) -> Run:

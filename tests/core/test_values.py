@@ -124,7 +124,7 @@ def test_a_problem_shows_its_line_with_a_caret() -> None:
 
 
 async def test_the_manual_clock_wakes_who_slept_long_enough() -> None:
-    """Sleepers wake in step with the clock, and only the wall notices a step."""
+    """Sleepers wake in step with the time awake; a step only the wall notices, a suspend boot time too."""
     clock = ManualClock()
     woken: list[float] = []
 
@@ -136,13 +136,14 @@ async def test_the_manual_clock_wakes_who_slept_long_enough() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     clock.step(timedelta(hours=5))
+    clock.suspend(timedelta(hours=1))
     clock.advance(timedelta(seconds=7))
     await asyncio.sleep(0)
     assert woken == [0, 5]
     clock.advance(timedelta(seconds=7))
     await asyncio.gather(*tasks)
-    assert clock.boot() == 14
-    assert clock.now() == datetime(2026, 1, 1, 5, 0, 14, tzinfo=UTC)
+    assert (clock.awake(), clock.boot()) == (14, 3614)
+    assert clock.now() == datetime(2026, 1, 1, 6, 0, 14, tzinfo=UTC)
 
 
 def test_the_system_clock_is_aware() -> None:
@@ -150,6 +151,7 @@ def test_the_system_clock_is_aware() -> None:
     clock = SystemClock()
     assert clock.now().tzinfo is UTC
     assert clock.boot() <= clock.boot()
+    assert clock.awake() <= clock.awake() <= clock.boot()
 
 
 def test_tokens_show_no_value() -> None:

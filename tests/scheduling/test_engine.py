@@ -1,6 +1,6 @@
 """The engine over a real store: hints, claims, the clock, and a store that refuses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import takewhile
@@ -12,6 +12,7 @@ from erpsync.core.clock import Clock, ManualClock, SystemClock
 from erpsync.core.job import After, At, Calendar, Cron, Every, Job, Manual, Window
 from erpsync.core.run import AttemptOutcome, Outcome, Run, RunTrigger, State
 from erpsync.scheduling.engine import SWEEP, Engine
+from erpsync.scheduling.handover import Succession, hand_over
 from erpsync.scheduling.planner import UNKNOWN
 from erpsync.scheduling.timetable import schedule_text
 from erpsync.scheduling.trigger import build_trigger
@@ -52,6 +53,28 @@ async def _begin(witness: Witness, run: Run) -> None:
 
 def _succeeded(run: Run) -> End:
     return End(run.id, 1, run.created_at, AttemptOutcome.SUCCEEDED, State.FINISHED, Outcome.SUCCEEDED)
+
+
+Handed = tuple[Run, Mapping[str, Sequence[Succession]]]
+
+
+def _hand_over(connection: Connection, items: Sequence[Handed]) -> list[list[Run]]:
+    """A store operation that hands runs over which have ended."""
+    return [hand_over(connection, [run], rules, run.created_at) for run, rules in items]
+
+
+def _ended(run_id: str) -> Run:
+    """A run of the job "other" that succeeded."""
+    return Run(
+        run_id,
+        "other",
+        run_id,
+        "noop",
+        RunTrigger.MANUAL,
+        NOON,
+        state=State.FINISHED,
+        outcome=Outcome.SUCCEEDED,
+    )
 
 
 def _covered(job: Job, runs: Sequence[Run]) -> list[datetime]:
@@ -174,11 +197,12 @@ async def test_fire_times_while_a_run_lives_are_one_growing_skip(witness: Witnes
 
 
 async def test_a_suspended_machine_finds_what_it_slept_through(witness: Witness) -> None:
-    """Hours pass on both clocks without a hint: the sweep finds them, and no jump is told."""
+    """Hours pass that nobody is awake for: the next sweep finds what was due, and tells how long it slept."""
     clock = ManualClock(NOON)
     engine = _engine(witness, clock, HOURLY)
     await engine.start()
-    clock.advance(3 * HOUR)
+    clock.suspend(3 * HOUR)
+    clock.advance(SWEEP)
     await until(lambda: witness.claimed)
     await engine.stop()
 
@@ -187,7 +211,34 @@ async def test_a_suspended_machine_finds_what_it_slept_through(witness: Witness)
         (NOON + 2 * HOUR, "catch_up"),
         (NOON + 3 * HOUR, "schedule"),
     ]
+    assert witness.told("clock.jumped") == [{"level": "warning", "kind": "suspend", "seconds": 10_800}]
+
+
+async def test_time_that_passes_is_no_jump(witness: Witness) -> None:
+    """However long the sweep was held up while the machine was awake."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.advance(3 * HOUR)
+    await until(lambda: witness.claimed)
+    await engine.stop()
+
     assert witness.told("clock.jumped") == []
+
+
+async def test_a_machine_that_slept_and_was_set_tells_both(witness: Witness) -> None:
+    """A suspend of an hour during which the clock was put right by two is two jumps, each with its size."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    clock.suspend(HOUR)
+    clock.step(-2 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: len(witness.told("clock.jumped")) == 2)
+    await engine.stop()
+
+    told = [(told["kind"], told["seconds"]) for told in witness.told("clock.jumped")]
+    assert told == [("suspend", 3600), ("back", -7200)]
 
 
 async def test_a_clock_set_forward_is_told_and_caught_up(witness: Witness) -> None:
@@ -200,7 +251,7 @@ async def test_a_clock_set_forward_is_told_and_caught_up(witness: Witness) -> No
     await until(lambda: len(witness.claimed) == 2)
     await engine.stop()
 
-    assert [told["seconds"] for told in witness.told("clock.jumped")] == [7200]
+    assert [(told["kind"], told["seconds"]) for told in witness.told("clock.jumped")] == [("forward", 7200)]
 
 
 async def test_a_clock_set_back_a_little_repeats_nothing(witness: Witness) -> None:
@@ -221,7 +272,7 @@ async def test_a_clock_set_back_a_little_repeats_nothing(witness: Witness) -> No
 
     assert held == NOON + 2 * HOUR
     assert [run.fire_at for run in witness.ledger()] == [NOON + HOUR, NOON + 2 * HOUR]
-    assert [told["seconds"] for told in witness.told("clock.jumped")] == [-7200]
+    assert [(told["kind"], told["seconds"]) for told in witness.told("clock.jumped")] == [("back", -7200)]
 
 
 async def test_a_correction_returns_to_the_present_and_repeats_nothing(witness: Witness) -> None:
@@ -243,7 +294,7 @@ async def test_a_correction_returns_to_the_present_and_repeats_nothing(witness: 
     await engine.stop()
 
     assert sorted(run.fire_at for run in witness.claimed) == [NOON + hours * HOUR for hours in range(1, 27)]
-    assert len(witness.told("clock.jumped")) == 1
+    assert [told["kind"] for told in witness.told("clock.jumped")] == ["correction"]
 
 
 async def test_a_clock_corrected_while_down_is_told_once(store: Store, witness: Witness) -> None:
@@ -256,7 +307,8 @@ async def test_a_clock_corrected_while_down_is_told_once(store: Store, witness: 
     next_fires = {engine.next_fire(job.name) for job in jobs}
     await engine.stop()
 
-    assert [told["seconds"] for told in witness.told("clock.jumped")] == [-48 * 3600]
+    told = [(told["kind"], told["seconds"]) for told in witness.told("clock.jumped")]
+    assert told == [("correction", -48 * 3600)]
     assert next_fires == {NOON + HOUR}
 
 
@@ -509,13 +561,46 @@ async def test_a_renamed_job_goes_on_where_it_was(witness: Witness) -> None:
     assert witness.told("job.renamed") == [{"level": "info", "job": "sales", "former": "orders"}]
 
 
-async def test_fire_times_inside_a_range_of_the_ledger_do_not_run_after_a_correction(
-    witness: Witness,
-) -> None:
-    """The clock ran a day ahead and made a range of misses; back again, and after a restart, they stay missed."""
+async def test_what_passed_under_a_wrong_clock_is_given_back_by_its_correction(witness: Witness) -> None:
+    """Down for two hours, up with a clock ten hours ahead: of the misses those stay that had really passed, the one
+    that was caught up stays a run, and all others run when their time has come, after a restart too."""
     clock = ManualClock(NOON)
-    job = replace(HOURLY, catch_up="none")
+    job = replace(HOURLY, catch_up="last", overlap="allow")
     engine = _engine(witness, clock, job)
+    await engine.start()
+    await engine.stop()
+    clock.advance(2 * HOUR + 30 * MINUTE)
+    clock.step(8 * HOUR)
+    engine = _engine(witness, clock, job)
+    await engine.start()
+    wrong = [(run.fire_at, run.fire_count, run.reason) for run in witness.ledger()]
+    clock.step(-8 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: engine.next_fire("orders") == NOON + 3 * HOUR)
+    right = [(run.fire_at, run.fire_count, run.reason) for run in witness.ledger()]
+    await engine.stop()
+    engine = _engine(witness, clock, job)
+    await engine.start()
+    for hours in range(3, 12):
+        clock.advance(NOON + hours * HOUR - clock.now())
+        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
+    await engine.stop()
+
+    assert wrong == [(NOON + HOUR, 9, "late"), (NOON + 10 * HOUR, 1, None)]
+    assert right == [(NOON + HOUR, 2, "late"), (NOON + 10 * HOUR, 1, None)]
+    assert sorted(run.fire_at for run in witness.claimed) == [NOON + hour * HOUR for hour in range(3, 12)]
+    assert [told["kind"] for told in witness.told("clock.jumped")] == ["correction"]
+
+
+async def test_what_a_wrong_clock_gave_back_is_no_parent(witness: Witness) -> None:
+    """A miss that is taken out of the ledger again is not what a child goes on from."""
+    clock = ManualClock(NOON)
+    jobs = [
+        replace(HOURLY, catch_up="none"),
+        replace(HOURLY, name="other", schedules=(Manual(),)),
+        Job("report", "report", "noop", schedules=(After(("orders", "other")),)),
+    ]
+    engine = _engine(witness, clock, *jobs)
     await engine.start()
     clock.step(10 * HOUR + 30 * MINUTE)
     clock.advance(SWEEP)
@@ -523,19 +608,57 @@ async def test_fire_times_inside_a_range_of_the_ledger_do_not_run_after_a_correc
     clock.step(-10 * HOUR - 30 * MINUTE)
     clock.advance(SWEEP)
     await until(lambda: engine.next_fire("orders") == NOON + HOUR)
-    clock.advance(2 * HOUR)
-    await until(lambda: engine.next_fire("orders") == NOON + 3 * HOUR)
     await engine.stop()
-    again = _engine(witness, clock, job)
-    await again.start()
-    for hours in range(3, 12):
-        clock.advance(NOON + hours * HOUR - clock.now())
-        await until(lambda hours=hours: again.next_fire("orders") == NOON + (hours + 1) * HOUR)
-    await again.stop()
 
-    assert [(run.fire_at, run.fire_count, run.reason) for run in witness.ledger()] == [
-        (NOON + HOUR, 10, "catch_up_none"),
-        (NOON + 11 * HOUR, 1, None),
+    assert witness.ledger() == []
+    assert await witness.store.write(_hand_over, (_ended("other"), engine.rules)) == []
+
+
+async def test_a_paused_job_is_corrected_too(witness: Witness) -> None:
+    """Its mark returns to now at once, not when the pause ends: what comes meanwhile is in the ledger."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, replace(HOURLY, catch_up="none"))
+    await engine.start()
+    clock.step(10 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: witness.ledger())
+    await engine.pause("orders")
+    clock.step(-10 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: len(witness.ledger()) == 1)
+    clock.advance(12 * HOUR + 30 * MINUTE)
+    await engine.resume("orders")
+    await engine.stop()
+
+    assert [(run.fire_at, run.fire_count) for run in witness.ledger()] == [
+        (NOON + 10 * HOUR, 1),
+        (NOON + HOUR, 9),
+        (NOON + 11 * HOUR, 2),
+    ]
+
+
+async def test_a_paused_job_that_changes_begins_anew_at_once(witness: Witness) -> None:
+    """Removed, or with another schedule, its old one ends with the restart; the pause goes on with the new one."""
+    clock = ManualClock(NOON)
+    often = replace(HOURLY, schedules=(Every(30 * MINUTE),), catch_up="none")
+    engine = _engine(witness, clock, HOURLY, replace(HOURLY, name="gone"))
+    await engine.start()
+    for name in ("orders", "gone"):
+        await engine.pause(name)
+    await engine.stop()
+    clock.advance(2 * HOUR + MINUTE)
+    engine = _engine(witness, clock, often)
+    await engine.start()
+    changed = [(run.job, run.fire_count, run.reason) for run in witness.ledger()]
+    paused = engine.paused("orders")
+    clock.advance(HOUR + 10 * MINUTE)
+    await engine.resume("orders")
+    await engine.stop()
+
+    assert sorted(changed) == [("gone", 2, "schedule_changed"), ("orders", 2, "schedule_changed")]
+    assert paused is not None
+    assert [(run.fire_at, run.fire_count, run.reason) for run in witness.ledger()[2:]] == [
+        (NOON + 2 * HOUR + 30 * MINUTE, 2, "paused")
     ]
 
 
@@ -554,6 +677,48 @@ async def test_a_parents_miss_is_handed_over_in_the_claim(witness: Witness) -> N
         ("orders", Outcome.MISSED, "catch_up_none"),
         ("report", Outcome.SKIPPED, "parent"),
     ]
+
+
+async def test_a_child_that_is_replaced_by_a_claim_is_told(witness: Witness) -> None:
+    """A parent's miss claims its child, whose live run is to be cancelled: its id is told before the new one."""
+    clock, told = ManualClock(NOON), []
+    parent = replace(HOURLY, catch_up="none", grace=timedelta(0))
+    after = After(("orders",), frozenset({Outcome.MISSED}))
+    child = Job("report", "report", "noop", schedules=(after,), overlap="replace")
+    engine = Engine(
+        {"orders": parent, "report": child}, witness.store, clock, witness.emit, witness.on_claimed,
+        lambda ids: told.append((len(witness.claimed), [*ids])),
+    )  # fmt: skip
+    await engine.start()
+    lives = await engine.claim_manual("report", "root", {})
+    clock.advance(HOUR + MINUTE)
+    await until(lambda: len(witness.claimed) == 2)
+    await engine.stop()
+
+    assert [run.trigger for run in witness.claimed] == [RunTrigger.MANUAL, RunTrigger.AFTER]
+    assert told == [(1, [lives.id])]
+
+
+async def test_a_range_of_a_parent_counts_once_however_it_grows(witness: Witness) -> None:
+    """A parent is missed hour after hour, the other runs: the child has one skip, no run is taken twice."""
+    clock = ManualClock(NOON)
+    parent = replace(HOURLY, catch_up="none", grace=timedelta(0))
+    other = replace(HOURLY, name="other", schedules=(Manual(),))
+    child = Job("report", "report", "noop", schedules=(After(("orders", "other")),))
+    engine = _engine(witness, clock, parent, other, child)
+    await engine.start()
+    for hours in (1, 2):
+        clock.advance(HOUR + MINUTE)
+        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
+        await witness.store.write(_hand_over, (_ended(f"other-{hours}"), engine.rules))
+    await engine.stop()
+
+    ledger = witness.ledger()
+    assert [(run.job, run.fire_count, run.reason) for run in ledger] == [
+        ("orders", 2, "catch_up_none"),
+        ("report", 1, "parent"),
+    ]
+    assert ledger[1].parents == tuple(sorted((ledger[0].id, "other-1")))
 
 
 async def test_the_next_start_is_moved_by_blackout_window_and_spread(witness: Witness) -> None:

@@ -30,10 +30,13 @@ _LIVE = text(
     "SELECT job, min(seq) AS oldest, max(seq) AS newest FROM run WHERE state <> 'finished' GROUP BY job"
 )
 _RUNNING = text("SELECT count(*) FROM run WHERE job = :job AND state = 'running'")
+_COVERING = text(
+    "SELECT id, outcome, coalesce(fire_until, fire_at) AS last FROM run WHERE job = :job AND claim LIKE 'at:%'"
+)
 _MARKS = text("SELECT job, until FROM mark")
 _PARENTS = text(
     "SELECT child.id, child.state, child.outcome, child.reason, parent.state AS ended, parent.outcome AS how, "
-    "parent.id AS parent, parent.fire_count AS times FROM run AS child "
+    "parent.id AS parent FROM run AS child "
     "JOIN run AS parent ON instr(child.parents, parent.id) > 0 WHERE child.job = :job"
 )
 _LEFT = text("SELECT child, parent FROM handover ORDER BY child, parent")
@@ -79,6 +82,8 @@ class Auditor:
         self._jobs: dict[str, Job] = {}
         self._expected: dict[str, tuple[Job, datetime]] = {}
         self._edited: set[str] = set()  # whose newest runs may be of the rules before
+        self._begun: set[str] = set()
+        self._read: set[str] = set()
         self._last = 0
 
     @property
@@ -98,6 +103,7 @@ class Auditor:
         """A run has started: it may, and no other of its job is running unless that is allowed."""
         assert oracle.is_open(job, now), f"{run.job} starts outside its window"
         assert not oracle.is_dark(job, now), f"{run.job} starts in a blackout"
+        self._begun.add(run.id)
         running = connection.execute(_RUNNING, {"job": run.job}).scalar_one()
         assert running == 1 or job.overlap == "allow", f"{running} runs of {run.job} are running at once"
 
@@ -107,6 +113,9 @@ class Auditor:
         for name, (job, now) in self._expected.items():
             if name in marks:
                 self._note_change(name, job, now, taken=marks[name] == now)
+        for name, account in self._accounts.items():
+            if account.audited is not None and marks[name] < account.audited:
+                self._take_back(connection, name, account, marks[name])
         self._read_runs(connection)
         for name, account in self._accounts.items():
             self._require_covered(name, account, marks[name])
@@ -127,14 +136,27 @@ class Auditor:
         taken: dict[str, str] = {}
         for row in connection.execute(_PARENTS, {"job": name}):
             assert row.ended == "finished", f"{row.id} came after {row.parent}, which has not ended"
-            again = row.times != 1  # a range of skips ends each time it grows
-            assert again or taken.setdefault(row.parent, row.id) == row.id, (
-                f"{row.parent} was taken twice by {name}"
-            )
+            assert taken.setdefault(row.parent, row.id) == row.id, f"{row.parent} was taken twice by {name}"
         left = {row.parent for row in connection.execute(_LEFT) if row.child == name}
         for after in job.schedules if job.enabled else ():
             if isinstance(after, After):
                 assert not set(after.jobs) <= left, f"{name} has not taken all that its parents left"
+
+    def _take_back(self, connection: Connection, name: str, account: Account, now: datetime) -> None:
+        """The clock was corrected: what had only passed by it is in the ledger no more, all else still is."""
+        rows = {row.id: row for row in connection.execute(_COVERING, {"job": name})}
+        for fire, owner in sorted(account.covered.items()):
+            row = rows.get(owner)
+            if row is not None and fire <= _instant(row.last):
+                passed = row.outcome in ("skipped", "missed")
+                assert fire <= now or not passed, f"{owner} says that {fire} has passed, which lies ahead"
+                account.ranges[owner] = _instant(row.last)
+            else:
+                assert fire > now, f"{name}: the run of {fire} is lost by a correction"
+                assert owner not in self._begun, f"{owner} has begun and is lost by a correction"
+                del account.covered[fire]
+        account.audited = now
+        self._last = 0  # new runs may have the numbers of those that are gone
 
     # -- schedules in force -----------------------------------------------------------------------------------
 
@@ -160,13 +182,16 @@ class Auditor:
         for row in connection.execute(_NEW, {"last": self._last}).all():
             if row.fire_at is None or not row.claim.startswith("at:"):
                 self._last = max(self._last, row.seq)
+                self._read.add(row.id)
                 continue
             account = self._accounts[row.job]
             first, last = _instant(row.fire_at), _instant(row.fire_until or row.fire_at)
-            if row.seq <= self._last:
+            if row.id in self._read:
+                self._last = max(self._last, row.seq)
                 self._read_growth(account, row.id, last, row.fire_count, first)
                 continue
-            self._last = row.seq
+            self._last = max(self._last, row.seq)
+            self._read.add(row.id)
             fires = account.fires(first - MICROSECOND, last)
             assert fires, f"{row.job} has a run for {first}, which is no fire time: {row}"
             assert (fires[0], fires[-1]) == (first, last), f"the ends of a range are no fire times: {row}"
