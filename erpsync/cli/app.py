@@ -17,6 +17,7 @@ from erpsync.cli.run import run, trigger
 from erpsync.cli.serve import daemon, sandbox
 from erpsync.cli.simulate import simulate
 from erpsync.cli.status import status
+from erpsync.cli.store import store_app
 from erpsync.version import __version__
 
 app = typer.Typer(
@@ -58,5 +59,6 @@ app.command()(trigger)
 app.command()(pause)
 app.command()(resume)
 app.command()(plugins)
+app.add_typer(store_app, name="store")
 app.command()(sandbox)
 app.command()(schema)

@@ -50,6 +50,7 @@ _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
     (errors.DiscoveryError, ExitCode.TEMPORARY),
     (errors.StoreUnavailableError, ExitCode.TEMPORARY),
     (errors.OwnedElsewhereError, ExitCode.TEMPORARY),
+    (errors.HeldError, ExitCode.TEMPORARY),
 )
 
 _BY_OUTCOME = {

@@ -41,7 +41,9 @@ def pause(
 def resume(
     context: typer.Context,
     jobs: JobArguments = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every job that is paused.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every job that is paused, and a state that is held.")
+    ] = False,
     instance: InstanceOption = None,
     tag: TagOption = None,
     yes: YesOption = False,
@@ -53,13 +55,15 @@ def resume(
         raise typer.BadParameter("either jobs or all of them", param_hint="--all")
     chosen = None if everything else chosen_jobs(workspace, jobs, instance, tag, yes)
     with workspace.client() as client:
-        resumed = client.resume(None if chosen is None else [job.name for job in chosen])
+        answer = client.resume(None if chosen is None else [job.name for job in chosen])
     if format == "json":
-        print_json({"resumed": resumed})
+        print_json(answer)
         return
-    for name in resumed:
+    if answer["released"]:
+        say("the state goes on here: its jobs fire again")
+    for name in answer["resumed"]:
         say(f"{name} goes on")
-    if not resumed:
+    if not answer["resumed"] and not answer["released"]:
         note("nothing was paused")
 
 

@@ -77,7 +77,6 @@ class Workspace:
     @property
     def run_log(self) -> "RunLog":
         """What the runs said."""
-        from erpsync.daemon.place import run_log_folder
-        from erpsync.store.run_log import RunLog
+        from erpsync.daemon.place import run_log_of
 
-        return RunLog(run_log_folder(self.configuration))
+        return run_log_of(self.configuration)

@@ -17,6 +17,15 @@ from erpsync.core.run import utc_text
 
 
 @dataclass(frozen=True, slots=True)
+class Retention:
+    """How long finished runs and run logs are kept, and how many bytes the log of one run may have."""
+
+    runs: timedelta
+    logs: timedelta
+    log_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
     """[daemon], all paths absolute; `plugins` are folders, `state` is the SQLite file."""
 
@@ -28,6 +37,7 @@ class Daemon:
     drain: timedelta
     log_format: Literal["auto", "console", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
+    retention: Retention
 
 
 @dataclass(frozen=True, slots=True)

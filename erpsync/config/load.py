@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from erpsync.config.calendar import read_calendars, read_pools
-from erpsync.config.configuration import Configuration, Control, Daemon, Metrics
+from erpsync.config.configuration import Configuration, Control, Daemon, Metrics, Retention
 from erpsync.config.document import Document
 from erpsync.config.environment import apply_environment, check_environment
 from erpsync.config.fanout import FanOut
@@ -123,6 +123,7 @@ def _daemon(document: Document, section: DaemonSection, environ: Mapping[str, st
         drain=section.drain,
         log_format=section.log.format,
         log_level=section.log.level,
+        retention=Retention(section.retention.runs, section.retention.logs, section.retention.log_size),
     )
 
 

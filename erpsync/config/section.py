@@ -343,6 +343,12 @@ class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class RetentionSection(Section):
+    runs: Span = timedelta(days=400)
+    logs: Span = timedelta(days=30)
+    log_size: Size = 5 * 2**20
+
+
 class DaemonSection(Section):
     data: PathText = "auto"
     state: State = "sqlite"
@@ -352,6 +358,7 @@ class DaemonSection(Section):
     max_runs: Positive = 16
     drain: Duration = timedelta(seconds=60)
     log: LogSection = LogSection()
+    retention: RetentionSection = Field(default_factory=RetentionSection)
 
 
 class ControlSection(Section):

@@ -97,8 +97,9 @@ class Controls(Protocol):
         """Pause jobs; their pauses. UnknownJobError, ParkedJobError: none is paused; StoreError."""
         ...
 
-    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
-        """End pauses, None: all; the jobs that were paused. UnknownJobError, StoreError."""
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> Document:
+        """End pauses, None: all; {resumed: names, released: whether a held state goes on}. UnknownJobError,
+        StoreError."""
         ...
 
 
@@ -137,7 +138,7 @@ def control_application(controls: Controls, emit: Emit) -> FastAPI:
 
     @app.post("/resume", summary="Let paused jobs go on")
     async def resume(request: Request, wish: ResumeRequest) -> Document:
-        return {"resumed": await controls.resume(wish.jobs, _peer(request))}
+        return await controls.resume(wish.jobs, _peer(request))
 
     @app.exception_handler(ErpsyncError)
     async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:

@@ -75,11 +75,11 @@ class ControlClient:
         pauses: list[dict[str, Any]] = self._ask("POST", "/pause", json=wish, timeout=_LONG_PATIENCE)
         return pauses
 
-    def resume(self, jobs: Sequence[str] | None) -> list[str]:
-        """End the pauses of jobs, None: of all; the jobs that were paused."""
+    def resume(self, jobs: Sequence[str] | None) -> dict[str, Any]:
+        """End the pauses of jobs, None: of all, and of the state: {resumed: names, released: bool}."""
         wish = {"jobs": None if jobs is None else [*jobs]}
-        resumed: list[str] = self._ask("POST", "/resume", json=wish, timeout=_LONG_PATIENCE)["resumed"]
-        return resumed
+        answer: dict[str, Any] = self._ask("POST", "/resume", json=wish, timeout=_LONG_PATIENCE)
+        return answer
 
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         self._knock()

@@ -11,7 +11,7 @@
     ├─ PluginError               PluginLoadError · InvalidSettingsError · TargetError
     ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
     ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
-    │                            OwnedElsewhereError · LostLeaseError
+    │                            OwnedElsewhereError · LostLeaseError · HeldError
     └─ NoDaemonError
 
 No message ever holds a secret or a token: errors are built from parts that cannot contain one, and what a
@@ -267,6 +267,10 @@ class OwnedElsewhereError(StoreError):
     def __init__(self, message: str, *, owner: str = "", hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.owner = owner
+
+
+class HeldError(StoreError):
+    """The state was copied, restored or moved: nothing of it is fired until a person says so."""
 
 
 class LostLeaseError(StoreError):

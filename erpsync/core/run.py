@@ -210,7 +210,16 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, 
 
 def new_run_id(now: datetime) -> str:
     """An identifier of 20 letters and digits that sorts by time: milliseconds, then 50 random bits."""
-    number = (int(now.timestamp() * 1000) << 50) | secrets.randbits(50)
+    return _run_id(now, secrets.randbits(50))
+
+
+def run_id_floor(instant: datetime) -> str:
+    """No run made at `instant` or later has a smaller identifier."""
+    return _run_id(instant, 0)
+
+
+def _run_id(instant: datetime, rest: int) -> str:
+    number = (int(instant.timestamp() * 1000) << 50) | rest
     digits = []
     for _ in range(20):
         number, digit = divmod(number, 32)

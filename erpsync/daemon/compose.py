@@ -14,12 +14,11 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.check import parked_jobs, require_schedules
 from erpsync.daemon.connections import Connections
-from erpsync.daemon.place import resolver_of, run_log_folder
+from erpsync.daemon.place import resolver_of, run_log_of
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.runner import Runner
 from erpsync.scheduling.engine import Engine
 from erpsync.scheduling.handover import hand_over
-from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
 
@@ -29,11 +28,23 @@ class Composition:
 
     configuration: Configuration
     clock: Clock
+    emit: Emit
     store: Store
     connections: Connections
     runner: Runner
     engine: Engine
     parked: Mapping[str, tuple[Problem, ...]]
+
+    async def start(self) -> None:
+        """Take up what the ledger holds, then claim what is due."""
+        await self.engine.adopt_former()
+        await self.runner.start()
+        await self.engine.start()
+
+    async def stop(self) -> None:
+        """Claim and run nothing any more."""
+        await self.engine.stop()
+        await self.runner.stop()
 
     async def close(self) -> None:
         """After the engine and the runner have stopped: connections, then the state."""
@@ -73,7 +84,7 @@ def compose(
         connections=connections.of_job,
         secrets=resolver.resolve,
         store=store,
-        run_logs=RunLog(run_log_folder(configuration)),
+        run_logs=run_log_of(configuration),
         data=configuration.daemon.data,
         clock=clock,
         emit=emit,
@@ -90,4 +101,4 @@ def compose(
         patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
-    return Composition(configuration, clock, store, connections, runner, engine, parked)
+    return Composition(configuration, clock, emit, store, connections, runner, engine, parked)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from erpsync.control.selection import ParkedJobError, UnknownRunError, find_job
-from erpsync.core.errors import StoreError
+from erpsync.core.errors import HeldError, StoreError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State, utc_text
 from erpsync.daemon.compose import Composition
@@ -16,6 +16,7 @@ from erpsync.daemon.overdue import Overdue, overdue
 from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.observe.metrics import Snapshot
 from erpsync.scheduling.timetable import timetable
+from erpsync.store.installation import Hold, release
 from erpsync.store.ledger import find_run, unfinished_runs
 from erpsync.store.pauses import Pause
 from erpsync.version import __version__
@@ -31,6 +32,7 @@ class DaemonControls:
         self._started_at = composition.clock.now()
         self.lag = 0.0
         self.ready = False
+        self.held: Hold | None = None
         self._claims_fail = ""
         self._tables = [
             timetable(job) for job in composition.configuration.jobs.values() if job.due_by is not None
@@ -50,6 +52,7 @@ class DaemonControls:
             "state": str(house.configuration.daemon.state),
             "timezone": house.configuration.daemon.timezone,
             "ready": self.ready,
+            "held": {"since": utc_text(self.held.since), "reason": self.held.reason} if self.held else None,
             "problems": self.problems(),
             "parked": [
                 {"job": job, "problems": [problem.document() for problem in problems]}
@@ -83,6 +86,8 @@ class DaemonControls:
     def unready(self) -> list[str]:
         """Why nothing could start now."""
         starting = [] if self.ready else ["the daemon is starting or stopping"]
+        if self.held is not None:
+            starting.append(f"the state is held: {self.held.reason}; erpsync resume --all lets it go on here")
         return starting + ([f"nothing can be claimed: {self._claims_fail}"] if self._claims_fail else [])
 
     def overdue(self) -> list[Overdue]:
@@ -132,6 +137,8 @@ class DaemonControls:
 
     def _runnable(self, job: str) -> Job:
         found = find_job(self._house.configuration.jobs, job)
+        if self.held is not None:
+            raise HeldError(f"the state is held: {self.held.reason}", hint="erpsync resume --all")
         if found.name in self._house.parked:
             problem = self._house.parked[found.name][0]
             place = f" ({problem.file}:{problem.line})" if problem.file else ""
@@ -166,15 +173,25 @@ class DaemonControls:
             pauses.append(pause_document(pause))
         return pauses
 
-    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
-        """Let jobs go on that were paused; None means all."""
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> dict[str, object]:
+        """Let jobs go on that were paused; None means all, and a state that is held."""
+        released = jobs is None and self.held is not None
+        if released:
+            await self._release()
         paused = [pause.job for pause in self._pauses() if pause.job not in self._house.parked]
         asked = None if jobs is None else {self._runnable(job).name for job in jobs}
         resumed = [name for name in paused if asked is None or name in asked]
         for job in resumed:
             await self._house.engine.resume(job, requested_by=requested_by)
             self._house.runner.resume(job)
-        return resumed
+        return {"resumed": resumed, "released": released}
+
+    async def _release(self) -> None:
+        """What passed while the state was held follows `catch_up`, as after any downtime."""
+        await self._house.start()
+        await self._house.store.write(release, None)
+        self.held = None
+        self._house.emit("state.released")
 
     def _pauses(self) -> list[Pause]:
         """The pauses in force."""

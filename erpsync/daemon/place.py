@@ -1,16 +1,16 @@
 """Where a daemon keeps things and finds secrets, as its configuration says."""
 
 import os
-from pathlib import Path
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
 from erpsync.core.redaction import Redactor
+from erpsync.store.run_log import RunLog
 
 
-def run_log_folder(configuration: Configuration) -> Path:
-    """One file a run, see store/run_log.py."""
-    return configuration.daemon.data / "logs"
+def run_log_of(configuration: Configuration) -> RunLog:
+    """What the runs say."""
+    return RunLog(configuration.daemon.data / "logs", configuration.daemon.retention.log_size)
 
 
 def resolver_of(configuration: Configuration, redactor: Redactor) -> SecretResolver:

@@ -25,12 +25,15 @@ from erpsync.core.redaction import Redactor
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
+from erpsync.daemon.housekeeping import keep_house
+from erpsync.daemon.place import run_log_of
 from erpsync.daemon.server import EmbeddedServer
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
 from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
+from erpsync.store.installation import Settle, place_of, settle
 from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
@@ -119,11 +122,8 @@ class Service:
         stack.push_async_callback(house.close)
         controls = self._controls = DaemonControls(house)
         await self._restore(house, controls)
-        await house.engine.adopt_former()
-        await house.runner.start()
-        stack.push_async_callback(house.runner.stop)
-        await house.engine.start()
-        stack.push_async_callback(house.engine.stop)
+        stack.push_async_callback(house.stop)
+        await self._take_over(house, controls)
         await self._serve(stack, control_application(controls, self._emit), listener, PeerProtocol)
         if metrics_listener is not None:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
@@ -131,6 +131,11 @@ class Service:
         stack.callback(pulse.cancel)
         due_watch = asyncio.create_task(self._watch_due(controls), name="due")
         stack.callback(due_watch.cancel)
+        tidying = keep_house(
+            configuration.daemon.retention, house.store, run_log_of(configuration), house.clock, self._emit
+        )
+        housekeeping = asyncio.create_task(tidying, name="housekeeping")
+        stack.callback(housekeeping.cancel)
         controls.ready = True
         self._tell_started(house)
         return house
@@ -163,6 +168,17 @@ class Service:
             return 0
         draining.cancel()
         return 128 + int(again.result())
+
+    async def _take_over(self, house: Composition, controls: DaemonControls) -> None:
+        """Go on with the state where it belongs to this place; else hold it for a person to decide."""
+        place = place_of(house.configuration.daemon.state)
+        held = await house.store.write(settle, Settle(place, house.clock.now()))
+        if held is None:
+            await house.start()
+            return
+        controls.held = held
+        hint = "erpsync resume --all lets it go on here; make sure that nobody else does"
+        self._emit("state.held", level="error", since=held.since, reason=held.reason, hint=hint)
 
     async def _restore(self, house: Composition, controls: DaemonControls) -> None:
         """What metrics and due times ask, that would else begin at nothing."""

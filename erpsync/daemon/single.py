@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from erpsync.config.configuration import Configuration
 from erpsync.control.listener import user_name
 from erpsync.core.clock import SystemClock
+from erpsync.core.errors import HeldError
 from erpsync.core.event import Emit
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.compose import compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.running.runner import Runner
+from erpsync.store.installation import Settle, place_of, settle
 
 _LOOK = 0.2  # seconds between two looks at the progress
 
@@ -50,6 +52,10 @@ async def run_jobs(
         house = compose(configuration, redactor, SystemClock(), emit, alone=True)
         stack.push_async_callback(house.close)
         stack.push_async_callback(house.runner.stop)
+        settled = Settle(place_of(configuration.daemon.state), house.clock.now())
+        if held := await house.store.write(settle, settled):
+            hint = "start the daemon here, then: erpsync resume --all"
+            raise HeldError(f"the state is held: {held.reason}", hint=hint)
         controls = DaemonControls(house)
         requested_by = user_name(os.getuid())
         await house.engine.adopt_former()

@@ -1,36 +1,43 @@
 """Run logs: what a run said, one JSON line a record, one file a run."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
-_LIMIT = 5 * 2**20  # bytes a run; a plugin in a loop must not fill the disk
+from erpsync.core.run import run_id_floor
+
+DEFAULT_LIMIT = 5 * 2**20
+"""Bytes a run; a plugin in a loop must not fill the disk."""
 _FOLDER = 5  # letters of the id that name the folder: one for about nine hours
 
 
 class RunLog:
     """The folder of run logs. Appending is one write, so readers see whole lines; files are 0600."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int = DEFAULT_LIMIT) -> None:
+        """`limit` in bytes a run."""
         self._folder = folder
+        self._limit = limit
         self._sizes: dict[str, int] = {}
 
     def append(self, run_id: str, record: Mapping[str, object]) -> None:
         """Add a record {"at", "level", "event", ...}; plain values only, already without secrets."""
         size = self._sizes.get(run_id, 0)
-        if size > _LIMIT:
+        if size > self._limit:
             return
         line = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-        if size + len(line) > _LIMIT:
+        if size + len(line) > self._limit:
             note = {
                 "at": record.get("at"),
                 "level": "warning",
                 "event": "log.truncated",
-                "limit_bytes": _LIMIT,
+                "limit_bytes": self._limit,
             }
             line = json.dumps(note, default=str).encode() + b"\n"
-            self._sizes[run_id] = _LIMIT + 1
+            self._sizes[run_id] = self._limit + 1
         else:
             self._sizes[run_id] = size + len(line)
         path = self._path(run_id)
@@ -55,6 +62,21 @@ class RunLog:
             return [], offset
         whole = data[: data.rfind(b"\n") + 1]
         return [record for line in whole.splitlines() if (record := _record(line))], offset + len(whole)
+
+    def forget(self, bound: datetime) -> int:
+        """Remove the logs that nobody has written to since `bound` (aware UTC); how many they were."""
+        newest = run_id_floor(bound)[:_FOLDER]
+        removed = 0
+        for folder in sorted(self._folder.iterdir()) if self._folder.is_dir() else ():
+            if folder.name > newest or not folder.is_dir():
+                continue
+            for file in folder.glob("*.jsonl"):
+                if file.stat().st_mtime < bound.timestamp():
+                    file.unlink(missing_ok=True)
+                    removed += 1
+            with contextlib.suppress(OSError):  # not empty yet
+                folder.rmdir()
+        return removed
 
     def _path(self, run_id: str) -> Path:
         return self._folder / run_id[:_FOLDER] / f"{run_id}.jsonl"

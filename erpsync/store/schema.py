@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0002"
+REVISION = "0003"
 """The schema this program writes; the newest file in `migrations/versions`."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -35,7 +35,12 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else (value - _EPOCH) // _MICROSECOND
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return from_microseconds(value)
+
+
+def from_microseconds(value: int | None) -> datetime | None:
+    """An instant as the database holds it."""
+    return None if value is None else _EPOCH + timedelta(microseconds=value)
 
 
 metadata = MetaData()
@@ -116,6 +121,15 @@ cursor = Table(
     Column("value", Text, nullable=False),
     Column("run_id", Text, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+
+installation = Table(  # one row: the place that this state belongs to
+    "installation",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("place", Text, nullable=False),
+    Column("held_since", Instant),
+    Column("held_reason", Text),
 )
 
 pause = Table(

@@ -25,6 +25,7 @@ from erpsync.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from erpsync.store.copy import keep_before_upgrade
 from erpsync.store.database_fault import meaning_of
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
@@ -54,6 +55,8 @@ class Store:
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
         """Open the database, create it (mode 0600) and bring its schema up to date unless `read_only`.
+
+        Before an upgrade it is copied; see `keep_before_upgrade`.
 
         Raises:
             StoreUnavailableError: missing (read_only), no place for a file, locked, no room; retryable.
@@ -130,7 +133,10 @@ class Store:
             return
         with self._writers.begin() as connection:
             found = _revision(connection)
-            if found != REVISION:
+        if found is not None and found < REVISION:
+            keep_before_upgrade(self.path, found)
+        if found != REVISION:
+            with self._writers.begin() as connection:
                 _upgrade(connection, found)
         self._thread = threading.Thread(target=self._write_loop, name="erpsync-store", daemon=True)
         self._thread.start()
@@ -268,7 +274,7 @@ def _translated(error: Exception, path: Path) -> StoreError:
     match meaning_of(error):
         case "damaged":
             message = f"the state database {path} is damaged: {words}"
-            return StoreCorruptError(message, hint="restore a copy of the file")
+            return StoreCorruptError(message, hint="erpsync store restore COPY")
         case "locked":
             return StoreUnavailableError(
                 "the state database is locked", hint="is another program writing to it?"

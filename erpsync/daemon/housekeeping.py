@@ -1,0 +1,40 @@
+"""Forgetting, as [daemon] retention says: old runs from the ledger, old logs from the disk."""
+
+import asyncio
+
+from erpsync.config.configuration import Retention
+from erpsync.core.clock import Clock
+from erpsync.core.errors import StoreError
+from erpsync.core.event import Emit
+from erpsync.store.retention import BATCH, forget_runs
+from erpsync.store.run_log import RunLog
+from erpsync.store.state import Store
+
+_FIRST = 60.0  # seconds after the start, when what was missed has begun
+_EVERY = 3600.0
+_BREATH = 0.5  # seconds between two transactions of it
+
+
+async def keep_house(retention: Retention, store: Store, logs: RunLog, clock: Clock, emit: Emit) -> None:
+    """Forget once an hour, for ever; what the state refuses is left for the next time."""
+    await clock.sleep(_FIRST)
+    while True:
+        await tidy(retention, store, logs, clock, emit)
+        await clock.sleep(_EVERY)
+
+
+async def tidy(retention: Retention, store: Store, logs: RunLog, clock: Clock, emit: Emit) -> None:
+    """Forget what is old now, in transactions so small that no claim waits long."""
+    now = clock.now()
+    runs = 0
+    try:
+        while forgotten := await store.write(forget_runs, now - retention.runs):
+            runs += forgotten
+            if forgotten < BATCH:
+                break
+            await clock.sleep(_BREATH)
+    except StoreError as error:
+        emit("retention.failed", level="warning", error_message=error.message, hint=error.hint)
+    files = await asyncio.to_thread(logs.forget, now - retention.logs)
+    if runs or files:
+        emit("retention.applied", runs=runs, logs=files)

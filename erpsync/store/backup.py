@@ -1,0 +1,88 @@
+"""Backing the state up and restoring it."""
+
+import os
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from erpsync.core.errors import StoreUnavailableError
+from erpsync.store.copy import cleared, copy_database, faults, opened, settle_folder
+from erpsync.store.installation import Hold, hold
+from erpsync.store.place_fault import place_faults
+from erpsync.store.state import Store
+
+
+def back_up(state: Path, target: Path) -> None:
+    """A copy of the state in one file (mode 0600) that is whole or not there; whoever writes the state goes on.
+
+    Raises:
+        StoreUnavailableError: nothing to copy, something is at `target` already, no room; retryable.
+        StoreCorruptError: what was copied is damaged; `target` is not made.
+    """
+    if not state.exists():
+        raise StoreUnavailableError(
+            f"there is no state at {state} yet", hint="start the daemon: erpsync daemon"
+        )
+    if target.exists():
+        raise StoreUnavailableError(f"{target} exists already", hint="another name, or remove it")
+    copy = target.with_name(target.name + ".partial")
+    with place_faults(target), cleared(copy):
+        copy_database(state, copy)
+        faults(copy, raise_them=True)
+        os.link(copy, target)  # fails where somebody was quicker
+        settle_folder(target.parent)
+
+
+def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
+    """Make `copy` the state, held until somebody says `resume --all`; where the state of before is kept.
+
+    The caller owns the state. A crash leaves the old state or the new one, never a mixture.
+
+    Raises:
+        StoreUnavailableError: there is no such copy, or no room.
+        StoreCorruptError, SchemaMismatchError: the copy is damaged, or of a newer erpsync; nothing was changed.
+    """
+    fresh = state.with_name(state.name + ".restoring")
+    with place_faults(state), cleared(fresh):
+        if not copy.is_file():
+            raise StoreUnavailableError(f"there is no file {copy}", hint="erpsync store backup makes one")
+        state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        copy_database(copy, fresh)
+        faults(fresh, raise_them=True)
+        _hold(fresh, now)
+        kept = _set_aside(state, now)
+        os.replace(fresh, state)
+        settle_folder(state.parent)
+    return kept
+
+
+def _hold(fresh: Path, now: datetime) -> None:
+    """Bring the copy to our schema and hold it, before it is anybody's state."""
+    store = Store.open(fresh)
+    try:
+        store.write_now(hold, Hold(now, "it was restored from a copy"))
+    finally:
+        store.close()
+    with opened(fresh) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def _set_aside(state: Path, now: datetime) -> Path | None:
+    """The state of before under another name. Its log of changes goes first: left behind, it would be read into the
+    new state."""
+    if not state.exists():
+        return None
+    aside = state.with_name(f"{state.name}.replaced-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
+    try:
+        with closing(sqlite3.connect(state)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error:
+        pass  # damaged: kept as it is
+    for suffix in ("-wal", "-shm"):
+        left = state.with_name(state.name + suffix)
+        if left.exists():
+            os.replace(left, aside.with_name(aside.name + suffix))
+    os.link(state, aside)
+    settle_folder(state.parent)
+    return aside

@@ -1,0 +1,225 @@
+"""Copies of the state: whole or not there, looked through, and never mixed with what was before."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreError, StoreUnavailableError
+from erpsync.store.backup import back_up, put_back
+from erpsync.store.copy import faults
+from erpsync.store.installation import Settle, place_of, read_hold, release, settle
+from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.store.schema import REVISION
+from erpsync.store.state import Store
+from erpsync.store.summary import summarize
+from tests.store.test_ledger import new_run
+
+NOW = datetime(2026, 11, 22, 3, 30, tzinfo=UTC)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(tmp_path / "state.db")
+    yield store
+    store.close()
+
+
+def test_a_copy_made_while_runs_are_written_is_a_whole_state(store: Store, tmp_path: Path) -> None:
+    """The copy is one sound file of mode 0600 and holds at least what was written before it began."""
+    for number in range(50):
+        store.write_now(insert_runs, new_run(f"before-{number}"))
+    over = threading.Event()
+
+    def go_on() -> None:
+        number = 0
+        while not over.is_set():
+            store.write_now(insert_runs, new_run(f"meanwhile-{number}"))
+            number += 1
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        back_up(store.path, tmp_path / "copy.db")
+    finally:
+        over.set()
+        writer.join()
+    assert faults(tmp_path / "copy.db") == []
+    assert summarize(tmp_path / "copy.db").runs >= 50
+    assert stat.S_IMODE((tmp_path / "copy.db").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("copy.db")] == ["copy.db"]
+
+
+def test_a_backup_never_replaces_a_file(store: Store, tmp_path: Path) -> None:
+    """What is at the place of the copy stays."""
+    (tmp_path / "copy.db").write_text("precious")
+    with pytest.raises(StoreUnavailableError, match="exists already"):
+        back_up(store.path, tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").read_text() == "precious"
+
+
+def test_there_must_be_something_to_copy(tmp_path: Path) -> None:
+    """Neither a missing state nor a missing copy makes a file."""
+    with pytest.raises(StoreUnavailableError, match="no state"):
+        back_up(tmp_path / "none.db", tmp_path / "copy.db")
+    with pytest.raises(StoreUnavailableError, match="no file"):
+        put_back(tmp_path / "none.db", tmp_path / "state.db", NOW)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restored_state_is_the_copy_and_held(store: Store, tmp_path: Path) -> None:
+    """What came after the copy is in the file that was set aside, its unwritten log of changes included."""
+    store.write_now(settle, Settle(place_of(store.path), NOW))
+    kept, lost = new_run("kept"), new_run("lost")
+    store.write_now(insert_runs, kept)
+    back_up(store.path, tmp_path / "copy.db")
+    store.write_now(insert_runs, lost)
+    store.close()
+    aside = put_back(tmp_path / "copy.db", store.path, NOW)
+    assert aside is not None
+    assert summarize(aside).runs == 2
+    restored = Store.open(store.path)
+    try:
+        assert [run.id for run in restored.read_now(list_runs, RunFilter())] == [kept.id]
+        hold = restored.write_now(settle, Settle(place_of(store.path), NOW))
+        assert hold is not None
+        assert "restored" in hold.reason
+        assert restored.write_now(release, None)
+        assert restored.write_now(settle, Settle(place_of(store.path), NOW)) is None
+    finally:
+        restored.close()
+
+
+def test_a_damaged_state_can_be_replaced(tmp_path: Path) -> None:
+    """Restoring is the remedy for damage, and keeps the damaged file for those who want to look at it."""
+    good = tmp_path / "good.db"
+    Store.open(good).close()
+    back_up(good, tmp_path / "copy.db")
+    state = tmp_path / "state.db"
+    state.write_bytes(b"no database" * 1000)
+    state.with_name("state.db-wal").write_bytes(b"stale")
+    aside = put_back(tmp_path / "copy.db", state, NOW)
+    assert aside is not None
+    assert aside.read_bytes().startswith(b"no database")
+    assert faults(state) == []
+    assert not state.with_name("state.db-wal").exists()
+
+
+@pytest.mark.parametrize("what", ["garbage", "foreign", "newer", "torn"])
+def test_what_is_no_good_copy_changes_nothing(store: Store, tmp_path: Path, what: str) -> None:
+    """Garbage, another program's database, a newer schema and a torn file are refused; the state stays."""
+    store.write_now(insert_runs, new_run())
+    store.close()
+    copy = tmp_path / "copy.db"
+    if what == "garbage":
+        copy.write_bytes(os.urandom(20_000))
+    elif what == "foreign":
+        connection = sqlite3.connect(copy)
+        connection.execute("CREATE TABLE notes (text)")
+        connection.close()
+    else:
+        back_up(store.path, copy)
+        if what == "newer":
+            connection = sqlite3.connect(copy)
+            connection.execute("UPDATE alembic_version SET version_num = '9999'")
+            connection.commit()
+            connection.close()
+        else:
+            copy.write_bytes(copy.read_bytes()[: copy.stat().st_size // 2])
+    before = store.path.read_bytes()
+    with pytest.raises(StoreError) as caught:
+        put_back(copy, store.path, NOW)
+    assert isinstance(caught.value, SchemaMismatchError if what == "newer" else StoreError)
+    if what in ("garbage", "torn"):
+        assert isinstance(caught.value, StoreCorruptError)
+    assert store.path.read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if "restoring" in path.name or "replaced" in path.name]
+
+
+def test_an_older_schema_is_copied_before_it_is_upgraded(tmp_path: Path) -> None:
+    """Opening an old state leaves a copy with its schema in the name, and the copy still has that schema."""
+    state = tmp_path / "state.db"
+    make_old(state, "0001")
+    Store.open(state).close()
+    assert summarize(state).schema == REVISION
+    assert summarize(tmp_path / "state.db.schema-0001").schema == "0001"
+
+
+def test_every_step_of_a_restore_can_be_the_last(tmp_path: Path) -> None:
+    """Killed at each system call that names or removes a file, a restore leaves the old state or the new one."""
+    old, new = new_run("old"), new_run("new")
+    names = set()
+    for step in range(1, 40):
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name, run in (("state.db", old), ("other.db", new)):
+            store = Store.open(folder / name)
+            store.write_now(insert_runs, run)
+            store.close()
+        back_up(folder / "other.db", folder / "copy.db")
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_RESTORE, str(folder), str(step)], capture_output=True, check=False
+        )
+        store = Store.open(folder / "state.db")
+        jobs = [run.job for run in store.read_now(list_runs, RunFilter())]
+        held = store.read_now(read_hold)
+        store.close()
+        assert faults(folder / "state.db") == []
+        assert jobs in (["old"], ["new"])
+        assert (held is not None) == (jobs == ["new"])
+        names.add(jobs[0])
+        if killed.returncode == 0:
+            break
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    else:
+        pytest.fail("the restore never came to its end")
+    assert names == {"old", "new"}
+
+
+KILLED_RESTORE = """
+import os, signal, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from erpsync.store import backup
+
+folder, step = Path(sys.argv[1]), int(sys.argv[2])
+count = 0
+
+def counted(call):
+    def wrapper(*args, **kwargs):
+        global count
+        count += 1
+        if count == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*args, **kwargs)
+    return wrapper
+
+for name in ("replace", "link", "unlink", "fsync", "open"):
+    setattr(os, name, counted(getattr(os, name)))
+backup.put_back(folder / "copy.db", folder / "state.db", datetime(2026, 11, 22, tzinfo=UTC))
+"""
+
+
+def make_old(path: Path, revision: str) -> None:
+    """A state as an older erpsync left it."""
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+
+    import erpsync.store
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(erpsync.store.__file__).parent / "migrations"))
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
