@@ -63,9 +63,9 @@ class Desk:
         self.heard.append(("pause", [*jobs], until, reason, requested_by))
         return [{"job": job} for job in jobs]
 
-    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> list[str]:
+    async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> dict[str, object]:
         self.heard.append(("resume", jobs, requested_by))
-        return ["products"]
+        return {"resumed": ["products"], "released": False}
 
 
 @pytest.fixture

@@ -55,7 +55,8 @@ async def test_pauses_say_until_when_and_why(served: Any, socket_path: Path) -> 
         {"job": "a"},
         {"job": "b"},
     ]
-    assert await ask(socket_path, lambda client: client.resume(None)) == ["products"]
+    answer = await ask(socket_path, lambda client: client.resume(None))
+    assert answer == {"resumed": ["products"], "released": False}
     assert served.heard == [("pause", ["a", "b"], until, "audit", ME), ("resume", None, ME)]
     with pytest.raises(DaemonRefusedError, match="until"):
         await ask(socket_path, lambda client: client.pause(["a"], until.replace(tzinfo=None), None))
