@@ -150,3 +150,14 @@ handover = Table(  # the newest run of a parent that a child has not consumed
     Column("run_id", Text, nullable=False),
     Column("outcome", Text, nullable=False),
 )
+
+session = Table(  # sessions at ERP.net instances that may still be open, and so hold a licence slot
+    "session",
+    metadata,
+    Column("instance", Text, primary_key=True),
+    Column("identity", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("opened_at", Instant, nullable=False),
+    Column("used_at", Instant, nullable=False),
+    Column("kind", Text, nullable=False),
+)
