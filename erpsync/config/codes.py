@@ -28,12 +28,15 @@ CODES = {
     "E121": "jobs run after one another in a circle",
     "E122": "a former name belongs to another job",
     "E123": "a library that is needed is not installed",
+    "E124": "a person's identity needs a seal_key",
+    "E125": "a seal key is too short",
     "W101": "an include pattern matches no file",
     "W102": "an environment variable starts with ERPSYNC_ but means nothing",
     "W103": "a scope is obsolete",
     "W104": "a file with a secret can be read by others",
     "W105": "a selector matches no instance, or a job runs nowhere",
     "W106": "a job runs after one that is disabled",
+    "W107": "there is no seal_key: a restart cannot re-use tokens and sessions",
 }
 
 

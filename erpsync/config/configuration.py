@@ -14,6 +14,7 @@ from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import After, At, Calendar, Cron, Every, Job, Schedule, Window
 from erpsync.core.problem import Problem, Severity
 from erpsync.core.run import utc_text
+from erpsync.core.secret import SecretReference
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """[daemon], all paths absolute; `plugins` are folders, `state` is the SQLite file."""
+    """[daemon], all paths absolute; `plugins` are folders, `state` the SQLite file, the first of `seal_key` seals."""
 
     data: Path
     state: Path
@@ -35,6 +36,7 @@ class Daemon:
     plugins: tuple[Path, ...]
     max_runs: int
     drain: timedelta
+    seal_key: tuple[SecretReference, ...]
     log_format: Literal["auto", "console", "json"]
     log_level: Literal["debug", "info", "warning", "error"]
     retention: Retention

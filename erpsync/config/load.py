@@ -121,6 +121,7 @@ def _daemon(document: Document, section: DaemonSection, environ: Mapping[str, st
         ),
         max_runs=section.max_runs,
         drain=section.drain,
+        seal_key=section.seal_key,
         log_format=section.log.format,
         log_level=section.log.level,
         retention=Retention(section.retention.runs, section.retention.logs, section.retention.log_size),

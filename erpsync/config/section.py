@@ -357,6 +357,7 @@ class DaemonSection(Section):
     include: Names = ()
     max_runs: Positive = 16
     drain: Duration = timedelta(seconds=60)
+    seal_key: References = ()
     log: LogSection = LogSection()
     retention: RetentionSection = Field(default_factory=RetentionSection)
 

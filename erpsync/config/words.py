@@ -14,7 +14,7 @@ from erpsync.config.source import Keys
 NOT_YET_HELP = "not available in this version"
 
 NOT_YET_KEYS = frozenset({
-    "seal_key", "notices", "ping",
+    "notices", "ping",
 })  # fmt: skip
 
 _EXPECTED = {

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from erpsync.config.configuration import Configuration
+from erpsync.config.seal import seal_problems
 from erpsync.config.secrets import SecretResolver, secret_problems
 from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
 from erpsync.core.job import Job
@@ -28,6 +29,7 @@ def all_problems(
         problems += _settings_problems(configuration, catalog, job, None)
     tell("schedules")
     problems += schedule_problems(configuration)
+    problems += seal_problems(configuration, resolver)
     if resolver is not None:
         tell("secrets")
         problems += secret_problems(configuration, resolver)

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from erpsync.config.configuration import Configuration
+from erpsync.config.seal import seal_keys
+from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
@@ -15,6 +17,7 @@ from erpsync.core.run import Run, State
 from erpsync.daemon.check import parked_jobs, require_schedules
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.place import resolver_of, run_log_of
+from erpsync.identity.sealed import SealedStore
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.runner import Runner
 from erpsync.scheduling.engine import Engine
@@ -70,7 +73,8 @@ def compose(
     resolver = resolver_of(configuration, redactor)
     catalog = PluginCatalog(configuration.daemon.plugins)
     parked = parked_jobs(configuration, catalog, resolver)
-    connections = Connections(configuration, resolver, clock, emit, redactor)
+    sealed = sealed_store(configuration, resolver, emit)
+    connections = Connections(configuration, resolver, clock, emit, redactor, sealed)
     store = Store.open(configuration.daemon.state)
     planned = {name: job for name, job in configuration.jobs.items() if name not in parked}
 
@@ -102,3 +106,11 @@ def compose(
     )
     engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
     return Composition(configuration, clock, emit, store, connections, runner, engine, parked)
+
+
+def sealed_store(configuration: Configuration, resolver: SecretResolver, emit: Emit) -> SealedStore | None:
+    """Where tokens are kept; None without a key that can be used, which is told and stops nothing."""
+    keys, problems = seal_keys(configuration, resolver)
+    for problem in problems:
+        emit("config.doubted", level="warning", message=problem.message, code=problem.code)
+    return SealedStore(configuration.daemon.data / "tokens", keys, emit) if keys else None

@@ -13,7 +13,7 @@ from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
 from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.event import Emit
-from erpsync.core.instance import Instance
+from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
@@ -22,6 +22,7 @@ from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.status import IdentityStatus
 from erpsync.running.connection import Connection
 
@@ -81,12 +82,14 @@ class Connections:
         clock: Clock,
         emit: Emit,
         redactor: Redactor,
+        sealed: SealedStore | None = None,
     ) -> None:
         self._configuration = configuration
         self._resolver = resolver
         self._clock = clock
         self._emit = emit
         self._redactor = redactor
+        self._sealed = sealed
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._sites: dict[str, InstanceSite] = {}
         self._tokens: dict[str, TokenManager] = {}
@@ -153,6 +156,12 @@ class Connections:
                 renewal="late" if site.instance.kind == "erpnet" else "early",
             )
         return self._tokens[name]
+
+    def _drawer(self, identity: Identity) -> Drawer | None:
+        """Where tokens of this identity are kept; None where none are."""
+        instance = self._configuration.instances[identity.instance]
+        server = instance.issuer or instance.url or ""
+        return self._sealed.drawer(identity, server) if self._sealed else None
 
     def _trusted(self, ca_file: Path | None) -> ssl.SSLContext:
         """Certificates take milliseconds to read: once for all instances that trust the same."""

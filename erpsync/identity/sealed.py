@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,13 +22,11 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from erpsync.config.seal import SHORTEST_KEY
 from erpsync.core.errors import StoreUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.store.place_fault import place_faults
-
-SHORTEST_KEY = 32
-"""Bytes a secret must have to seal with."""
 
 _MAGIC = b"erpsync sealed 1\n"
 _KEY_ID = 8
@@ -231,12 +228,11 @@ class _UnusableError(Exception):
 
 
 def machine_id() -> str:
-    """What tells this machine from others (machine-id(5)); the host name where there is no such file."""
-    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
-        with suppress(OSError):
-            if name := Path(path).read_text("ascii", "replace").strip():
-                return name
-    return socket.gethostname()
+    """What tells this machine from others (machine-id(5)); containers often have none, there the key alone binds."""
+    try:
+        return Path("/etc/machine-id").read_text("ascii", "replace").strip() or "any"
+    except OSError:
+        return "any"
 
 
 def _text(token: StoredToken) -> bytes:

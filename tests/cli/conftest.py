@@ -16,6 +16,7 @@ CONFIGURATION = """
 [daemon]
 data = "data"
 plugins = ["plugins"]
+seal_key = { env = "BOX_SEAL" }
 
 [metrics]
 listen = false
@@ -96,6 +97,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "plugins" / "say.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BOX_SECRET", "box-secret")
+    monkeypatch.setenv("BOX_SEAL", "a-key-of-the-box-that-is-long-enough")
     return tmp_path
 
 

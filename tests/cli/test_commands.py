@@ -20,10 +20,10 @@ def test_check_of_a_fine_configuration(erpsync: Type) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "code", "place"),
     [
-        ('"say"', '"sya"', "E201", (20, 1)),
+        ('"say"', '"sya"', "E201", (21, 1)),
         ('text = "hello"', "text = 7", "E202", None),
         ('"30 2 * * *"', '"30 25 * * *"', "E301", None),
-        ("client_id", "clientid", "E103", (10, 1)),
+        ("client_id", "clientid", "E103", (11, 1)),
         ('"BOX_SECRET"', '"NOT_SET"', "E119", None),
     ],
 )
@@ -114,12 +114,12 @@ def test_jobs_show_tells_where_each_key_comes_from(erpsync: Type) -> None:
     """Every key of the effective job has its value and its file and line, or the layer that gave it."""
     shown = erpsync("jobs", "show", "say", "--format", "json").json
     assert shown["job"]["with"] == {"text": "hello"}
-    assert shown["origins"]["with.text"]["line"] == 24
+    assert shown["origins"]["with.text"]["line"] == 25
     assert shown["origins"]["grace"]["layer"] == "default"
     line = next(
         line for line in erpsync("jobs", "show", "say").out.splitlines() if line.startswith("with.text")
     )
-    assert line.split() == ["with.text", "hello", "erpsync.toml:24"]
+    assert line.split() == ["with.text", "hello", "erpsync.toml:25"]
 
 
 def test_a_run_from_start_to_show(erpsync: Type, folder: Path) -> None:

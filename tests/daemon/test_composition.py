@@ -22,6 +22,7 @@ from erpsync.sandbox.server import Sandbox
 TEXT = """
 [daemon]
 data = "data"
+seal_key = { secret = "seal" }
 [secrets]
 from = ["secrets"]
 [identities.night]
