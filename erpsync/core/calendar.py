@@ -90,6 +90,20 @@ def opens_at(job: Job, instant: datetime) -> Opening | None:
     return None if at == instant else Opening(at, "blackout" if dark else "window")
 
 
+def open_time(job: Job, start: datetime, end: datetime) -> timedelta:
+    """How much of the time from `start` to `end` lies inside the job's window and outside its blackouts."""
+    total, at = timedelta(0), start
+    while at < end:
+        opening = opens_at(job, at)
+        if opening is None:
+            closes = min(window_end(job, at) or end, next_blackout(job, at, end) or end, end)
+            total += closes - at
+            at = closes
+        else:
+            at = opening.at or end
+    return total
+
+
 def spread_delay(name: str, spread: timedelta) -> timedelta:
     """The part of `spread` that belongs to this name: in [0, spread), whole milliseconds, the same for ever."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) / 2**64

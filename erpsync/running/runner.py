@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -34,7 +35,7 @@ from erpsync.running.fork import ForkServer
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
-from erpsync.running.verdict import GENTLE, Ending, judge
+from erpsync.running.verdict import GENTLE, LICENCE, Ending, judge
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
 from erpsync.store.ledger import Begin, End, Finish, begin_attempts, find_run
@@ -119,6 +120,9 @@ class Runner:
         )
         self._escalation = Escalation(self._alarm, clock, self._events, self._grace)
         self._live: dict[str, LiveAttempt] = {}
+        self._licence_waits: Counter[str] = (
+            Counter()
+        )  # of runs that are not finished, since this runner knows them
         self._tasks: set[asyncio.Task[None]] = set()
         self._fresh: list[Run] = []
         self._pumping = False
@@ -394,6 +398,7 @@ class Runner:
             repeatable=ending.cause in GENTLE and self._repeatable(attempt.job),
             now=self._clock.now(),
             jitter=self._jitter,
+            licence_waits=self._licence_waits[attempt.run.id],
         )
 
     def _go_on(self, run: Run) -> None:
@@ -402,6 +407,8 @@ class Runner:
             self._events.failed(run)
         if run.state is State.WAITING:
             self._events.waiting(run)
+        if run.waiting_for == LICENCE:
+            self._licence_waits[run.id] += 1
         self._room.enter(run)
 
     async def _give_up(self, run: Run) -> Ended | None:
@@ -453,6 +460,7 @@ class Runner:
     def _conclude(self, ended: Ended) -> None:
         """The end of a run, for the log, for those who wait for it, and for the runs that come after it."""
         run = ended.run
+        self._licence_waits.pop(run.id, None)
         self._events.finished(run)
         self._resolve(run.id, lambda waiter: waiter.set_result(run))
         self._room.ended(run)

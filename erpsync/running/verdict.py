@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
+from erpsync.core.calendar import open_time
 from erpsync.core.job import Job, RetryPolicy
 from erpsync.core.run import AttemptOutcome, Counts, Outcome, Run, RunFailure, State
 from erpsync.running.channel import Done, counts_of
@@ -12,6 +13,8 @@ from erpsync.running.fault import Fault
 from erpsync.store.ledger import End
 
 MAX_LOSSES = 3
+LICENCE = "licence"
+"""What a run waits for to which no slot was given."""
 _LICENCE_WAIT = timedelta(minutes=1)
 _LONGEST_LICENCE_WAIT = timedelta(minutes=20)
 
@@ -36,9 +39,18 @@ class Ending:
 
 
 def judge(
-    job: Job, run: Run, ending: Ending, *, repeatable: bool, now: datetime, jitter: Callable[[], float]
+    job: Job,
+    run: Run,
+    ending: Ending,
+    *,
+    repeatable: bool,
+    now: datetime,
+    jitter: Callable[[], float],
+    licence_waits: int = 0,
 ) -> End:
     """Where the run goes. `run` is as it was when its attempt began, `jitter` gives numbers in [0, 1).
+
+    `licence_waits` is how often the run has waited for a licence already.
 
     Told to end at once, an attempt ends for that cause whatever it answers: a result may be half the work. Asked to
     end at its next checkpoint, it ends for that cause only if it did; a result or an error before stands.
@@ -64,8 +76,8 @@ def judge(
         )
     end = replace(end, error=RunFailure(answer.type, answer.message, answer.hint))
     if answer.kind == "licence":
-        return _wait_for_licence(run, end)
-    return _retry_or(job.retry, run, end, answer, Outcome.FAILED, jitter)
+        return _wait_for_licence(end, licence_waits)
+    return _retry_or(job, run, end, answer, Outcome.FAILED, jitter)
 
 
 def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
@@ -142,7 +154,7 @@ def _asked_to_end(
                 outcome=AttemptOutcome.TIMED_OUT,
                 error=RunFailure(fault.type, fault.message, fault.hint),
             )
-            return _retry_or(job.retry, run, timed_out, fault, Outcome.TIMED_OUT, jitter)
+            return _retry_or(job, run, timed_out, fault, Outcome.TIMED_OUT, jitter)
         case _:
             interrupted = replace(end, outcome=AttemptOutcome.INTERRUPTED)
             if repeatable:
@@ -152,33 +164,37 @@ def _asked_to_end(
             return replace(interrupted, run_outcome=Outcome.ABANDONED, reason=reason, error=error)
 
 
-def _wait_for_licence(run: Run, end: End) -> End:
+def _wait_for_licence(end: End, waits: int) -> End:
     """Minutes, doubling: a slot is freed by time alone, and asking often would not free it sooner."""
-    waits = max(0, run.uncharged - run.losses)
     delay = min(_LONGEST_LICENCE_WAIT, _LICENCE_WAIT * 2 ** min(waits, 10))
     return replace(
         end,
         state=State.WAITING,
-        waiting_for="licence",
+        waiting_for=LICENCE,
         next_attempt_at=end.at + delay,
         uncharged=True,
     )
 
 
 def _retry_or(
-    policy: RetryPolicy, run: Run, end: End, fault: Fault, outcome: Outcome, jitter: Callable[[], float]
+    job: Job, run: Run, end: End, fault: Fault, outcome: Outcome, jitter: Callable[[], float]
 ) -> End:
-    """Another attempt where the error and the policy allow one, else the end of the run."""
+    """Another attempt where the error and the policy allow one, else the end of the run.
+
+    The budget is spent from the first attempt's start on, by time in which the job may start: what lies outside its
+    window or in its blackouts costs nothing.
+    """
+    policy = job.retry
     charged = run.attempts - run.uncharged
     delay = _delay(policy, charged, fault, jitter)
-    started = run.started_at or end.at
+    next_at = end.at + delay
     if not fault.retryable:
         return replace(end, run_outcome=outcome)
     if charged >= policy.attempts:
         return replace(end, run_outcome=outcome, reason="attempts used up" if policy.attempts > 1 else None)
-    if end.at + delay - started > policy.budget:
+    if open_time(job, run.started_at or end.at, next_at) > policy.budget:
         return replace(end, run_outcome=outcome, reason="retry budget used up")
-    return replace(end, state=State.WAITING, waiting_for="back-off", next_attempt_at=end.at + delay)
+    return replace(end, state=State.WAITING, waiting_for="back-off", next_attempt_at=next_at)
 
 
 def _delay(policy: RetryPolicy, charged: int, fault: Fault, jitter: Callable[[], float]) -> timedelta:

@@ -15,6 +15,7 @@ from erpsync.core.calendar import (
     Opening,
     blackout_end,
     covers,
+    open_time,
     opens_at,
     spread_delay,
     start_deadline,
@@ -206,3 +207,23 @@ def test_what_was_caught_up_asked_for_or_postponed_waits_from_when_it_could_star
     assert start_deadline(JOB, late, _hourly) == NOON + 5 * HOUR + PATIENCE
     assert start_deadline(JOB, asked, _hourly) == NOON + PATIENCE
     assert start_deadline(dark, RUN, _hourly) == _in("Europe/Sofia", 2026, 3, 29) + HOUR
+
+
+@given(
+    st.integers(0, 60 * 24 * 3),
+    st.integers(0, 60 * 24 * 3),
+    st.sampled_from([NIGHT, Window(time(1), time(4)), None]),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_open_time_is_every_minute_in_which_a_start_is_allowed(
+    begin: int, length: int, window: Window | None, dark: bool
+) -> None:
+    """Around a clock change too."""
+    days = frozenset({date(2026, 3, 29)}) if dark else frozenset()
+    job = replace(JOB, window=window, blackout=(Calendar("free", dates=days),))
+    start = NOON + begin * MINUTE
+    minutes = (start + number * MINUTE for number in range(length))
+    allowed = sum(opens_at(job, minute) is None for minute in minutes)
+
+    assert open_time(job, start, start + length * MINUTE) == allowed * MINUTE

@@ -70,14 +70,17 @@ async def test_retryable_error_is_tried_again_after_its_back_off(desk: MakeDesk,
 async def test_licence_wait_holds_no_slot(desk: MakeDesk, define: Define) -> None:
     """A run that waits for a licence lets others run, is charged nothing and goes on minutes later."""
     clock = ManualClock()
-    job = define("failing", attempts=["LicenseExhaustedError", ""])
+    job = define("failing", attempts=["LicenseExhaustedError", "LicenseExhaustedError", ""])
     at = desk(job, define("quick"), clock=clock, max_runs=1)
     run = await at.offer("failing")
     assert (await at.hear("run.waiting"))["waiting_for"] == "licence"
     assert (await at.run("quick")).outcome == "succeeded"
     clock.advance(timedelta(minutes=1))
+    longer = await at.hear("run.waiting", 2)
+    assert longer["next_attempt_at"] == clock.now() + timedelta(minutes=2)
+    clock.advance(timedelta(minutes=2))
     ended = await at.finished(run)
-    assert (ended.outcome, ended.attempts, ended.uncharged) == ("succeeded", 2, 1)
+    assert (ended.outcome, ended.attempts, ended.uncharged) == ("succeeded", 3, 2)
 
 
 async def test_full_slots_make_runs_wait(desk: MakeDesk, define: Define) -> None:

@@ -1,7 +1,7 @@
 """What becomes of an attempt, decided without running anything."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from erpsync.core.errors import (
     TokenEndpointError,
     UnreachableError,
 )
-from erpsync.core.job import Job, RetryPolicy
+from erpsync.core.job import Calendar, Job, RetryPolicy, Window
 from erpsync.core.run import AttemptOutcome, Counts, Outcome, Run, RunTrigger, State
 from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 from erpsync.running.channel import Done
@@ -28,9 +28,12 @@ JOB = Job("orders", "orders", "mirror")
 STOPPED = Fault("stopped", "RunCancelledError", "stopped at a checkpoint")
 
 
-def verdict(answer: Any, *, job: Job = JOB, run: Run = RUN, repeatable: bool = True, **ending: Any) -> End:
-    given = fault_of(answer) if isinstance(answer, BaseException) else answer
-    return judge(job, run, Ending(given, **ending), repeatable=repeatable, now=NOW, jitter=lambda: 0.5)
+def verdict(
+    answer: Any, *, job: Job = JOB, run: Run = RUN, repeatable: bool = True, waits: int = 0, **ending: Any
+) -> End:
+    given, how = fault_of(answer) if isinstance(answer, BaseException) else answer, lambda: 0.5
+    ended = Ending(given, **ending)
+    return judge(job, run, ended, repeatable=repeatable, now=NOW, jitter=how, licence_waits=waits)
 
 
 def done(failed: int = 0, note: str = "", cursor: str | None = None) -> Done:
@@ -99,6 +102,24 @@ def test_budget_ends_the_run_before_the_night_does() -> None:
     assert verdict(UnreachableError("no answer"), run=run).reason == "retry budget used up"
 
 
+def test_budget_leaves_out_what_no_start_was_allowed_in() -> None:
+    """A run of yesterday's window has in today's what was left of its budget; so it is after a blackout."""
+    begun = NOW - timedelta(
+        hours=21, minutes=45
+    )  # half an hour before the window closed, and it is open since 02:00
+    late = replace(begun_run := replace(RUN, started_at=begun), started_at=begun - timedelta(minutes=20))
+    window = replace(JOB, window=Window(time(2), time(5)))
+    dark = replace(JOB, blackout=(Calendar("free", dates=frozenset({NOW.date() - timedelta(days=1)})),))
+
+    assert verdict(UnreachableError("x"), run=begun_run).reason == "retry budget used up"
+    assert verdict(UnreachableError("x"), run=begun_run, job=window).waiting_for == "back-off"
+    assert verdict(UnreachableError("x"), run=late, job=window).reason == "retry budget used up"
+    eve = replace(RUN, started_at=NOW.replace(hour=0) - timedelta(days=1, minutes=20))
+    assert verdict(UnreachableError("x"), run=eve, job=dark).reason == "retry budget used up"
+    young = replace(dark, retry=RetryPolicy(budget=timedelta(hours=3)))
+    assert verdict(UnreachableError("x"), run=eve, job=young).waiting_for == "back-off"
+
+
 @pytest.mark.parametrize("error", [ThrottledError, ServerFaultError])
 def test_retry_after_is_a_lower_bound(error: type) -> None:
     """A server's Retry-After is waited for; less is never waited."""
@@ -140,9 +161,15 @@ def test_permanent_errors_end_the_run_at_once(error: Exception) -> None:
 def test_licence_is_waited_for_in_minutes(waits: int, minutes: int) -> None:
     """An exhausted licence charges no attempt and waits 1, 2, 4 … 20 minutes, however often."""
     run = replace(RUN, attempts=waits + 1, uncharged=waits)
-    end = verdict(LicenseExhaustedError("all slots taken"), run=run)
+    end = verdict(LicenseExhaustedError("all slots taken"), run=run, waits=waits)
     assert (end.state, end.waiting_for, end.uncharged) == (State.WAITING, "licence", True)
     assert end.next_attempt_at == NOW + timedelta(minutes=minutes)
+
+
+def test_interruptions_do_not_lengthen_a_licence_wait() -> None:
+    """Stopped at the end of four windows, it waits a minute for its first licence all the same."""
+    end = verdict(LicenseExhaustedError("all slots taken"), run=replace(RUN, attempts=5, uncharged=4))
+    assert end.next_attempt_at == NOW + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(("again", "state"), [(False, State.FINISHED), (True, State.WAITING)])

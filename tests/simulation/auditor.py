@@ -33,6 +33,7 @@ _RUNNING = text("SELECT count(*) FROM run WHERE job = :job AND state = 'running'
 _COVERING = text(
     "SELECT id, outcome, coalesce(fire_until, fire_at) AS last FROM run WHERE job = :job AND claim LIKE 'at:%'"
 )
+_ORPHANS = text("SELECT run_id FROM attempt WHERE run_id NOT IN (SELECT id FROM run)")
 _MARKS = text("SELECT job, until FROM mark")
 _PARENTS = text(
     "SELECT child.id, child.state, child.outcome, child.reason, parent.state AS ended, parent.outcome AS how, "
@@ -82,7 +83,6 @@ class Auditor:
         self._jobs: dict[str, Job] = {}
         self._expected: dict[str, tuple[Job, datetime]] = {}
         self._edited: set[str] = set()  # whose newest runs may be of the rules before
-        self._begun: set[str] = set()
         self._read: set[str] = set()
         self._last = 0
 
@@ -103,7 +103,6 @@ class Auditor:
         """A run has started: it may, and no other of its job is running unless that is allowed."""
         assert oracle.is_open(job, now), f"{run.job} starts outside its window"
         assert not oracle.is_dark(job, now), f"{run.job} starts in a blackout"
-        self._begun.add(run.id)
         running = connection.execute(_RUNNING, {"job": run.job}).scalar_one()
         assert running == 1 or job.overlap == "allow", f"{running} runs of {run.job} are running at once"
 
@@ -153,8 +152,9 @@ class Auditor:
                 account.ranges[owner] = _instant(row.last)
             else:
                 assert fire > now, f"{name}: the run of {fire} is lost by a correction"
-                assert owner not in self._begun, f"{owner} has begun and is lost by a correction"
                 del account.covered[fire]
+        orphans = connection.execute(_ORPHANS).all()
+        assert not orphans, f"runs that had begun are lost by a correction: {orphans}"
         account.audited = now
         self._last = 0  # new runs may have the numbers of those that are gone
 
