@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
 _BY_NAME = {
     "UnknownJobError": ExitCode.USAGE,
     "UnknownRunError": ExitCode.USAGE,
+    "UnknownNameError": ExitCode.USAGE,
     "ParkedJobError": ExitCode.CONFIGURATION,
     "AmbiguousRunError": ExitCode.USAGE,
     "SimulationTooLargeError": ExitCode.USAGE,
@@ -73,11 +74,15 @@ def code_of_error(error: BaseException) -> int:
         return ExitCode.REFUSED
     if not isinstance(error, errors.ErpsyncError):
         return ExitCode.FAULT
-    kind = getattr(error, "kind", "") or type(error).__name__
-    named = _code_of_class(kind) or _code_of_class(type(error).__name__)
-    if isinstance(error, errors.IdentityError) and not error.retryable:
-        return ExitCode.CONFIGURATION if isinstance(error, errors.DiscoveryError) else ExitCode.REFUSED
-    return named or (ExitCode.TEMPORARY if error.retryable else ExitCode.FAULT)
+    return code_of_kind(getattr(error, "kind", "") or type(error).__name__, retryable=error.retryable)
+
+
+def code_of_kind(kind: str, *, retryable: bool) -> int:
+    """The same from the name of the error's class, as documents have it."""
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, errors.IdentityError) and not retryable:
+        return ExitCode.CONFIGURATION if issubclass(known, errors.DiscoveryError) else ExitCode.REFUSED
+    return _code_of_class(kind) or (ExitCode.TEMPORARY if retryable else ExitCode.FAULT)
 
 
 def code_of_run(run: Mapping[str, object], refused: Collection[str]) -> int:

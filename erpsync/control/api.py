@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from starlette.exceptions import HTTPException
 
 from erpsync.control.body_limit import BodyLimit
-from erpsync.control.selection import UnknownJobError, UnknownRunError
+from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.core.run import Run
@@ -142,7 +142,7 @@ def control_application(controls: Controls, emit: Emit) -> FastAPI:
 
     @app.exception_handler(ErpsyncError)
     async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:
-        missing = isinstance(error, UnknownJobError | UnknownRunError)
+        missing = isinstance(error, UnknownJobError | UnknownNameError | UnknownRunError)
         status = 404 if missing else 503 if error.retryable else 409
         return _answer(status, type(error).__name__, error.message, error.hint)
 

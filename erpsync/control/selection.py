@@ -1,11 +1,15 @@
-"""Which jobs are meant: names, globs, instances and tags, with a suggestion where nothing fits."""
+"""What is meant by a name: jobs, also by glob, instance and tag; identities and instances; with a suggestion where
+nothing fits."""
 
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.job import Job
+
+T = TypeVar("T")
 
 
 class UnknownJobError(ErpsyncError):
@@ -18,6 +22,10 @@ class ParkedJobError(ErpsyncError):
 
 class UnknownRunError(ErpsyncError):
     """The ledger has no such run."""
+
+
+class UnknownNameError(ErpsyncError):
+    """No identity or instance has this name; the hint suggests what was perhaps meant."""
 
 
 def is_pattern(text: str) -> bool:
@@ -64,6 +72,25 @@ def find_job(jobs: Mapping[str, Job], name: str) -> Job:
     if len(found) != 1:
         raise UnknownJobError(f'"{name}" means {len(found)} jobs', hint=f"one of {', '.join(found[:5])}")
     return jobs[found[0]]
+
+
+def find_named(things: Mapping[str, T], name: str, noun: str) -> T:
+    """The identity or instance (`noun`) of this name; a template's name alone means its only identity.
+
+    Raises:
+        UnknownNameError: none, with a suggestion.
+    """
+    if name in things:
+        return things[name]
+    of_template = [full for full in things if full.startswith(f"{name}@")]
+    if len(of_template) == 1:
+        return things[of_template[0]]
+    if of_template:
+        hint = f"one of {', '.join(sorted(of_template)[:5])}"
+        raise UnknownNameError(f'"{name}" means {len(of_template)} of them', hint=hint)
+    close = get_close_matches(name, things, n=1, cutoff=0.6)
+    hint = f'did you mean "{close[0]}"?' if close else f"there are: {', '.join(sorted(things)[:5]) or 'none'}"
+    raise UnknownNameError(f'there is no {noun} "{name}"', hint=hint)
 
 
 def _fitting(jobs: Mapping[str, Job], pattern: str) -> list[str]:

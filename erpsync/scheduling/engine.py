@@ -134,6 +134,13 @@ class Engine:
         fire = self.next_fire(job)
         return next_start(self._tables[job], fire) if fire is not None else None
 
+    def starting_within(self, ahead: timedelta) -> list[tuple[str, datetime]]:
+        """The jobs that can start between now and `ahead` of it, not claimed yet, and when."""
+        now = self._clock.now()
+        due = [job for job, at in self._due.items() if now < at <= now + ahead]
+        starts = ((job, self.next_start(job)) for job in due)
+        return [(job, start) for job, start in starts if start is not None and start <= now + ahead]
+
     def paused(self, job: str) -> Pause | None:
         """The pause of a job that is in force now."""
         pause = self._pauses.get(job)
