@@ -17,6 +17,7 @@ from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
+from erpsync.core.token import AccessToken
 from erpsync.erpnet.pace import Pace
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
@@ -97,26 +98,38 @@ class Connections:
 
     def of_job(self, job: Job) -> Connection:
         """The connection that all jobs of this identity at this instance share."""
-        key = (job.instance, job.identity)
+        return self.between(job.instance, job.identity)
+
+    def between(self, instance: str | None, identity: str | None) -> Connection:
+        """The way of an identity to an instance."""
+        key = (instance, identity)
         if key not in self._connections:
-            self._connections[key] = self._connection(job)
+            self._connections[key] = self._connection(instance, identity)
         return self._connections[key]
 
     def identities(self) -> list[IdentityStatus]:
         """How each identity in use stands, by name."""
         return [self._tokens[name].status() for name in sorted(self._tokens)]
 
+    def status(self, identity: str) -> IdentityStatus:
+        """How one identity stands, used or not."""
+        return self._manager_of(identity).status()
+
+    async def probe(self, identity: str) -> AccessToken:
+        """A token by a real request, see `TokenManager.probe`. Raises IdentityError, SecretUnavailableError."""
+        return await self._manager_of(identity).probe()
+
     async def close(self) -> None:
         """End renewals under way and close all connections."""
         await asyncio.gather(*(manager.close() for manager in self._tokens.values()))
         await asyncio.gather(*(site.client.aclose() for site in self._sites.values()))
 
-    def _connection(self, job: Job) -> Connection:
-        site = self._site(job.instance)
+    def _connection(self, name: str | None, identity: str | None) -> Connection:
+        site = self.site(name)
         instance = site.instance
         transport = AuthorizedTransport(
             base=site.base,
-            auth=self._manager(job.identity, site) if job.identity else None,
+            auth=self._manager(identity, site) if identity else None,
             origins=site.origins,
             access=instance.access,
             rate=site.pace,
@@ -125,14 +138,18 @@ class Connections:
             instance=instance.name,
             doubt=site.doubt,
         )
-        return Connection(transport, site.root, job.identity, job.instance, site.timeout)
+        return Connection(transport, site.root, identity, name, site.timeout)
 
-    def _site(self, name: str | None) -> InstanceSite:
+    def site(self, name: str | None) -> InstanceSite:
+        """The instance of this name; None is nowhere in particular."""
         instance = self._configuration.instances[name] if name else _NOWHERE
         if instance.name not in self._sites:
             trust = self._trusted(instance.ca_file)
             self._sites[instance.name] = InstanceSite(instance, trust, self._clock)
         return self._sites[instance.name]
+
+    def _manager_of(self, identity: str) -> TokenManager:
+        return self._manager(identity, self.site(self._configuration.identities[identity].instance))
 
     def _manager(self, name: str, site: InstanceSite) -> TokenManager:
         if name not in self._tokens:

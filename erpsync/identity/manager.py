@@ -104,6 +104,21 @@ class TokenManager:
             renewed=renewed,
         )
 
+    async def probe(self) -> AccessToken:
+        """A token by a real request now, whatever is held or was refused before: somebody wants to know.
+
+        It is kept where none is held that can be used, else thrown away: a second token could open a second session.
+
+        Raises:
+            IdentityError: retryable where waiting can help.
+            SecretUnavailableError: the secret cannot be read.
+        """
+        fresh, held = self._hold(await self._source.fetch()), self._held
+        if held is None or held.phase(held.left(self._clock)) is Phase.EXPIRED:
+            self._held, self._failure = fresh, None
+            self._refused_version, self._in_trouble = 0, False
+        return fresh.token
+
     def status(self) -> IdentityStatus:
         """How things stand now."""
         held, failed = self._held, self._failure
