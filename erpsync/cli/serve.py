@@ -27,7 +27,6 @@ def sandbox(
 
     try:
         place = Sandbox(port=port, license_slots=license_slots, token_ttl=token_ttl, rows=rows)
-        note("client id erpsync.sandbox/service, secret sandbox-secret; Ctrl-C ends it")
         return 128 + place.serve_forever(on_ready=_ready)
     except OSError as error:
         raise typer.BadParameter(f"cannot listen there: {error.strerror}", param_hint="--port") from error
@@ -36,5 +35,10 @@ def sandbox(
 def _ready(url: str) -> None:
     import sys
 
+    from erpsync.sandbox.identity import guide
+
+    for line in guide(url):
+        note(line)
+    note("Ctrl-C ends it")
     say(f"ready {url}")
     sys.stdout.flush()

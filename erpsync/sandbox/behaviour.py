@@ -17,8 +17,16 @@ class Behaviour:
     """When set, tokens get no scope outside this list: a grant narrower than the request."""
     strict_401: bool = False
     """`invalid_client` answers 401 (RFC 6749 section 5.2) in place of 400."""
-    basic_auth: bool = True
-    """The token endpoint accepts client credentials by HTTP Basic too."""
+    basic_auth: Literal["either", "rfc6749", "raw", "off"] = "either"
+    """How client credentials by HTTP Basic are read: form-decoded (RFC 6749 section 2.3.1), as sent, or not."""
+    code_ttl: float = 60
+    """Seconds that an authorization code is good for."""
+    refresh_ttl: float | None = None
+    """Seconds that a refresh token is good for; a day for public applications and 30 for others unless given."""
+    rotate_refresh: bool = True
+    """Each use gives the next refresh token; otherwise one serves till its end, and answers to it bring none."""
+    refresh_reuse_seconds: float = 0
+    """For how long a refresh token may be used again, as after a lost answer, without ending its family."""
     api_status: Literal["Working", "NotWorking", "Unknown", "absent"] = "Working"
     """What auto-discovery says about the Domain API site."""
     login_redirect: bool = False

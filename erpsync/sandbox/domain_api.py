@@ -16,12 +16,12 @@ from starlette.responses import RedirectResponse, Response
 
 from erpsync.sandbox.errors import ErpError, malformed, not_found
 from erpsync.sandbox.filter import Sql
-from erpsync.sandbox.identity import Token
 from erpsync.sandbox.instance import Instance
 from erpsync.sandbox.metadata import csdl, service_document
 from erpsync.sandbox.model import RENAMED, SETS, VERSION, EntitySet
 from erpsync.sandbox.query import Query, page_sql, parse_projection, parse_query
 from erpsync.sandbox.sessions import LicensesExhaustedError
+from erpsync.sandbox.tokens import Token
 
 _JSON: Final = (
     "application/json;odata.metadata=minimal;odata.streaming=true;IEEE754Compatible=false;charset=utf-8"
@@ -63,7 +63,7 @@ class DomainApi:
             self._instance.sessions.violations["mixed_credentials"] += 1
         if len(texts) != 1 or scheme.lower() not in ("", "bearer"):
             return None
-        return self._instance.identity.lookup(texts[0])
+        return self._instance.identity.tokens.lookup(texts[0])
 
     def _unauthorized(self, request: Request) -> Response:
         if self._instance.behaviour.login_redirect and "authorization" not in request.headers:
@@ -78,13 +78,17 @@ class DomainApi:
 
     def _enter_session(self, token: Token) -> None:
         instance, behaviour = self._instance, self._instance.behaviour
+        person = token.sign_in is not None
         key = token.token_id if behaviour.session_key == "token" else f"{token.client_id} {token.user}"
+        if token.sign_in is not None:
+            key = token.sign_in.sid
         try:
-            instance.sessions.use(key, token.client_id, token.user, behaviour.license_slots)
+            instance.sessions.use(key, token.client_id, token.user, behaviour.license_slots, person=person)
         except LicensesExhaustedError as error:
             message = "MaximumLicenseCountExceeded: all licenses are in use."
             raise ErpError(message, status=behaviour.license_status) from error
-        instance.sessions.watch(token.client_id, token.token_id, behaviour.parallel_token_grace)
+        if not person:
+            instance.sessions.watch(token.client_id, token.token_id, behaviour.parallel_token_grace)
 
     def _operation(self, request: Request, token: Token, body: bytes) -> Response:
         path = request.path_params.get("path", "").removesuffix("()")

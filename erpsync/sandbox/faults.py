@@ -50,7 +50,7 @@ class Fault(
     truncate: int | None = None
     """Bytes of the body after which the connection is closed; the length announced is that of the whole."""
     reset: bool = False
-    """The connection is reset and nothing is answered."""
+    """The connection is reset and nothing is answered; with `pass` the instance has done what it was asked to."""
 
     def matches(self, where: Where, method: str, target: str) -> bool:
         """Whether it is meant for such a request."""
@@ -119,6 +119,8 @@ async def perform(
     """Answers one request as the fault says."""
     await asyncio.sleep(fault.delay_ms / 1000)
     if fault.reset:
+        if fault.pass_:
+            await _real_answer(app, scope, receive)
         _reset(transport)
         return
     answer = await _real_answer(app, scope, receive) if fault.pass_ else _made_up_answer(fault)

@@ -1,228 +1,128 @@
-"""The identity site: trusted applications, discovery documents and access tokens by Client Credentials.
+"""The identity server of an instance: what it knows at first, and its parts in one place.
 
-Source: auth/flows/client-credentials, auth/tokens/access-tokens, RFC 6749 sections 4.4 and 5.2, RFC 9068.
+`CLIENT_ID`, `SIGNED`, `WEB` and `NATIVE` name the trusted applications of every new sandbox.
 """
 
-import base64
-import hashlib
-import secrets
-import uuid
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
-from urllib.parse import unquote_plus
 
-from joserfc import jwt
-from joserfc.jwk import KeyParameters, RSAKey
+from joserfc.jwk import ECKey
 
-from erpsync.sandbox.behaviour import Behaviour
-from erpsync.sandbox.sessions import Clock
+from erpsync.sandbox.applications import ASSERTION_ALGORITHMS, Applications
+from erpsync.sandbox.data import Database
+from erpsync.sandbox.grants import GRANT_TYPES, Grants
+from erpsync.sandbox.people import PASSWORD, PEOPLE, People
+from erpsync.sandbox.sessions import Clock, Sessions
+from erpsync.sandbox.sign_in import SignIns
+from erpsync.sandbox.tokens import Tokens, signing_key
 
 CLIENT_ID: Final = "erpsync.sandbox/service"
 CLIENT_SECRET: Final = "sandbox-secret"  # noqa: S105 - published, opens nothing but a sandbox
-_AUDIENCES: Final = ("DomainAPI", "TableAPI", "OLAP", "AppServer")
-_INTERACTIVE: Final = frozenset({"openid", "profile", "offline_access"})
-_LEGACY: Final = "DomainApi"
-
-
-@dataclass(frozen=True, slots=True)
-class Application:
-    """A trusted application, as far as a service needs it (Systems.Security.TrustedApplications)."""
-
-    client_id: str
-    secret_hash: str = field(repr=False)
-    scope: str = "read update"
-    name: str = ""
-    is_enabled: bool = True
-    client_type: str = "Confidential"
-    system_user_allowed: bool = True
-    system_user: str = "SYSTEM_APPLICATION_USER"
-
-    def accepts(self, secret: str) -> bool:
-        """Whether it may authenticate with this secret."""
-        right = secrets.compare_digest(self.secret_hash, secret_hash(secret))
-        return right and self.is_enabled and self.client_type == "Confidential"
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """What is known about a token that was issued. `deadline` is a reading of `Clock.lifetime`."""
-
-    token_id: str
-    client_id: str
-    user: str
-    scopes: frozenset[str]
-    deadline: float
-
-
-class OAuthError(Exception):
-    """A refusal of the token endpoint (RFC 6749 section 5.2)."""
-
-    def __init__(self, error: str, description: str) -> None:
-        super().__init__(description)
-        self.error = error
-        self.description = description
-
-
-def secret_hash(secret: str) -> str:
-    """The form in which ERP.net keeps secrets: base64 of the SHA-256."""
-    return base64.b64encode(hashlib.sha256(secret.encode()).digest()).decode()
+SIGNED: Final = "erpsync.sandbox/signed"
+WEB: Final = "erpsync.sandbox/web"
+NATIVE: Final = "erpsync.sandbox/native"
+_LOOPBACK_URIS: Final = ("http://127.0.0.1/callback", "http://127.0.0.1/", "http://localhost/callback")
 
 
 @cache
-def signing_key() -> RSAKey:
-    """One key for each process: making it takes longer than starting a sandbox."""
-    parameters: KeyParameters = {"kid": uuid.uuid4().hex.upper(), "use": "sig", "alg": "RS256"}
-    return RSAKey.generate_key(2048, parameters)
+def private_key() -> str:
+    """PEM of the key with which `SIGNED` authenticates; another one in each process, so that none is published."""
+    return ECKey.generate_key("P-256").as_pem(private=True).decode()
+
+
+def _seeds() -> dict[str, dict[str, Any]]:
+    people = {
+        "scope": "read update offline_access",
+        "redirect_uris": _LOOPBACK_URIS,
+        "any_loopback_port": True,
+    }
+    people |= {"logout_uris": _LOOPBACK_URIS}
+    public_key = ECKey.import_key(private_key()).as_pem(private=False).decode()
+    return {
+        CLIENT_ID: {"secret": CLIENT_SECRET, "name": "Service"},
+        SIGNED: {"public_key": public_key, "name": "Service with a key"},
+        WEB: {"secret": CLIENT_SECRET, "name": "Web application", **people},
+        NATIVE: {
+            "client_type": "Public",
+            "system_user_allowed": False,
+            "name": "Native application",
+            **people,
+        },
+    }
+
+
+def guide(url: str) -> list[str]:
+    """What somebody needs to sign in, a line each."""
+    return [
+        f"{CLIENT_ID}  a service: secret {CLIENT_SECRET}",
+        f"{SIGNED}   a service: private_key_jwt, key at {url}/_sandbox/private-key",
+        f"{WEB}      for people: secret {CLIENT_SECRET}, back to http://127.0.0.1:<any port>/callback",
+        f"{NATIVE}   for people: no secret but PKCE, back to the same place",
+        f"people: {', '.join(PEOPLE)}; password {PASSWORD}",
+    ]
 
 
 class Identity:
-    """Trusted applications and the tokens issued to them. Only tokens issued here and not revoked are accepted."""
+    """Trusted applications, people, and what was issued to them."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._applications: dict[str, Application] = {}
-        self._tokens: dict[str, Token] = {}
+    def __init__(self, clock: Clock, database: Database, sessions: Sessions) -> None:
+        self._sessions = sessions
         self.requests: Counter[str] = Counter()
-        self.issued: Counter[str] = Counter()
-        self.register(CLIENT_ID, CLIENT_SECRET)
+        self.applications = Applications(clock.wall)
+        self.people = People(database)
+        self.sign_ins = SignIns(clock)
+        self.tokens = Tokens(clock)
+        self.grants = Grants(self.applications, self.tokens, self.sign_ins)
+        for client_id, fields in _seeds().items():
+            self.applications.register(client_id, **fields)
 
-    def register(self, client_id: str, secret: str, **fields: Any) -> None:
-        """Adds or replaces a trusted application. Raises TypeError for an unknown field."""
-        self._applications[client_id] = Application(client_id, secret_hash(secret), **fields)
+    def reference_token(self, client_id: str, login: str | None = None, days: float | None = None) -> str:
+        """Mints a reference token (auth/tokens/reference-access-tokens). Raises KeyError for unknown ones."""
+        person = None if login is None else self.people.person(login)
+        if login is not None and person is None:
+            raise KeyError(login)
+        return self.tokens.reference(self.applications[client_id], person, days)
 
-    def set_secret(self, client_id: str, secret: str) -> None:
-        """Rotates a secret; tokens already issued stay valid."""
-        self._applications[client_id] = replace(
-            self._applications[client_id], secret_hash=secret_hash(secret)
-        )
+    def set_password(self, login: str, password: str) -> None:
+        """Changes a password, which ends the person's refresh tokens. Raises KeyError."""
+        self.people.set_password(login, password)
+        self.tokens.end_families(lambda sign_in: sign_in.person.login == login)
 
-    def reference_token(self, client_id: str) -> str:
-        """Mints a token without expiry for the application's system user (auth/tokens/reference-access-tokens)."""
-        application = self._applications[client_id]
-        text = f"enrt_{secrets.token_hex(32).upper()}"
-        scopes = frozenset(application.scope.split())
-        self._tokens[text] = Token(text[-8:], client_id, application.system_user, scopes, float("inf"))
-        return text
-
-    def revoke(self) -> None:
-        """From now on no token issued so far is accepted."""
-        self._tokens.clear()
-
-    def tokens(self) -> list[str]:
-        """The tokens issued and not revoked."""
-        return list(self._tokens)
-
-    def lookup(self, text: str) -> Token | None:
-        """The token behind `text` while it is valid."""
-        token = self._tokens.get(text)
-        return token if token is not None and token.deadline > self._clock.lifetime() else None
-
-    def count_request(self, form: Mapping[str, str], authorization: str) -> None:
-        """Counts a request to the token endpoint by application, whatever its answer will be."""
-        client_id = form.get("client_id") or next(iter(_basic(authorization)), ("", ""))[0]
-        self.requests[client_id if client_id in self._applications else "(unknown)"] += 1
-
-    def grant(
-        self, form: Mapping[str, str], authorization: str, issuer: str, behaviour: Behaviour
-    ) -> dict[str, object]:
-        """The answer to a token request. Raises OAuthError in the order in which the checks are made."""
-        if not form.get("grant_type"):
-            raise OAuthError("invalid_request", "The grant_type is missing.")
-        application = self._authenticate(form, authorization if behaviour.basic_auth else "")
-        if form["grant_type"] != "client_credentials":
-            raise OAuthError(
-                "unsupported_grant_type", f"The grant type '{form['grant_type']}' is not supported."
-            )
-        if not (application.system_user_allowed and application.system_user):
-            raise OAuthError("unauthorized_client", "The application has no system user.")
-        scopes = _granted(application, form.get("scope", ""), behaviour.granted_scope)
-        text = self._issue(application, scopes, issuer, behaviour.token_ttl)
-        return {
-            "access_token": text,
-            "expires_in": behaviour.token_ttl,
-            "token_type": "Bearer",
-            "scope": " ".join(scopes),
-        }
-
-    def _authenticate(self, form: Mapping[str, str], authorization: str) -> Application:
-        posted = (
-            [(form["client_id"], form["client_secret"])]
-            if {"client_id", "client_secret"} <= set(form)
-            else []
-        )
-        candidates = posted or _basic(authorization)
-        if not candidates:
-            raise OAuthError("invalid_request", "The client_id or client_secret is missing.")
-        for client_id, secret in candidates:
-            application = self._applications.get(client_id)
-            if application is not None and application.accepts(secret):
-                return application
-        raise OAuthError("invalid_client", "The client is unknown or disabled, or its credentials are wrong.")
-
-    def _issue(self, application: Application, scopes: list[str], issuer: str, ttl: int) -> str:
-        now = int(self._clock.wall())
-        token_id = uuid.uuid4().hex.upper()
-        claims: dict[str, Any] = {
-            "nbf": now,
-            "exp": now + ttl,
-            "iss": issuer,
-            "aud": [*_AUDIENCES, f"{issuer}/resources"],
-            "client_id": application.client_id,
-            "client_system_user": application.system_user,
-            "client_system_user_type": "InternalUser",
-            "client_db": "SANDBOX",
-            "jti": token_id,
-            "iat": now,
-            "scope": scopes,
-        }
-        key = signing_key()
-        text = jwt.encode({"alg": "RS256", "kid": key.kid, "typ": "at+jwt"}, claims, key)
-        deadline = self._clock.lifetime() + ttl
-        self._tokens[text] = Token(
-            token_id, application.client_id, application.system_user, frozenset(scopes), deadline
-        )
-        self.issued[application.client_id] += 1
-        return text
-
-
-def _basic(authorization: str) -> list[tuple[str, str]]:
-    """The credentials of an HTTP Basic header, once as sent and once form-decoded: clients do either."""
-    scheme, _, encoded = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return []
-    try:
-        client_id, _, secret = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except ValueError:
-        return []
-    return [(client_id, secret), (unquote_plus(client_id), unquote_plus(secret))]
-
-
-def _granted(application: Application, requested: str, ceiling: str | None) -> list[str]:
-    """Everything the application has when nothing is asked for; the obsolete `DomainApi` is let pass (scopes.md)."""
-    allowed = application.scope.split()
-    for scope in requested.split():
-        if scope != _LEGACY and (scope in _INTERACTIVE or scope not in allowed):
-            raise OAuthError("invalid_scope", f"Invalid scope: {scope}")
-    wanted = [scope for scope in requested.split() if scope in allowed] or allowed
-    return wanted if ceiling is None else [scope for scope in wanted if scope in ceiling.split()]
+    def sign_out(self, sid: str) -> None:
+        """Ends the session of a person: cookie, licence slot, refresh tokens (auth/sessions/session-revocation)."""
+        self.sign_ins.leave(sid)
+        self._sessions.sign_out(sid)
+        self.tokens.end_families(lambda sign_in: sign_in.sid == sid)
 
 
 def openid_configuration(issuer: str) -> dict[str, object]:
-    """The OpenID configuration; `scopes_supported` lacks `read`, as the published sample does."""
+    """What there is. `scopes_supported` lacks `read`, as the published sample does."""
+    methods = ["client_secret_post", "client_secret_basic", "private_key_jwt"]
     return {
         "issuer": issuer,
         "jwks_uri": f"{issuer}/.well-known/openid-configuration/jwks",
         "authorization_endpoint": f"{issuer}/connect/authorize",
         "token_endpoint": f"{issuer}/connect/token",
+        "userinfo_endpoint": f"{issuer}/connect/userinfo",
         "end_session_endpoint": f"{issuer}/connect/endsession",
+        "revocation_endpoint": f"{issuer}/connect/revocation",
+        "introspection_endpoint": f"{issuer}/connect/introspect",
         "scopes_supported": ["openid", "profile", "offline_access", "update"],
-        "response_types_supported": ["code", "token", "id_token", "code id_token"],
-        "grant_types_supported": ["authorization_code", "client_credentials", "refresh_token"],
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query"],
+        "grant_types_supported": GRANT_TYPES,
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": ["RS256"],
+        "token_endpoint_auth_methods_supported": [*methods, "none"],
+        "token_endpoint_auth_signing_alg_values_supported": ASSERTION_ALGORITHMS,
+        "revocation_endpoint_auth_methods_supported": [*methods, "none"],
+        "introspection_endpoint_auth_methods_supported": methods,
+        "code_challenge_methods_supported": ["S256"],
+        "prompt_values_supported": ["none", "login"],
+        "authorization_response_iss_parameter_supported": True,
+        "request_parameter_supported": False,
+        "request_uri_parameter_supported": False,
     }
 
 

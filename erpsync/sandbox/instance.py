@@ -21,14 +21,16 @@ class Instance:
         self.url = ""
         self.behaviour = behaviour
         self.clock = Clock(clock_scale)
-        self.identity = Identity(self.clock)
         self.sessions = Sessions(self.clock)
         self.transactions = Transactions(self.clock)
         self.faults = Faults()
         self.api_requests = 0
+        self.token_requests_now = 0
+        self.most_token_requests = 0
         self.database = Database(database)
         if self.database.is_new:
             seed(self.database, rows)
+        self.identity = Identity(self.clock, self.database, self.sessions)
         self.writer = Writer(self.database, self.now_text, lambda: self.behaviour.version_conflict_status)
 
     @property
@@ -55,16 +57,18 @@ class Instance:
     def stats(self) -> dict[str, object]:
         """What was counted so far.
 
-        `token_requests` and `tokens_issued` are by client id; `violations` is the sum of `violations_by_kind`:
-        `parallel_tokens` (requests under an older token of an application while a newer one is in use),
-        `end_session` (a service called the log-out endpoint), `mixed_credentials` (two credentials in one request).
+        `token_requests` and `tokens_issued` are by client id, `most_token_requests_at_once` is how many were under
+        way together; `violations` is the sum of `violations_by_kind`: `parallel_tokens` (requests under an older
+        token of a service while a newer one is in use), `end_session` (a service called the log-out endpoint),
+        `session_cycled` (a token of somebody who signed out), `mixed_credentials` (two credentials in one request).
         A request refused for want of a licence slot is no violation; `licenses_refused` counts those.
         """
         with self.lock:
             sessions = self.sessions
             return {
                 "token_requests": dict(self.identity.requests),
-                "tokens_issued": dict(self.identity.issued),
+                "most_token_requests_at_once": self.most_token_requests,
+                "tokens_issued": dict(self.identity.tokens.issued),
                 "sessions_opened": sessions.opened_total,
                 "sessions_open": len(sessions.listing()),
                 "max_sessions_open": sessions.most_open,

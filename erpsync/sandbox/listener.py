@@ -3,7 +3,9 @@
 import asyncio
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from email.utils import formatdate
 from urllib.parse import parse_qsl
 
 import uvicorn
@@ -53,6 +55,7 @@ class Server(uvicorn.Server):
                 http=Protocol,
                 log_config=None,
                 access_log=False,
+                date_header=False,
                 lifespan="off",
             )
         )
@@ -78,11 +81,8 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._leaving.set)
 
     async def main_loop(self) -> None:
-        """Keeps the Date header right until it is time to leave; uvicorn's own looks ten times a second."""
-        while not self._leaving.is_set():
-            await self.on_tick(0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._leaving.wait(), 1)
+        """Waits until it is time to leave; uvicorn's own looks ten times a second."""
+        await self._leaving.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Closes everything without waiting for answers under way: nobody misses a sandbox."""
@@ -112,8 +112,15 @@ class _FrontDoor:
         if where is None:
             await self._sites(scope, receive, send)
             return
+        send = self._dated(send)
         if where == "token":
             receive = await self._count_token_request(scope, receive)
+            with self._under_way():
+                await self._answer(where, scope, receive, send)
+        else:
+            await self._answer(where, scope, receive, send)
+
+    async def _answer(self, where: Where, scope: Scope, receive: Receive, send: Send) -> None:
         fault = self._arrival(where, scope)
         if self._instance.behaviour.latency_ms:
             await asyncio.sleep(self._instance.behaviour.latency_ms / 1000)
@@ -123,6 +130,31 @@ class _FrontDoor:
             transport = self._transports.get(tuple(scope["client"]))
             with suppress(asyncio.CancelledError):  # the sandbox stops while an answer is late
                 await perform(fault, self._sites, scope, receive, send, transport)
+
+    def _dated(self, send: Send) -> Send:
+        """Adds the Date header by the instance's clock, unless the answer has one."""
+
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = message["headers"]
+                if all(name != b"date" for name, _ in headers):
+                    date = formatdate(self._instance.clock.wall(), usegmt=True).encode()
+                    message = {**message, "headers": [*headers, (b"date", date)]}
+            await send(message)
+
+        return dated
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        instance = self._instance
+        with instance.lock:
+            instance.token_requests_now += 1
+            instance.most_token_requests = max(instance.most_token_requests, instance.token_requests_now)
+        try:
+            yield
+        finally:
+            with instance.lock:
+                instance.token_requests_now -= 1
 
     def _arrival(self, where: Where, scope: Scope) -> Fault | None:
         query = scope["query_string"].decode()
@@ -141,7 +173,8 @@ class _FrontDoor:
         form = dict(parse_qsl(body.decode(errors="replace")))
         authorization = dict(scope["headers"]).get(b"authorization", b"").decode(errors="replace")
         with self._instance.lock:
-            self._instance.identity.count_request(form, authorization)
+            identity = self._instance.identity
+            identity.requests[identity.applications.named(form, authorization)] += 1
         again: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay() -> Message:

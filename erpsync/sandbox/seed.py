@@ -77,9 +77,10 @@ Logistics_Inventory_Stores Code Name IsActive EnterpriseCompany Currency
 Crm_SalesForce_SalesPersons Code Name IsActive
     SP1 | Desk 1 = Гише 1 | 1
     SP2 | Desk 2 = Гише 2 | 1
-Systems_Security_Users Login Name Active UserType
-    admin | Administrator = Администратор | 1 | 0
-    SYSTEM_APPLICATION_USER | System = Система | 1 | 0
+Systems_Security_Users Login Name Email Active UserType
+    admin | Administrator = Администратор | admin@sandbox.example | 1 | 0
+    clerk | Clerk = Служител | clerk@sandbox.example | 1 | 0
+    SYSTEM_APPLICATION_USER | System = Система | system@sandbox.example | 1 | 0
 """
 """Sets with their columns, and below each its rows; a reference is the number of a row, from 0."""
 

@@ -134,7 +134,7 @@ class Sandbox:
             self._instance.clock.advance(seconds)
 
     def skew(self, seconds: float) -> None:
-        """Puts the instance's wall clock ahead: `iat` of tokens, update times of rows."""
+        """Puts the instance's wall clock ahead: the Date header, `iat` of tokens, update times of rows."""
         self._instance.clock.skew = seconds
 
     def occupy(self, slots: int) -> None:
@@ -142,30 +142,37 @@ class Sandbox:
         with self._instance.lock:
             self._instance.sessions.occupy(slots)
 
-    def register(self, client_id: str, secret: str, scope: str = "read update", **fields: Any) -> None:
-        """Adds or replaces a trusted application; `fields` are those of `identity.Application`."""
+    def register(
+        self, client_id: str, secret: str | None = None, scope: str = "read update", **fields: Any
+    ) -> None:
+        """Adds or replaces a trusted application; `fields` are those of `applications.Application`."""
         with self._instance.lock:
-            self._instance.identity.register(client_id, secret, scope=scope, **fields)
+            self._instance.identity.applications.register(client_id, secret, scope=scope, **fields)
 
     def set_secret(self, client_id: str, secret: str) -> None:
         """Rotates an application's secret."""
         with self._instance.lock:
-            self._instance.identity.set_secret(client_id, secret)
+            self._instance.identity.applications.set_secret(client_id, secret)
 
-    def reference_token(self, client_id: str) -> str:
-        """Mints a reference token (`enrt_…`) for the application's system user."""
+    def set_password(self, login: str, password: str) -> None:
+        """Changes a person's password, which ends their refresh tokens. Raises KeyError."""
         with self._instance.lock:
-            return self._instance.identity.reference_token(client_id)
+            self._instance.identity.set_password(login, password)
+
+    def reference_token(self, client_id: str, login: str | None = None, days: float | None = None) -> str:
+        """Mints a reference token (`enrt_…`), for the application's system user unless a person is named."""
+        with self._instance.lock:
+            return self._instance.identity.reference_token(client_id, login, days)
 
     def revoke_tokens(self) -> None:
-        """From now on the API answers 401 to every token issued so far."""
+        """From now on no token issued so far is accepted: the API answers 401."""
         with self._instance.lock:
-            self._instance.identity.revoke()
+            self._instance.identity.tokens.revoke_all()
 
     def tokens(self) -> list[str]:
-        """The tokens issued and not revoked: for tests that look where none may be."""
+        """The tokens issued and not revoked, refresh tokens included: for tests that look where none may be."""
         with self._instance.lock:
-            return self._instance.identity.tokens()
+            return self._instance.identity.tokens.texts()
 
     def restart_sessions(self) -> None:
         """Forgets sessions and transactions, as a restart of the server does; tokens survive."""

@@ -1,5 +1,6 @@
 """Sessions and licence slots: one slot a session, opened by the first call, ended by idleness or age alone.
 
+A service's session ends after an hour, a person's when they sign out; idleness ends both.
 Source: auth/sessions (overview, session-revocation, license-slot). Times of sessions run on a clock that can be
 scaled and set forward; tokens and update times stay on the machine's own.
 """
@@ -57,8 +58,13 @@ class Session:
     key: str
     client_id: str
     user: str
+    person: bool
     opened: float
     used: float
+
+    def is_over(self, now: float) -> bool:
+        """Idle for too long or, a service's, too old."""
+        return now - self.used >= IDLE_SECONDS or (not self.person and now - self.opened >= ABSOLUTE_SECONDS)
 
 
 class Sessions:
@@ -71,12 +77,13 @@ class Sessions:
         self._newest: dict[str, tuple[str, float]] = {}
         self._seen: set[str] = set()
         self._parallel: set[tuple[str, str]] = set()
+        self._signed_out: set[str] = set()
         self.opened_total = 0
         self.most_open = 0
         self.refused_total = 0
         self.violations: Counter[str] = Counter()
 
-    def use(self, key: str, client_id: str, user: str, slots: int) -> None:
+    def use(self, key: str, client_id: str, user: str, slots: int, *, person: bool = False) -> None:
         """A call within a session, which is opened if need be. Raises LicensesExhaustedError."""
         now = self._clock.elapsed()
         self._end_over(now)
@@ -87,7 +94,10 @@ class Sessions:
         if len(self._open) + self._occupied >= slots:
             self.refused_total += 1
             raise LicensesExhaustedError
-        self._open[key] = Session(key, client_id, user, now, now)
+        if key in self._signed_out:
+            self._signed_out.remove(key)
+            self.violations["session_cycled"] += 1
+        self._open[key] = Session(key, client_id, user, person, now, now)
         self.opened_total += 1
         self.most_open = max(self.most_open, len(self._open))
 
@@ -105,6 +115,11 @@ class Sessions:
         """Lets other people hold `slots` of the slots from now on."""
         self._occupied = slots
 
+    def sign_out(self, key: str) -> None:
+        """Ends a person's session; a token that opens it again is cycling sessions, which the terms forbid."""
+        self._open.pop(key, None)
+        self._signed_out.add(key)
+
     def end_all(self) -> None:
         """What a restart of the server does; tokens stay."""
         self._open.clear()
@@ -120,10 +135,4 @@ class Sessions:
         return rows
 
     def _end_over(self, now: float) -> None:
-        over = [
-            key
-            for key, session in self._open.items()
-            if now - session.used >= IDLE_SECONDS or now - session.opened >= ABSOLUTE_SECONDS
-        ]
-        for key in over:
-            del self._open[key]
+        self._open = {key: session for key, session in self._open.items() if not session.is_over(now)}

@@ -1,8 +1,7 @@
-"""All that is answered over HTTP: root tools, identity site, Domain API, and the side door `/_sandbox/*`."""
+"""All that is answered over HTTP: root tools, the two sites, and the side door `/_sandbox/*`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import msgspec
 from starlette.applications import Starlette
@@ -10,20 +9,21 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from erpsync.sandbox.applications import secret_hash
 from erpsync.sandbox.domain_api import DomainApi
 from erpsync.sandbox.faults import Fault
-from erpsync.sandbox.identity import OAuthError, jwks, openid_configuration, secret_hash
+from erpsync.sandbox.identity import private_key
+from erpsync.sandbox.identity_site import IdentitySite, json_response
 from erpsync.sandbox.instance import Instance
 from erpsync.sandbox.model import SETS, VERSION
 
 Handler = Callable[[Request], Awaitable[Response]]
 _ALL: Final = ["GET", "POST", "PATCH", "DELETE"]
-_FORM: Final = "application/x-www-form-urlencoded"
 
 
 def application(instance: Instance) -> Starlette:
     """The ASGI application of an instance, without its faults."""
-    tools, side = _RootAndIdentity(instance), _SideDoor(instance)
+    tools, side = _Tools(instance), _SideDoor(instance)
     api = DomainApi(instance)
     return Starlette(
         routes=[
@@ -32,27 +32,20 @@ def application(instance: Instance) -> Starlette:
             *(Route(f"/{place}/sha256", tools.sha256) for place in ("sys/tools", "tools")),
             Route("/tools/ver", tools.version),
             Route("/tools/server-info", tools.server_info),
-            Route("/id/.well-known/openid-configuration", tools.configuration),
-            Route("/id/.well-known/openid-configuration/jwks", tools.keys),
-            Route("/id/connect/token", tools.token, methods=["POST"]),
-            Route("/id/connect/endsession", tools.end_session),
+            *IdentitySite(instance).routes(),
             Route("/api/domain/odata", api.handle),
             Route("/api/domain/odata/{path:path}", api.handle, methods=_ALL),
             Route("/_sandbox/stats", side.stats),
             Route("/_sandbox/sessions", side.sessions),
+            Route("/_sandbox/private-key", side.private_key),
             Route("/_sandbox/faults", side.faults, methods=["GET", "POST", "DELETE"]),
             *(Route(f"/_sandbox/{name}", side.post, methods=["POST"]) for name in side.actions),
         ]
     )
 
 
-def json_response(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Plain JSON."""
-    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
-
-
-class _RootAndIdentity:
-    """The anonymous tools of the instance root, and the identity site."""
+class _Tools:
+    """The anonymous tools of the instance root."""
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -79,34 +72,6 @@ class _RootAndIdentity:
             {"version": VERSION, "downloads": {}, "internalApi": {"useHttpCompression": False}}
         )
 
-    async def configuration(self, _request: Request) -> Response:
-        return json_response(openid_configuration(self._instance.issuer))
-
-    async def keys(self, _request: Request) -> Response:
-        return json_response(jwks())
-
-    async def end_session(self, _request: Request) -> Response:
-        with self._instance.lock:
-            self._instance.sessions.violations["end_session"] += 1
-        return HTMLResponse(
-            "<!doctype html><title>Signed out</title><p>Services have nothing to sign out of.</p>"
-        )
-
-    async def token(self, request: Request) -> Response:
-        form = dict(parse_qsl((await request.body()).decode(errors="replace")))
-        instance, no_store = self._instance, {"Cache-Control": "no-store"}
-        try:
-            if not request.headers.get("content-type", "").lower().startswith(_FORM):
-                raise OAuthError("invalid_request", "A form is expected.")
-            with instance.lock:
-                authorization = request.headers.get("authorization", "")
-                granted = instance.identity.grant(form, authorization, instance.issuer, instance.behaviour)
-        except OAuthError as error:
-            status = 401 if error.error == "invalid_client" and instance.behaviour.strict_401 else 400
-            content = {"error": error.error, "error_description": error.description}
-            return json_response(content, status, no_store)
-        return json_response(granted, headers=no_store)
-
 
 def _site(kind: str, status: str) -> dict[str, object]:
     return {"Type": kind, "Status": status, "StatusDescription": "", "System": False}
@@ -120,10 +85,13 @@ class _SideDoor:
         self.actions: dict[str, Callable[[Any], object]] = {
             "apps": self._register,
             "touch": self._touch,
-            "revoke": lambda _: instance.identity.revoke(),
+            "revoke": lambda _: instance.identity.tokens.revoke_all(),
             "restart": lambda _: instance.restart(),
             "occupy": lambda body: instance.sessions.occupy(body["slots"]),
-            "secret": lambda body: instance.identity.set_secret(body["client_id"], body["secret"]),
+            "secret": lambda body: instance.identity.applications.set_secret(
+                body["client_id"], body["secret"]
+            ),
+            "password": lambda body: instance.identity.set_password(body["login"], body["password"]),
             "clock": self._clock,
             "behaviour": self._behave,
         }
@@ -134,6 +102,9 @@ class _SideDoor:
     async def sessions(self, _request: Request) -> Response:
         with self._instance.lock:
             return json_response(self._instance.sessions.listing())
+
+    async def private_key(self, _request: Request) -> Response:
+        return PlainTextResponse(private_key())
 
     async def faults(self, request: Request) -> Response:
         faults, body = self._instance.faults, await request.body()
@@ -162,7 +133,7 @@ class _SideDoor:
     def _register(self, body: dict[str, Any]) -> object:
         identity = self._instance.identity
         wants_token = body.pop("reference_token", False)
-        identity.register(**body)
+        identity.applications.register(**body)
         token = identity.reference_token(body["client_id"]) if wants_token else None
         return {"client_id": body["client_id"], "reference_token": token}
 

@@ -1,5 +1,6 @@
 """Faults on demand, each seen from the outside."""
 
+import asyncio
 import socket
 import time
 
@@ -37,6 +38,22 @@ def test_real_answers_can_be_changed(sandbox, caller):
     sandbox.fail({"where": "token", "pass": True, "merge": merge})
     answer = caller.ask_token().json()
     assert (answer["expires_in"], answer["scope"], "token_type" in answer) == (3, "read", False)
+
+
+def test_the_date_of_an_answer_can_be_another(sandbox, caller):
+    """A fault's own Date header stands in place of the instance's."""
+    date = "Wed, 21 Oct 2026 07:28:00 GMT"
+    sandbox.fail(where="token", status=503, headers={"Date": date, "Retry-After": date})
+    assert caller.ask_token().headers.get_list("date") == [date]
+
+
+async def test_token_requests_under_way_together_are_counted(sandbox):
+    """The highest number of token requests at one time is in the stats."""
+    sandbox.fail({"where": "token", "status": 503, "delay_ms": 300, "times": 3})
+    async with httpx2.AsyncClient(base_url=sandbox.url, trust_env=False) as http:
+        await asyncio.gather(*(http.post("/id/connect/token") for _ in range(3)))
+        await http.post("/id/connect/token")
+    assert sandbox.stats()["most_token_requests_at_once"] == 3
 
 
 def test_throttling_and_rejections(sandbox, caller):

@@ -3,14 +3,17 @@
 import hashlib
 import json
 import time
+import uuid
 from base64 import b64encode, urlsafe_b64decode
+from email.utils import parsedate_to_datetime
 from typing import Any
 
+import httpx2
 import pytest
 from joserfc import jwt
-from joserfc.jwk import KeySet
+from joserfc.jwk import ECKey, KeySet
 
-from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
+from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET, SIGNED
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -119,11 +122,26 @@ def test_basic_authentication_is_a_switch(sandbox, caller):
     for pair in (f"{CLIENT_ID}:{CLIENT_SECRET}", encoded):
         headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
         assert caller.http.post("/id/connect/token", data=form, headers=headers).status_code == 200
-    sandbox.behave(basic_auth=False, strict_401=True)
+    sandbox.behave(basic_auth="off", strict_401=True)
     assert (
         caller.http.post("/id/connect/token", data=form, headers=headers).json()["error"] == "invalid_request"
     )
     assert caller.ask_token(client_secret="wrong").status_code == 401
+
+
+def test_basic_authentication_can_be_read_in_one_way_only(sandbox, caller):
+    """A secret with a percent sign works form-encoded or as it is, as the switch says."""
+    sandbox.register("my.app/50%25", "a+b %41")
+    raw, encoded = "my.app/50%25:a+b %41", "my.app%2F50%2525:a%2Bb+%2541"
+    statuses = {}
+    for decoding in ("rfc6749", "raw", "either"):
+        sandbox.behave(basic_auth=decoding)
+        for pair in (raw, encoded):
+            headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+            form = {"grant_type": "client_credentials"}
+            answer = caller.http.post("/id/connect/token", data=form, headers=headers)
+            statuses[decoding, pair] = answer.status_code
+    assert list(statuses.values()) == [400, 200, 200, 400, 200, 200]
 
 
 def test_a_rotated_secret_replaces_the_old_one(sandbox, caller):
@@ -156,3 +174,78 @@ def test_sha256_gives_the_stored_form_of_a_secret(reader):
     expected = b64encode(hashlib.sha256(b"abc").digest()).decode()
     for path in ("/tools/sha256", "/sys/tools/sha256"):
         assert reader.http.get(path, params={"secret": "abc"}).json() == {"sha256": expected}
+
+
+def test_discovery_lists_what_there_is(reader):
+    """Every endpoint of the document answers, and no other grant or response type is named than those that work."""
+    document = reader.http.get("/id/.well-known/openid-configuration").json()
+    endpoints = [value for key, value in document.items() if key.endswith(("_endpoint", "_uri"))]
+    assert len(endpoints) == 7
+    for url in endpoints:
+        assert {reader.http.get(url).status_code, reader.http.post(url).status_code} != {404}
+    assert document["response_types_supported"] == ["code"]
+    assert document["authorization_response_iss_parameter_supported"] is True
+
+
+@pytest.fixture
+def assertion(sandbox):
+    """Signs client assertions for the seeded application, with changes."""
+    key = ECKey.import_key(httpx2.get(f"{sandbox.url}/_sandbox/private-key", trust_env=False).text)
+
+    def sign(**changes: object) -> str:
+        now = int(time.time())
+        claims = {"iss": SIGNED, "sub": SIGNED, "aud": f"{sandbox.url}/id/connect/token", "exp": now + 60}
+        claims |= {"iat": now, "jti": uuid.uuid4().hex, **changes}
+        given = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode({"alg": "ES256"}, given, key)
+
+    return sign
+
+
+def _by_assertion(caller, assertion: str, **form: str) -> httpx2.Response:
+    kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    given = {"grant_type": "client_credentials", "client_assertion_type": kind, "client_assertion": assertion}
+    return caller.http.post("/id/connect/token", data=given | form)
+
+
+def test_a_signed_assertion_authenticates_once(sandbox, caller, assertion):
+    """private_key_jwt works with either audience; the second use of an assertion is refused."""
+    signed = assertion()
+    assert _by_assertion(caller, signed, client_id=SIGNED).json()["scope"] == "read update"
+    assert _by_assertion(caller, signed).json()["error"] == "invalid_client"
+    assert _by_assertion(caller, assertion(aud=[f"{sandbox.url}/id"])).status_code == 200
+    assert sandbox.stats()["token_requests"] == {SIGNED: 3}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"aud": "https://elsewhere.example"},
+        {"aud": None},
+        {"iss": CLIENT_ID},
+        {"sub": CLIENT_ID},
+        {"exp": 1},
+        {"exp": None},
+        {"jti": None},
+    ],
+)
+def test_an_assertion_has_to_be_sound(caller, assertion, changes):
+    """Audience, issuer, subject, end and id are all looked at."""
+    assert _by_assertion(caller, assertion(**changes)).json()["error"] == "invalid_client"
+
+
+def test_an_assertion_is_judged_by_the_instances_clock(sandbox, caller, assertion):
+    """A client whose clock is far behind has its assertions refused, and can read the hour in the Date header."""
+    sandbox.skew(600)
+    refused = _by_assertion(caller, assertion())
+    assert refused.json()["error"] == "invalid_client"
+    ahead = parsedate_to_datetime(refused.headers["date"]).timestamp() - time.time()
+    assert 590 < ahead < 610
+    assert _by_assertion(caller, assertion(exp=int(time.time()) + 660)).status_code == 200
+
+
+def test_an_assertion_of_another_key_is_refused(caller, assertion):
+    """Only the registered key counts, and text that is no JWT is refused like one."""
+    head, payload, _ = assertion().split(".")
+    assert _by_assertion(caller, f"{head}.{payload}.{'A' * 86}").json()["error"] == "invalid_client"
+    assert _by_assertion(caller, "no.jwt").json()["error"] == "invalid_client"

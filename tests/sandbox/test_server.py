@@ -89,6 +89,8 @@ def test_the_side_door_changes_the_instance(caller):
         ("behaviour", {"token_ttl": "long"}),
         ("apps", {"client_id": "x"}),
         ("touch", {"set": "Nothing"}),
+        ("apps", {"client_id": "x", "public_key": "no PEM"}),
+        ("password", {"login": "nobody", "password": "x"}),
     ],
 )
 def test_the_side_door_refuses_what_it_cannot_use(caller, action, body):

@@ -151,7 +151,7 @@ def test_scopes_are_checked_on_every_request(caller):
 def test_an_application_with_sec_sees_users(sandbox, make_caller):
     """The `sec` scope opens the security sets."""
     sandbox.register("admin/service", "s", scope="read sec")
-    assert len(make_caller(sandbox, "admin/service", "s").value("Systems_Security_Users")) == 2
+    assert len(make_caller(sandbox, "admin/service", "s").value("Systems_Security_Users")) == 3
 
 
 def test_traffic_under_two_tokens_at_once_is_a_violation(make_caller):
