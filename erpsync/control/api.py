@@ -75,10 +75,6 @@ class Controls(Protocol):
         """What is true now; see the `status` command."""
         ...
 
-    def identities(self) -> list[Document]:
-        """The state of every identity in use, without any token."""
-        ...
-
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         """Claim a run of `job` now. UnknownJobError, ParkedJobError, StoreError."""
         ...
@@ -103,7 +99,27 @@ class Controls(Protocol):
         ...
 
 
-def control_application(controls: Controls, emit: Emit) -> FastAPI:
+class Desk(Protocol):
+    """What may be seen of identities and asked of them; no answer holds a token."""
+
+    def identities(self) -> list[Document]:
+        """Every identity, by name."""
+        ...
+
+    def identity(self, name: str) -> Document:
+        """One, with the claims of its token. UnknownNameError."""
+        ...
+
+    async def fetch(self, name: str) -> Document:
+        """The same after a real token request. UnknownNameError, IdentityError, SecretUnavailableError."""
+        ...
+
+    async def examine(self, instance: str, *, api: bool) -> list[Document]:
+        """The findings of `doctor` at one instance; with `api` sessions are opened. UnknownNameError."""
+        ...
+
+
+def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
     """The ASGI application; `request.client.host` is who asks. Errors are {error: {type, message, hint}}."""
     app = FastAPI(title="erpsync control API", version=__version__, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit)
@@ -114,7 +130,19 @@ def control_application(controls: Controls, emit: Emit) -> FastAPI:
 
     @app.get("/identities", summary="The state of every identity")
     async def identities() -> list[Document]:
-        return controls.identities()
+        return desk.identities()
+
+    @app.get("/identities/{name}", summary="One identity, with the claims of its token")
+    async def identity(name: str) -> Document:
+        return desk.identity(name)
+
+    @app.post("/identities/{name}/fetch", summary="A real token request")
+    async def fetch(name: str) -> Document:
+        return await desk.fetch(name)
+
+    @app.post("/instances/{name}/examine", summary="What `doctor` finds; with `api` it opens sessions")
+    async def examine(name: str, api: bool = False) -> list[Document]:
+        return await desk.examine(name, api=api)
 
     @app.post("/runs", status_code=201, summary="Claim a run now")
     async def claim(request: Request, wish: RunRequest) -> Document:

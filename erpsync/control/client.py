@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx2
 
@@ -53,6 +54,25 @@ class ControlClient:
         """What is true now."""
         status: dict[str, Any] = self._ask("GET", "/status")
         return status
+
+    def identities(self) -> list[dict[str, Any]]:
+        """How every identity stands."""
+        found: list[dict[str, Any]] = self._ask("GET", "/identities", timeout=_LONG_PATIENCE)
+        return found
+
+    def identity(self, name: str, *, fetch: bool = False) -> dict[str, Any]:
+        """One identity; with `fetch` after a real token request."""
+        path = f"/identities/{quote(name, safe='')}"
+        found: dict[str, Any] = (
+            self._ask("POST", f"{path}/fetch", timeout=_LONG_PATIENCE) if fetch else self._ask("GET", path)
+        )
+        return found
+
+    def examine(self, instance: str, *, api: bool) -> list[dict[str, Any]]:
+        """What `doctor` finds at one instance."""
+        path = f"/instances/{quote(instance, safe='')}/examine"
+        found: list[dict[str, Any]] = self._ask("POST", path, params={"api": api}, timeout=_LONG_PATIENCE)
+        return found
 
     def claim(self, job: str, params: Mapping[str, object]) -> dict[str, Any]:
         """Claim a run of `job`; the run as a document."""

@@ -16,6 +16,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.check import parked_jobs, require_schedules
 from erpsync.daemon.connections import Connections
+from erpsync.daemon.desk import IdentityDesk
 from erpsync.daemon.place import resolver_of, run_log_of
 from erpsync.identity.sealed import SealedStore
 from erpsync.plugins.discovery import PluginCatalog
@@ -34,6 +35,7 @@ class Composition:
     emit: Emit
     store: Store
     connections: Connections
+    desk: IdentityDesk
     runner: Runner
     engine: Engine
     parked: Mapping[str, tuple[Problem, ...]]
@@ -105,7 +107,8 @@ def compose(
         patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
-    return Composition(configuration, clock, emit, store, connections, runner, engine, parked)
+    desk = IdentityDesk(configuration, connections, resolver, clock=clock, emit=emit, redactor=redactor)
+    return Composition(configuration, clock, emit, store, connections, desk, runner, engine, parked)
 
 
 def sealed_store(configuration: Configuration, resolver: SecretResolver, emit: Emit) -> SealedStore | None:

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import httpx2
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
-from erpsync.core.errors import SecretUnavailableError
+from erpsync.core.errors import ErpsyncError, SecretUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
@@ -24,7 +25,7 @@ from erpsync.erpnet.transport import AuthorizedTransport, Origins
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.sealed import Drawer, SealedStore
-from erpsync.identity.status import IdentityStatus
+from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.running.connection import Connection
 
 _TOKEN_REQUESTS = 2  # at once at one server
@@ -111,9 +112,24 @@ class Connections:
         """How each identity in use stands, by name."""
         return [self._tokens[name].status() for name in sorted(self._tokens)]
 
-    def status(self, identity: str) -> IdentityStatus:
+    def in_use(self) -> list[str]:
+        """The names of the identities that jobs have used since the start."""
+        return sorted(self._tokens)
+
+    def status(self, name: str) -> IdentityStatus:
         """How one identity stands, used or not."""
-        return self._manager_of(identity).status()
+        manager = self._tokens.get(name)
+        return manager.status() if manager is not None else IdentityStatus(name, TokenState.ABSENT)
+
+    def held(self, identity: str) -> AccessToken | None:
+        """The token of an identity that serves now."""
+        manager = self._tokens.get(identity)
+        return manager.held if manager is not None else None
+
+    async def prepare(self, identity: str) -> None:
+        """Have a token ready for a run that is about to start. Never raises."""
+        with suppress(ErpsyncError):
+            await self._manager_of(identity).token()
 
     async def probe(self, identity: str) -> AccessToken:
         """A token by a real request, see `TokenManager.probe`. Raises IdentityError, SecretUnavailableError."""

@@ -58,7 +58,8 @@ class DaemonControls:
                 {"job": job, "problems": [problem.document() for problem in problems]}
                 for job, problems in house.parked.items()
             ],
-            "identities": self.identities(),
+            "identities": house.desk.identities(house.connections.in_use()),
+            "licenses": house.desk.licenses(),
             "running": [self._with_progress(run) for run in house.runner.running()],
             "waiting": dict(self._waiting()),
             "overdue": [each.document() for each in self.overdue()],
@@ -117,10 +118,6 @@ class DaemonControls:
             self._claims_fail = str(fields.get("error_message"))
         elif event == "claim.recovered":
             self._claims_fail = ""
-
-    def identities(self) -> list[dict[str, object]]:
-        """The identities that jobs have used since the start."""
-        return [status.document() for status in self._house.connections.identities()]
 
     def refused(self) -> frozenset[str]:
         """The identities whose credentials the server refuses."""

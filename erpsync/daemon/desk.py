@@ -33,9 +33,7 @@ class IdentityDesk:
         self._instances = configuration.instances
         self._connections = connections
         self._redactor = redactor
-        self._doctor = Doctor(
-            configuration, connections, resolver, clock=clock, emit=emit, redactor=redactor
-        )
+        self._doctor = Doctor(configuration, connections, resolver, clock=clock, emit=emit, redactor=redactor)
 
     def identities(self, names: Iterable[str] | None = None) -> list[Document]:
         """How identities stand, by name: all that are configured, used or not, where none are named."""

@@ -25,6 +25,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
+from erpsync.daemon.forethought import Forethought
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
 from erpsync.daemon.server import EmbeddedServer
@@ -124,11 +125,16 @@ class Service:
         await self._restore(house, controls)
         stack.push_async_callback(house.stop)
         await self._take_over(house, controls)
-        await self._serve(stack, control_application(controls, self._emit), listener, PeerProtocol)
+        await self._serve(
+            stack, control_application(controls, house.desk, self._emit), listener, PeerProtocol
+        )
         if metrics_listener is not None:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
         pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
         stack.callback(pulse.cancel)
+        forethought = Forethought(house.engine, configuration.jobs, house.connections.prepare, house.clock)
+        ahead = asyncio.create_task(forethought.run(), name="forethought")
+        stack.callback(ahead.cancel)
         due_watch = asyncio.create_task(self._watch_due(controls), name="due")
         stack.callback(due_watch.cancel)
         tidying = keep_house(

@@ -104,6 +104,12 @@ class TokenManager:
             renewed=renewed,
         )
 
+    @property
+    def held(self) -> AccessToken | None:
+        """The token that serves now; None where none does."""
+        held = self._held
+        return held.token if held and held.phase(held.left(self._clock)) is not Phase.EXPIRED else None
+
     async def probe(self) -> AccessToken:
         """A token by a real request now, whatever is held or was refused before: somebody wants to know.
 

@@ -10,8 +10,8 @@ import pytest
 
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
-from erpsync.control.selection import UnknownJobError, UnknownRunError
-from erpsync.core.errors import StoreUnavailableError
+from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
+from erpsync.core.errors import StoreUnavailableError, TokenEndpointError
 from erpsync.core.event import silent
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.server import EmbeddedServer
@@ -32,6 +32,22 @@ class Desk:
 
     def identities(self) -> list[dict[str, object]]:
         return [{"identity": "night@acme", "state": "fresh"}]
+
+    def identity(self, name: str) -> dict[str, object]:
+        if name != "night@acme":
+            raise UnknownNameError(f'there is no identity "{name}"', hint='did you mean "night@acme"?')
+        return {"identity": name, "claims": {}}
+
+    async def fetch(self, name: str) -> dict[str, object]:
+        if name == "refused":
+            raise TokenEndpointError("the identity server refuses", hint="mend IsEnabled", credentials=True)
+        if name == "away":
+            raise TokenEndpointError("the identity server is away", retryable=True)
+        return self.identity(name) | {"fetched": {"scope": ["read"]}}
+
+    async def examine(self, instance: str, *, api: bool) -> list[dict[str, object]]:
+        self.heard.append(("examine", instance, api))
+        return [{"instance": instance, "verdict": "ok"}]
 
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         self.heard.append((job, dict(params), requested_by))
@@ -82,7 +98,7 @@ def socket_path(tmp_path: Path) -> Path:
 async def served(desk: Desk, socket_path: Path) -> AsyncIterator[Desk]:
     """The desk, with its API served on `socket_path`."""
     listener = bind_control_socket(socket_path, 0o660, None)
-    server = EmbeddedServer(control_application(desk, silent), listener, PeerProtocol)
+    server = EmbeddedServer(control_application(desk, desk, silent), listener, PeerProtocol)
     await server.start()
     yield desk
     await server.stop()

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from erpsync.cli.exit_code import code_of_error
 from erpsync.control.client import ControlClient, DaemonRefusedError
 from erpsync.control.selection import UnknownJobError
 from erpsync.core.errors import NoDaemonError
@@ -95,7 +96,8 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert all(set(answer.json()["error"]) == {"type", "message", "hint"} for answer in answers)
     assert "parms" in answers[0].json()["error"]["message"]
     runs = {"/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
-    assert set(paths) == {"/status", "/identities", "/pause", "/resume", *runs}
+    identities = {"/identities", "/identities/{name}", "/identities/{name}/fetch"}
+    assert set(paths) == {"/status", "/pause", "/resume", "/instances/{name}/examine"} | runs | identities
 
 
 @pytest.mark.parametrize(
@@ -134,3 +136,26 @@ def test_no_daemon_is_said_so(tmp_path: Path) -> None:
     """Where nothing listens the client says that there is no daemon."""
     with ControlClient(tmp_path / "absent.sock") as client, pytest.raises(NoDaemonError):
         client.status()
+
+
+async def test_identities_are_seen_and_asked(served: Any, socket_path: Path) -> None:
+    """All of them, one by a name with any sign in it, one after a real request, and what an instance looks like."""
+    assert [each["identity"] for each in await ask(socket_path, ControlClient.identities)] == ["night@acme"]
+    one = await ask(socket_path, lambda client: client.identity("night@acme"))
+    assert one == {"identity": "night@acme", "claims": {}}
+    fetched = await ask(socket_path, lambda client: client.identity("night@acme", fetch=True))
+    assert fetched["fetched"] == {"scope": ["read"]}
+    assert await ask(socket_path, lambda client: client.examine("a b", api=True)) == [
+        {"instance": "a b", "verdict": "ok"}
+    ]
+    assert served.heard == [("examine", "a b", True)]
+
+
+@pytest.mark.parametrize(("name", "code"), [("refused", 77), ("away", 75), ("nigth@acme", 2)])
+async def test_refusals_of_tokens_keep_their_exit_code(
+    served: Any, socket_path: Path, name: str, code: int
+) -> None:
+    """What the identity server said ends the command as if it had asked itself; an unknown name is usage."""
+    with pytest.raises(DaemonRefusedError) as caught:
+        await ask(socket_path, lambda client: client.identity(name, fetch=True))
+    assert code_of_error(caught.value) == code
