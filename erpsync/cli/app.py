@@ -13,6 +13,7 @@ from erpsync.cli.next import next_
 from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
 from erpsync.cli.pause import pause, resume
+from erpsync.cli.plan import plan
 from erpsync.cli.run import run, trigger
 from erpsync.cli.serve import daemon, sandbox
 from erpsync.cli.simulate import simulate
@@ -45,6 +46,7 @@ def options(
 
 app.command()(demo)
 app.command()(check)
+app.command()(plan)
 app.command("next")(next_)
 app.command()(simulate)
 app.command()(night)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from erpsync.config.document import Document, Table, did_you_mean, dotted
+from erpsync.config.shelf import Shelf
 from erpsync.config.source import Source, read_source
 from erpsync.config.words import NOT_YET_HELP
 from erpsync.core.problem import Problem
@@ -15,10 +16,10 @@ ANCHORED = ("defaults", "identities", "jobs", "instances")
 NOT_YET = ("notices",)
 
 
-def read_main(path: Path) -> Document:
+def read_main(path: Path, shelf: Shelf) -> Document:
     """What the first file says; where it cannot be read, that is the document's problem."""
     document = Document(path.absolute().parent, names=[str(path)])
-    main = read_source(path, str(path))
+    main = read_source(path, str(path), shelf)
     if isinstance(main, Problem):
         document.keep(main)
     else:
@@ -26,32 +27,32 @@ def read_main(path: Path) -> Document:
     return document
 
 
-def read_included(document: Document, main: Path) -> None:
+def read_included(document: Document, main: Path, shelf: Shelf) -> None:
     """Add the files that the first one includes; of the unreadable ones the others are still read."""
     seen = {main.resolve()}
-    for included in _included(document, main.parent):
+    for included in _included(document, main.parent, shelf):
         if included.resolve() not in seen:
             seen.add(included.resolve())
             document.names.append(str(included))
-            source = read_source(included, str(included))
+            source = read_source(included, str(included), shelf)
             if isinstance(source, Problem):
                 document.keep(source)
             else:
                 _take(document, source, main=False)
 
 
-def _included(document: Document, folder: Path) -> Iterator[Path]:
+def _included(document: Document, folder: Path, shelf: Shelf) -> Iterator[Path]:
     patterns = document.root.get("daemon", {}).get("include", [])
     for index, pattern in enumerate(patterns if isinstance(patterns, list) else [patterns]):
         if not isinstance(pattern, str) or not pattern or "\0" in pattern:
             continue  # reported with the section
         keys = ("daemon", "include", index)
-        matches = sorted(glob.glob(pattern, root_dir=folder, recursive=True))
+        matches = shelf.find(folder, pattern)
         if not matches and glob.has_magic(pattern):
             document.add("W101", f'"{pattern}" matches no file', keys)
         elif not matches:
             document.add("E101", f'there is no file "{pattern}"', keys)
-        yield from (folder / match for match in matches if (folder / match).is_file())
+        yield from (folder / match for match in matches)
 
 
 def _take(document: Document, source: Source, *, main: bool) -> None:

@@ -17,6 +17,7 @@ from erpsync.config.instance import read_instances
 from erpsync.config.reading import beneath, expanded, read_section
 from erpsync.config.rule import check_targets, check_urls
 from erpsync.config.section import ControlSection, DaemonSection, MetricsSection, SecretsSection, Section
+from erpsync.config.shelf import Disk, Shelf
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
 
@@ -25,32 +26,36 @@ S = TypeVar("S", bound=Section)
 _CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
 
 
-def load_configuration(path: Path, environ: Mapping[str, str], *, today: date | None = None) -> Configuration:
+def load_configuration(
+    path: Path, environ: Mapping[str, str], *, today: date | None = None, shelf: Shelf | None = None
+) -> Configuration:
     """The configuration that `path` and its includes say, with the overrides of `environ`.
 
     The holidays of countries are those around `today`; without it, around today's date in UTC. Missing secrets
-    are no error here: they keep only their jobs from running (see `secret_problems`).
+    are no error here: they keep only their jobs from running (see `secret_problems`). Files are those of `shelf`,
+    else those on the disk.
 
     Raises:
         ConfigError: with every problem that was found, in the order of files and lines.
     """
-    configuration = examine_configuration(path, environ, today=today)
+    configuration = examine_configuration(path, environ, today=today, shelf=shelf)
     if any(problem.severity == "error" for problem in configuration.problems):
         raise ConfigError(configuration.problems)
     return configuration
 
 
 def examine_configuration(
-    path: Path, environ: Mapping[str, str], *, today: date | None = None
+    path: Path, environ: Mapping[str, str], *, today: date | None = None, shelf: Shelf | None = None
 ) -> Configuration:
     """What can be understood of a configuration, its errors among its `problems`: to look for more, not to run.
 
     Raises:
         ConfigError: nothing can be understood.
     """
-    document = read_main(path)
+    shelf = shelf or Disk()
+    document = read_main(path, shelf)
     apply_environment(document, environ)
-    read_included(document, path)
+    read_included(document, path, shelf)
     apply_environment(document, environ)
     check_environment(document, environ)
     daemon = _section(document, "daemon", DaemonSection)

@@ -10,6 +10,7 @@ from pathlib import Path
 import tree_sitter
 import tree_sitter_toml
 
+from erpsync.config.shelf import Shelf
 from erpsync.core.problem import Problem
 
 Keys = tuple[str | int, ...]
@@ -87,10 +88,10 @@ def shown(line: str) -> str:
     return _URL_PASSWORD.sub(r"\1:…@", _LITERAL_SECRET.sub(r"\1…", line))
 
 
-def read_source(path: Path, name: str) -> Source | Problem:
+def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
     """The file's values, or the one problem that keeps it from being read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        text = shelf.read(path).decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
         return Problem("E101", "error", f"cannot read the file: {error.strerror or error}", file=name)
     except UnicodeDecodeError as error:

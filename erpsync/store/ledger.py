@@ -5,7 +5,7 @@ store's writer (see `state.Store`), queries anywhere.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -420,6 +420,21 @@ def last_successes(connection: Connection) -> dict[str, datetime]:
         .group_by(_RUN.job)
     )
     return {row.job: row.at for row in connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the ledger has of a job: how many runs, and the cursor that its last success left."""
+
+    runs: int
+    cursor: str | None
+
+
+def read_history(connection: Connection, jobs: Collection[str]) -> dict[str, History]:
+    """The history of those of `jobs` that have any."""
+    counts = connection.execute(select(_RUN.job, func.count()).group_by(_RUN.job)).tuples()
+    cursors = dict(connection.execute(select(schema.cursor.c.job, schema.cursor.c.value)).tuples().all())
+    return {job: History(count, cursors.get(job)) for job, count in counts if job in jobs}
 
 
 def read_cursor(connection: Connection, job: str) -> str | None:

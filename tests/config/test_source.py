@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erpsync.config.load import load_configuration
+from erpsync.config.shelf import Disk
 from erpsync.config.source import Keys, Source, read_source, shown
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
@@ -141,7 +142,7 @@ u = [[0, 1], [{v = 1}]]
 def test_keys_have_places(tmp_path: Path, keys: Keys, line: int, column: int) -> None:
     """Dotted, quoted, inline and repeated tables; columns count characters; a missing key is at its nearest table."""
     (tmp_path / "x.toml").write_text(SOURCE)
-    source = read_source(tmp_path / "x.toml", "x.toml")
+    source = read_source(tmp_path / "x.toml", "x.toml", Disk())
     assert isinstance(source, Source)
     assert source.position(keys) == (line, column)
 
@@ -276,7 +277,7 @@ def _quoted(key: str) -> str:
 def test_what_would_take_the_parser_long_is_refused_before(tmp_path: Path, line: str, said: str) -> None:
     """With the line, and at once."""
     (tmp_path / "x.toml").write_text(f"[jobs]\n{line}\n")
-    problem = read_source(tmp_path / "x.toml", "x.toml")
+    problem = read_source(tmp_path / "x.toml", "x.toml", Disk())
     assert isinstance(problem, Problem)
     assert (problem.code, problem.line) == ("E102", 2)
     assert said in problem.message
@@ -286,4 +287,4 @@ def test_dots_in_text_are_no_key(tmp_path: Path) -> None:
     """Numbers, sentences and leaders may have as many as they like."""
     numbers = ", ".join(["1.5"] * 300)
     (tmp_path / "x.toml").write_text(f"x = [{numbers}]\ny = '{'it is so. ' * 300}{'.' * 300}'\n")
-    assert isinstance(read_source(tmp_path / "x.toml", "x.toml"), Source)
+    assert isinstance(read_source(tmp_path / "x.toml", "x.toml", Disk()), Source)

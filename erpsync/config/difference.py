@@ -1,0 +1,100 @@
+"""What separates two configurations: the jobs, and all that running jobs depend on. Pure."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from erpsync.config.configuration import Configuration
+from erpsync.core.job import Job
+
+V = TypeVar("V")
+
+_RESTART = (
+    ("daemon.data", lambda c: c.daemon.data),
+    ("daemon.state", lambda c: c.daemon.state),
+    ("daemon.plugins", lambda c: c.daemon.plugins),
+    ("daemon.log", lambda c: (c.daemon.log_format, c.daemon.log_level)),
+    ("control", lambda c: c.control),
+    ("metrics", lambda c: c.metrics),
+)
+"""What a running daemon has built into itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key of a job in its public JSON form, before and after; None where it was not or is not given."""
+
+    key: str
+    before: object
+    after: object
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names, each tuple in order. `renamed` maps a former name to the job that takes it over.
+
+    `connected` names the instances and identities whose connections change; `restart` the keys that only a restart
+    of the daemon takes over.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: Mapping[str, tuple[Change, ...]]
+    renamed: Mapping[str, str]
+    connected: tuple[str, ...]
+    restart: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed or self.connected or self.restart)
+
+
+def difference(before: Configuration, after: Configuration) -> Difference:
+    """From `before` to `after`; whether files are written differently does not matter."""
+    renamed = {
+        former: job.name
+        for job in after.jobs.values()
+        for former in job.formerly
+        if former in before.jobs and former not in after.jobs
+    }
+    both = [name for name in after.jobs if name in before.jobs]
+    return Difference(
+        added=tuple(name for name in after.jobs if name not in before.jobs and name not in renamed.values()),
+        removed=tuple(name for name in before.jobs if name not in after.jobs and name not in renamed),
+        changed={
+            name: changes
+            for name in both
+            if (changes := tuple(_changes(before, before.jobs[name], after, after.jobs[name])))
+        },
+        renamed=renamed,
+        connected=(
+            *_unequal(before.instances, after.instances),
+            *_unequal(before.identities, after.identities),
+        ),
+        restart=tuple(key for key, part in _RESTART if part(before) != part(after)),
+    )
+
+
+def _unequal(before: Mapping[str, V], after: Mapping[str, V]) -> Iterator[str]:
+    return (name for name in {**before, **after} if before.get(name) != after.get(name))
+
+
+def _changes(before: Configuration, old: Job, after: Configuration, new: Job) -> Iterator[Change]:
+    if old == new:
+        return
+    was, is_ = _flat(before.document(old)), _flat(after.document(new))
+    unequal = [key for key in {**was, **is_} if was.get(key) != is_.get(key)]
+    for key in unequal:
+        yield Change(key, was.get(key), is_.get(key))
+    if not unequal:  # a calendar of the same name with other days
+        hidden = (part.name for part in fields(Job) if getattr(old, part.name) != getattr(new, part.name))
+        yield Change(next(hidden), None, None)
+
+
+def _flat(table: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

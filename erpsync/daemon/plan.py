@@ -1,0 +1,138 @@
+"""What taking another configuration over would change: jobs, their next fire times, cursors at stake, restarts."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from erpsync.config.configuration import Configuration
+from erpsync.config.difference import Change, Difference, difference
+from erpsync.core.job import Job
+from erpsync.core.run import utc_text
+from erpsync.scheduling.explain import next_start
+from erpsync.scheduling.timetable import timetable
+from erpsync.scheduling.trigger import next_after
+from erpsync.store.ledger import History
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """One job that changes. `former` is the name it had; `at_stake` says what is lost or doubtful, empty: nothing.
+
+    `next_before` and `next_after` are the next starts (aware UTC) by the old and by the new schedule.
+    """
+
+    job: str
+    change: Literal["added", "removed", "renamed", "changed"]
+    keys: tuple[Change, ...] = ()
+    former: str | None = None
+    next_before: datetime | None = None
+    next_after: datetime | None = None
+    at_stake: str = ""
+
+    def document(self) -> dict[str, object]:
+        """The JSON form."""
+        return {
+            "job": self.job,
+            "change": self.change,
+            "former": self.former,
+            "keys": [{"key": one.key, "before": one.before, "after": one.after} for one in self.keys],
+            "next_before": utc_text(self.next_before),
+            "next_after": utc_text(self.next_after),
+            "at_stake": self.at_stake or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that changes. `connections` names instances and identities, `restart` keys that need a restart."""
+
+    jobs: tuple[PlannedJob, ...]
+    connections: tuple[str, ...]
+    restart: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs or self.connections or self.restart)
+
+    def document(self) -> dict[str, object]:
+        """The JSON form."""
+        return {
+            "jobs": [job.document() for job in self.jobs],
+            "connections": list(self.connections),
+            "restart": list(self.restart),
+        }
+
+
+def plan_change(
+    before: Configuration, after: Configuration, history: Mapping[str, History], now: datetime
+) -> Plan:
+    """From `before` to `after`; `history` is that of the jobs of `before`. Pure.
+
+    Raises:
+        ValueError: a schedule is not valid.
+    """
+    found = difference(before, after)
+    jobs = [*_new(found, after, now), *_renamed(found, before, after, now)]
+    jobs += _kept(found, before, after, history, now)
+    jobs += _gone(found, before, history, now)
+    return Plan(tuple(sorted(jobs, key=lambda each: each.job)), found.connected, found.restart)
+
+
+def _new(found: Difference, after: Configuration, now: datetime) -> Iterable[PlannedJob]:
+    for name in found.added:
+        yield PlannedJob(name, "added", next_after=_next(after.jobs[name], now))
+
+
+def _renamed(
+    found: Difference, before: Configuration, after: Configuration, now: datetime
+) -> Iterable[PlannedJob]:
+    for former, name in found.renamed.items():
+        was, becomes = before.jobs[former], after.jobs[name]
+        yield PlannedJob(
+            name, "renamed", former=former, next_before=_next(was, now), next_after=_next(becomes, now)
+        )
+
+
+def _kept(
+    found: Difference,
+    before: Configuration,
+    after: Configuration,
+    history: Mapping[str, History],
+    now: datetime,
+) -> Iterable[PlannedJob]:
+    for name, changes in found.changed.items():
+        settings = [one.key for one in changes if one.key == "plugin" or one.key.startswith("with.")]
+        doubt = (
+            f"its cursor goes on from {history[name].cursor} with other {', '.join(settings)}"
+            if settings and name in history and history[name].cursor
+            else ""
+        )
+        was, becomes = before.jobs[name], after.jobs[name]
+        yield PlannedJob(
+            name,
+            "changed",
+            changes,
+            next_before=_next(was, now),
+            next_after=_next(becomes, now),
+            at_stake=doubt,
+        )
+
+
+def _gone(
+    found: Difference, before: Configuration, history: Mapping[str, History], now: datetime
+) -> Iterable[PlannedJob]:
+    for name in found.removed:
+        left = history.get(name)
+        lost = ""
+        if left is not None:
+            cursor = f" and its cursor {left.cursor}" if left.cursor else ""
+            lost = f'the history of {left.runs} runs{cursor}, unless a job says formerly = ["{name}"]'
+        yield PlannedJob(name, "removed", next_before=_next(before.jobs[name], now), at_stake=lost)
+
+
+def _next(job: Job, now: datetime) -> datetime | None:
+    if not job.enabled:
+        return None
+    table = timetable(job)
+    fire = next_after(table.trigger, now - table.delay)
+    return next_start(table, fire) if fire is not None else None
