@@ -41,6 +41,10 @@ class Admission:
         self._turns = itertools.count(1)
         self._entries = itertools.count()
 
+    def limit(self, max_runs: int, instance_limits: Mapping[str, int], pools: Mapping[str, int]) -> None:
+        """Other limits from now on; who holds a slot keeps it."""
+        self._max_runs, self._limits, self._pools = max_runs, instance_limits, pools
+
     def put(self, run: Run, pool: str | None = None) -> bool:
         """Queue a run; False where it is queued or holds a slot already."""
         if run.id in self._queued or run.id in self._holders:

@@ -67,6 +67,12 @@ class Preparation:
         settings = validate_settings(known.plugin, job.settings, lambda ref: secrets[str(ref)])
         return Prepared(known.plugin, settings, secrets, cursor)
 
+    def forget(self, jobs: Iterable[str]) -> None:
+        """These names mean other jobs now."""
+        for job in jobs:
+            self._known.pop(job, None)
+            self._cursors.pop(job, None)
+
     def cursor_moved(self, job: str, cursor: str | None) -> None:
         """The ledger holds this cursor now."""
         self._cursors[job] = cursor

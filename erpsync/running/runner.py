@@ -5,7 +5,7 @@ import os
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -172,6 +172,39 @@ class Runner:
         for run in runs:
             if run.id not in self._live:
                 self._room.enter(run)
+
+    def rename(self, renamed: Mapping[str, str]) -> None:
+        """Jobs have other names now; what of them runs or waits goes on under these."""
+        self._preparation.forget([*renamed, *renamed.values()])
+        for attempt in self._live.values():
+            if attempt.run.job in renamed:
+                attempt.run = replace(attempt.run, job=renamed[attempt.run.job])
+        self._adopt(self._jobs, frozenset(renamed.values()), renamed)
+
+    def adopt(
+        self,
+        jobs: Mapping[str, Job],
+        touched: Collection[str],
+        *,
+        max_runs: int,
+        instance_limits: Mapping[str, int],
+        pools: Mapping[str, int],
+    ) -> None:
+        """Go on with other jobs, of which `touched` are new or changed, and with other limits.
+
+        Attempts that run keep the settings they began with; what waits takes the new ones. What waits of a removed
+        job is abandoned, what runs of it is finished.
+        """
+        self._admission.limit(max_runs, instance_limits, pools)
+        self._adopt(jobs, touched, {})
+
+    def _adopt(self, jobs: Mapping[str, Job], touched: Collection[str], renamed: Mapping[str, str]) -> None:
+        self._jobs = jobs
+        for job in {*touched, *renamed}:
+            for run_id in self._room.of_job(job):
+                self._admission.withdraw(run_id)  # its pool or its name may be another one
+        self._room.adopt(jobs, touched, renamed)
+        self._pump_soon()
 
     def pause(self, pause: Pause) -> None:
         """Start nothing of a job until it is resumed or the pause is over; what of it runs goes on."""

@@ -21,6 +21,12 @@ class Turns:
             line.append(run)
         return line[0].id == run.id
 
+    def rename(self, former: str, name: str) -> None:
+        """The line of a job that has another name now."""
+        line = self._lines.pop(former, deque())
+        if line:
+            self._lines.setdefault(name, deque()).extendleft(reversed(line))
+
     def leave(self, run: Run) -> Run | None:
         """The run has ended; the one whose turn comes by that, if any."""
         line = self._lines.get(run.job, deque())

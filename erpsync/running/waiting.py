@@ -1,7 +1,7 @@
 """The waiting room: runs that may not start yet, with what each waits for, until they may or have waited too long."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -133,6 +133,17 @@ class WaitingRoom:
     def pauses(self) -> Mapping[str, Pause]:
         """The pauses that were told, those that are over included."""
         return self._pauses
+
+    def adopt(self, jobs: Mapping[str, Job], touched: Container[str], renamed: Mapping[str, str]) -> None:
+        """Go on with other jobs; runs of `touched` and of removed ones are looked at afresh."""
+        self._jobs = jobs
+        for former, name in renamed.items():
+            self._turns.rename(former, name)
+        for run in list(self._waiting.values()):
+            if run.job in renamed:
+                run = self._waiting[run.id] = replace(run, job=renamed[run.job])
+            if run.job in touched or run.job not in jobs:
+                self._look(run.id)
 
     def close(self) -> None:
         """Let nobody out any more."""

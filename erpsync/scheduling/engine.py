@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from erpsync.core.clock import Clock
@@ -32,6 +32,16 @@ PACE = 0.002
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 10.0  # seconds between tries while the store refuses
 
 
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """Other jobs for an engine, with all that can fail done; `touched` are new or changed."""
+
+    jobs: Mapping[str, Job]
+    tables: Mapping[str, Timetable]
+    rules: Mapping[str, Sequence[Succession]]
+    touched: frozenset[str]
+
+
 class Engine:
     """Writes pending runs for whatever is due and calls `on_claimed` with them, in the event loop.
 
@@ -52,13 +62,13 @@ class Engine:
     ) -> None:
         """Raises ValueError where a job's schedule is not valid."""
         self._jobs = jobs
-        self._tables = {name: timetable(job) for name, job in jobs.items()}
+        self._tables: Mapping[str, Timetable] = {name: timetable(job) for name, job in jobs.items()}
         self._store = store
         self._clock = clock
         self._emit = emit
         self._on_claimed = on_claimed
         self._on_replace = on_replace
-        self._rules = successions(jobs.values())
+        self._rules: Mapping[str, Sequence[Succession]] = successions(jobs.values())
         self._pauses: dict[str, Pause] = {}
         self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
         self._looking = asyncio.Lock()
@@ -81,11 +91,9 @@ class Engine:
             StoreError: the store cannot be used; nothing was started.
         """
         await self._store.write(forget_parents, self._rules)
-        self._marks = await self._store.read(read_marks)
-        self._pauses = await self._store.read(read_pauses)
-        self._ahead = await self._store.read(claimed_ahead)
+        await self._learn_again()
         await self._retire_removed()
-        claimed = await self._look(self._tables.values())
+        claimed = await self._look(self._tables)
         if claimed.corrected:
             ahead = max(mark.until for mark in claimed.corrected) - self._clock.now()
             self._tell_step(-ahead)
@@ -180,7 +188,7 @@ class Engine:
             return False
         self._pauses[job] = replace(pause, until=min(pause.until or self._clock.now(), self._clock.now()))
         try:
-            await self._look([self._tables[job]])
+            await self._look([job])
         except BaseException:
             self._pauses[job] = pause
             raise
@@ -273,7 +281,7 @@ class Engine:
                 continue
             hints, self._hints = self._hints, set()
             try:
-                await self._look([self._tables[job] for job in hints])
+                await self._look(hints)
             except Exception as error:  # noqa: BLE001 - the loop outlives whatever went wrong; hints are kept
                 self._gather_later(hints, error)
                 continue
@@ -304,11 +312,15 @@ class Engine:
         self._retry = None
         self._wake.set()
 
-    async def _look(self, tables: Iterable[Timetable]) -> Claimed:
-        """Plan these jobs now, durably, and hand over what is to start; those that are paused wait."""
+    async def _look(self, jobs: Iterable[str], removed: Iterable[Timetable] = ()) -> Claimed:
+        """Plan these jobs now, durably, and hand over what is to start; those that are paused wait.
+
+        What they are is looked up under the lock, for they may have been changed while this look waited for it.
+        """
         async with self._looking:
             now = self._clock.now()
-            mine = tuple(table for table in tables if not self._is_held(table, now))
+            tables = [table for job in jobs if (table := self._tables.get(job))]
+            mine = tuple(table for table in (*tables, *removed) if not self._is_held(table, now))
             names = frozenset(table.job.name for table in mine)
             look = Look(
                 mine,
@@ -349,12 +361,63 @@ class Engine:
             if table.job.name in self._tables:
                 self._set_due(table.job.name)
 
-    async def adopt_former(self) -> None:
-        """Let renamed jobs take over what the state knows of their former names: before anything is taken up."""
+    async def adopt_former(self) -> dict[str, str]:
+        """Let renamed jobs take over what the state knows of their former names: before anything is taken up.
+
+        The new name of each job that was renamed just now, by its former one.
+        """
+        renamed = {}
         for name, job in self._jobs.items():
             for former in job.formerly:
                 if await self._store.write(rename_job, Rename(former, name)):
+                    renamed[former] = name
                     self._emit("job.renamed", job=name, former=former)
+        return renamed
+
+    def prepare(self, jobs: Mapping[str, Job]) -> Adoption:
+        """Make ready to go on with other jobs; may be called in a thread, and changes nothing.
+
+        A job that is the very object that the engine has is unchanged.
+
+        Raises:
+            ValueError: a schedule is not valid.
+        """
+        same = {name for name, job in jobs.items() if self._jobs.get(name) is job}
+        tables = {name: self._tables[name] if name in same else timetable(job) for name, job in jobs.items()}
+        return Adoption(jobs, tables, successions(jobs.values()), frozenset(jobs.keys() - same))
+
+    async def adopt(self, adoption: Adoption, on_renamed: Callable[[Mapping[str, str]], None]) -> None:
+        """Go on with other jobs. Unchanged ones keep their timers; of removed ones and of those with another
+        schedule the open span is one missed range; new ones begin now. `on_renamed` is called before anything of a
+        renamed job is claimed.
+
+        Raises:
+            StoreError: the jobs are taken over, and what could not be written is tried again.
+        """
+        async with self._looking:  # a claim under way is one of the old jobs
+            gone = [table for name, table in self._tables.items() if name not in adoption.tables]
+            self._jobs, self._tables, self._rules = adoption.jobs, adoption.tables, adoption.rules
+            for table in gone:
+                self._due.pop(table.job.name, None)
+            if renamed := await self.adopt_former():
+                on_renamed(renamed)
+                await self._learn_again()
+            self._alarms.set((table, None) for table in gone)
+        touched = adoption.touched | set(renamed.values())
+        try:
+            await self._store.write(forget_parents, self._rules)
+            await self._retire_removed()
+            await self._look(touched)
+        except BaseException:
+            self._gather(touched)
+            raise
+        self._alarms.set((self._tables[name], self._due.get(name)) for name in touched)
+
+    async def _learn_again(self) -> None:
+        """What the state holds of each job."""
+        self._marks = await self._store.read(read_marks)
+        self._pauses = await self._store.read(read_pauses)
+        self._ahead = await self._store.read(claimed_ahead)
 
     async def _retire_removed(self) -> None:
         """A job that is no longer configured has no schedule: what it left open is missed, and should it come
@@ -363,7 +426,7 @@ class Engine:
         if not names:
             return
         last = await self._store.read(last_runs, names)
-        await self._look([timetable(_removed(name, last.get(name))) for name in names])
+        await self._look((), [timetable(_removed(name, last.get(name))) for name in names])
 
     def _set_due(self, job: str) -> None:
         """The instant at which to look at a job again."""
