@@ -128,6 +128,10 @@ class Configuration:
         keys = spot.where(tuple(key.replace("[", ".").replace("]", "").split(".")) if key else ())
         return self.files.problem(code, message, keys, hint=help, severity=severity)
 
+    def origin(self, job: Job, key: str) -> Origin:
+        """Where a job's key was given."""
+        return self._origin(job, (key,))
+
     def _spot(self, job: Job) -> Spot:
         return Spot(self.files, job.definition, job.instance)
 

@@ -1,21 +1,23 @@
 """Checking schedules before they are in force: what is not valid, and what will not go as one may think."""
 
-from collections.abc import Iterator
-from datetime import datetime, timedelta
-from functools import lru_cache
-from itertools import islice, pairwise, takewhile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
 
 from erpsync.config.configuration import Configuration
-from erpsync.core.calendar import opens_at
+from erpsync.core.calendar import opens_at, start_deadline, window_end, within
 from erpsync.core.clock import SystemClock
 from erpsync.core.duration import format_duration
-from erpsync.core.job import After, Cron, Dst, Job, Manual
+from erpsync.core.job import Cron, Dst, Job
 from erpsync.core.problem import Problem
+from erpsync.core.run import Run, RunTrigger
 from erpsync.scheduling.cron import CronTrigger
 from erpsync.scheduling.explain import next_start
-from erpsync.scheduling.timetable import Timetable, read_schedule, timetable
-from erpsync.scheduling.trigger import build_schedule, next_after
+from erpsync.scheduling.gap import parts_of, shortest_gap
+from erpsync.scheduling.timetable import Timetable, timetable
+from erpsync.scheduling.trigger import MOMENT, Trigger, build_schedule, newest_until, next_after
 from erpsync.scheduling.zone import find_zone
 
 BAD_CRON = "E301"
@@ -32,116 +34,179 @@ CODES = {
     CLOCK_CHANGE: "a fixed time falls into a clock change within twelve months",
     LONG_TIMEOUT: "a time-out is longer than the time between two fire times",
     SHORT_WINDOW: "a run cannot end within its window",
-    SHORT_START_BY: "start_by is over before the window opens",
+    SHORT_START_BY: "the latest start is over before the window opens",
 }
 """One stable code for each kind of problem that this room finds."""
-_YEAR = timedelta(days=366)
-_LOOKED_AT = 5  # fire times that stand for all of a schedule
+_YEAR, _DAY = timedelta(days=366), timedelta(days=1)
+_COST = "a run that hangs costs the next ones"
+
+Doubt = tuple[str, str, str]
+"""A code, the key it is about, and what to say."""
 
 
 def schedule_problems(configuration: Configuration, *, now: datetime | None = None) -> list[Problem]:
-    """All problems of all jobs' schedules; what many jobs share by their definition is said once."""
+    """All problems of all jobs' schedules; what many jobs share is said once.
+
+    What is doubted is a property of the configuration: at another hour of the day it is the same.
+    """
     instant = now or SystemClock().now()
-    found = (
-        problem
-        for job in configuration.jobs.values()
-        for problem in _job_problems(configuration, job, instant)
+    problems: list[Problem] = []
+    tables: list[Timetable] = []
+    for job in configuration.jobs.values():
+        faults = [*_faults(configuration, job)]
+        problems += faults
+        if job.enabled and not faults:
+            tables.append(timetable(job))
+    for table in tables:
+        for code, key, message in _doubts(table, instant):
+            problems.append(_warning(configuration, table.job, code, key, message))
+    problems += _long_timeouts(configuration, tables, instant)
+    return list(dict.fromkeys(problems))
+
+
+def _warning(configuration: Configuration, job: Job, code: str, key: str, message: str) -> Problem:
+    return configuration.place(
+        job.name, key, code=code, severity="warning", message=message, help=_HELP[code]
     )
-    return list(dict.fromkeys(found))
 
 
-def _job_problems(configuration: Configuration, job: Job, now: datetime) -> Iterator[Problem]:
-    valid = True
+def _faults(configuration: Configuration, job: Job) -> Iterator[Problem]:
     for schedule in job.schedules:
         try:
             build_schedule(schedule, job.timezone, job.dst)
         except ValueError as error:
-            valid = False
             code = BAD_CRON if isinstance(schedule, Cron) else BAD_INTERVAL
             yield configuration.place(job.name, "schedule", code=code, message=str(error), help=_HELP[code])
-    if valid and job.enabled:
-        for code, message in _doubts(job, now):
-            yield configuration.place(
-                job.name, _KEYS[code], code=code, severity="warning", message=message, help=_HELP[code]
-            )
 
 
-def _doubts(job: Job, now: datetime) -> Iterator[tuple[str, str]]:
-    """What is valid and may not be meant: codes and messages."""
-    yield from _window_doubts(job)
-    if all(isinstance(schedule, Manual | After) for schedule in job.schedules):
+def _doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
+    """What is valid and may not be meant."""
+    job = table.job
+    if job.window is not None:
+        yield from _window_doubts(table, now)
+    if not table.schedule:
         return
-    table = timetable(job)
     fire = next_after(table.trigger, now)
     if fire is None:
-        yield NEVER_FIRES, "this schedule never fires from now on"
+        yield NEVER_FIRES, "schedule", "this schedule never fires from now on"
         return
     if (job.blackout or job.window) and next_start(table, fire) is None:
-        yield NEVER_FIRES, "none of its fire times may start: its blackout or its window forbids them"
+        why = "none of its fire times may start: its blackout or its window forbids them"
+        yield NEVER_FIRES, "schedule", why
         return
     for schedule in job.schedules:
         if isinstance(schedule, Cron):
             zone, dst = schedule.timezone or job.timezone, schedule.dst or job.dst
             if changes := _clock_changes(schedule.expression, zone, dst, now):
-                yield CLOCK_CHANGE, changes
-    interval = _interval(table.schedule, now)
-    if interval is not None and interval < job.timeout and job.overlap != "allow":
-        timeout, every = format_duration(job.timeout), format_duration(interval)
-        yield (
-            LONG_TIMEOUT,
-            f"the time-out of {timeout} is longer than the {every} between fire times: "
-            "a run that hangs costs the next ones",
-        )
-    yield from _start_by_doubts(table, now)
+                yield CLOCK_CHANGE, "schedule", changes
 
 
-def _window_doubts(job: Job) -> Iterator[tuple[str, str]]:
-    window, needed = job.window, job.expected_duration or job.timeout
-    if window is None:
-        return
-    opens, closes = (
-        timedelta(hours=edge.hour, minutes=edge.minute, seconds=edge.second)
-        for edge in (window.opens, window.closes)
-    )
-    length = (closes - opens) % timedelta(days=1)
-    if needed > length:
-        what = "expected duration" if job.expected_duration else "time-out"
-        yield (
-            SHORT_WINDOW,
-            f"the window is open for {format_duration(length)}, shorter than the {what} of "
-            f"{format_duration(needed)}",
-        )
+# -- time-outs ----------------------------------------------------------------------------------------
 
 
-def _start_by_doubts(table: Timetable, now: datetime) -> Iterator[tuple[str, str]]:
-    job = table.job
-    if job.start_by is None or job.window is None:
-        return
-    for fire in islice(table.trigger.after(now), _LOOKED_AT):
-        due = fire + table.delay
-        opening = opens_at(job, due)
-        if opening is None or opening.reason != "window" or opening.at is None:
+def _long_timeouts(
+    configuration: Configuration, tables: Iterable[Timetable], now: datetime
+) -> Iterator[Problem]:
+    """Jobs that may still be running when they are due again; that of [defaults] is said once."""
+    shared: list[tuple[timedelta, Job]] = []
+    for table in tables:
+        job = table.job
+        gap = None if job.overlap == "allow" else shortest_gap(table.schedule, now, unless=job.timeout)
+        if gap is None or gap >= job.timeout:
             continue
-        if opening.at - due > job.start_by:
-            when = fire.astimezone(ZoneInfo(job.timezone)).time().isoformat("minutes")
-            yield (
-                SHORT_START_BY,
-                f"the fire time {when} waits {format_duration(opening.at - due)} for its window, and is missed "
-                f"after {format_duration(job.start_by)}",
-            )
-            return
+        if configuration.origin(job, "timeout").layer == "defaults":
+            shared.append((gap, job))
+        else:
+            between = f"{format_duration(gap)} between fire times"
+            message = f"the time-out of {format_duration(job.timeout)} is longer than the {between}: {_COST}"
+            yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
+    if shared:
+        gap, job = min(shared, key=lambda each: each[0])
+        between = f"{format_duration(gap)} between fire times of {job.name}"
+        more = f", and too long for {len(shared) - 1} more" if len(shared) > 1 else ""
+        timeout = f"the time-out of {format_duration(job.timeout)} in [defaults]"
+        message = f"{timeout} is longer than the {between}{more}: {_COST}"
+        yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
 
 
-@lru_cache(maxsize=4096)
-def _interval(schedule: str, now: datetime) -> timedelta | None:
-    """The shortest time between the fire times of a day, from the next one on; None where there is but one."""
-    trigger = read_schedule(schedule)
-    first = next_after(trigger, now)
-    if first is None:
+# -- windows ------------------------------------------------------------------------------------------
+
+
+def _window_doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
+    """Whether runs can end within the window, and whether those that are due outside of it live to see it.
+
+    Each single schedule is looked at on the first day from today on that has fire times: another day has the same.
+    """
+    window = table.job.window
+    assert window is not None
+    length = (_since_midnight(window.closes) - _since_midnight(window.opens)) % _DAY or _DAY
+    least, of = length, ""
+    late = None
+    today = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    for part in parts_of(table.trigger):
+        for closes in _closings(table, part, today):
+            last = newest_until(part, closes - table.delay - MOMENT)
+            left = _left(table, last) if last is not None else None
+            if left is not None and left < least:
+                least, of = left, _wall(table, last or closes)
+            late = late or _missed(table, part, closes)
+    needed = table.job.expected_duration or table.job.timeout
+    if needed > least:
+        what = "expected duration" if table.job.expected_duration else "time-out"
+        room = (
+            f"the fire time {of} has {format_duration(least)} left of its window, less"
+            if of
+            else (f"the window is open for {format_duration(length)}, shorter")
+        )
+        yield SHORT_WINDOW, "window", f"{room} than the {what} of {format_duration(needed)}"
+    if late is not None:
+        yield SHORT_START_BY, "start_by" if table.job.start_by else "window", late
+
+
+def _closings(table: Timetable, part: Trigger, since: datetime) -> Iterator[datetime]:
+    """The first two ends of the window after the first fire time of a schedule."""
+    fire, job = next_after(part, since - MOMENT), replace(table.job, blackout=())
+    at = fire + table.delay if fire is not None else None
+    for _ in range(2):
+        opening = opens_at(job, at) if at is not None else None
+        at = opening.at if opening is not None else at
+        at = window_end(job, at) if at is not None else None
+        if at is not None:
+            yield at
+
+
+def _left(table: Timetable, fire: datetime) -> timedelta | None:
+    """What is left of the window, on the clock on the wall, when a fire time starts; None where it starts outside."""
+    window, due = table.job.window, (fire + table.delay).astimezone(ZoneInfo(table.job.timezone)).time()
+    assert window is not None
+    return (_since_midnight(window.closes) - _since_midnight(due)) % _DAY if within(window, due) else None
+
+
+def _missed(table: Timetable, part: Trigger, closes: datetime) -> str | None:
+    """What becomes of the first fire time after the window has closed, where it does not live to see the next one."""
+    job = replace(table.job, blackout=())
+    fire = next_after(part, closes - table.delay - MOMENT)
+    opening = opens_at(job, fire + table.delay) if fire is not None else None
+    if fire is None or opening is None or opening.at is None:
         return None
-    day = takewhile(lambda fire: fire <= first + timedelta(days=1), trigger.after(first))
-    fires = [first, *islice(day, _LOOKED_AT)]
-    return min((later - earlier for earlier, later in pairwise(fires)), default=None)
+    due = fire + table.delay
+    run = Run("", job.name, "", job.plugin, RunTrigger.SCHEDULE, due, fire_at=fire)
+    deadline = start_deadline(job, run, partial(next_after, table.trigger))
+    if opening.at <= deadline:
+        return None
+    waits, after = format_duration(opening.at - due), format_duration(deadline - due)
+    return f"the fire time {_wall(table, fire)} waits {waits} for its window, and is missed after {after}"
+
+
+def _wall(table: Timetable, fire: datetime) -> str:
+    return fire.astimezone(ZoneInfo(table.job.timezone)).time().isoformat("minutes")
+
+
+def _since_midnight(wall: time) -> timedelta:
+    return datetime.combine(date.min, wall) - datetime.combine(date.min, time())
+
+
+# -- clock changes ------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=4096)
@@ -163,12 +228,5 @@ _HELP = {
     CLOCK_CHANGE: "choose a time outside the changed hour, or say what you want with dst; `erpsync next` shows it",
     LONG_TIMEOUT: "a shorter timeout, or fire times further apart",
     SHORT_WINDOW: 'a longer window, a shorter timeout, or expected_duration; at_end = "checkpoint" goes on next time',
-    SHORT_START_BY: "a longer start_by, or fire times nearer to the window",
-}
-_KEYS = {
-    NEVER_FIRES: "schedule",
-    CLOCK_CHANGE: "schedule",
-    LONG_TIMEOUT: "timeout",
-    SHORT_WINDOW: "window",
-    SHORT_START_BY: "start_by",
+    SHORT_START_BY: "fire times inside the window, or a longer start_by: without one it is the next fire time",
 }

@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import islice, takewhile
+from itertools import islice, product, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -74,6 +74,13 @@ class Pattern:
     def until(self, wall: datetime) -> Iterator[datetime]:
         """The times up to and including `wall`, the newest first."""
         return self._walk(wall + SECOND, -1)
+
+    def times_of_day(self) -> Iterator[timedelta]:
+        """The times that a day may have, since its midnight, in no order."""
+        if self.matcher is not None:
+            fields = product(self.matcher.hours, self.matcher.minutes, self.matcher.seconds)
+            for hour, minute, second in fields:
+                yield timedelta(hours=hour, minutes=minute, seconds=second)
 
     def _walk(self, start: datetime, direction: int) -> Iterator[datetime]:
         if self.matcher is None:
@@ -197,6 +204,11 @@ class CronTrigger:
         if self.dst == "vixie" and not self.pattern.real_time:
             return stretch.wall_before
         return stretch.wall_begin
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether both passes of a repeated hour count."""
+        return self.dst == "literal" or (self.dst == "vixie" and self.pattern.real_time)
 
     def note(self, instant: datetime) -> str:
         """What a clock change did to this fire time; empty for an ordinary one."""

@@ -1,5 +1,6 @@
 """The clock on the wall of a time zone, as stretches of time in which its offset from UTC does not change."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -63,6 +64,15 @@ def stretch_at(zone: ZoneInfo, instant: datetime) -> Stretch:
         if instant < stretch.end:
             return stretch
     raise AssertionError("the stretches of a year fill it")
+
+
+def clock_changes(zone: ZoneInfo, since: datetime, until: datetime) -> Iterator[datetime]:
+    """The instants after `since` and before `until` at which a zone sets its clock, to the second."""
+    for year in range(since.year, until.year + 1):
+        for stretch in _stretches(zone, year):
+            at = stretch.begin.replace(tzinfo=UTC)
+            if stretch.before != stretch.offset and since < at < until:
+                yield at
 
 
 @lru_cache(maxsize=4096)

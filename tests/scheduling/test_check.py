@@ -1,7 +1,11 @@
 """Problems of schedules, at their place in real configuration files."""
 
-from datetime import UTC, datetime
+import itertools
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
+from cronsim import CronSim
 
 from erpsync.config.load import load_configuration
 from erpsync.core.problem import Problem
@@ -24,10 +28,10 @@ instances = ["acme", "beta"]
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
-def _problems(folder: Path, text: str) -> list[Problem]:
+def _problems(folder: Path, text: str, now: datetime = NOW) -> list[Problem]:
     path = folder / "erpsync.toml"
     path.write_text(HEAD + text, encoding="utf-8")
-    return schedule_problems(load_configuration(path, {"HOME": str(folder)}), now=NOW)
+    return schedule_problems(load_configuration(path, {"HOME": str(folder)}), now=now)
 
 
 def test_a_good_schedule_is_no_problem(tmp_path: Path) -> None:
@@ -100,6 +104,58 @@ def test_a_time_out_longer_than_the_interval_is_a_warning(tmp_path: Path) -> Non
     assert _problems(tmp_path, text + '\noverlap = "allow"') == []
 
 
+@pytest.mark.parametrize(
+    ("schedule", "gap"),
+    [
+        ('"0,20 3 * * *"', "20m"),
+        ('"*/10 9-17 * * MON-FRI"', "10m"),
+        ('["0 3 * * *", "10 3 1 * *"]', "10m"),
+        ('["0 3 * * MON", { every = "7d", offset = "4d3h1m" }]', "1m"),
+        ('{ every = "90s" }', "1m30s"),
+        ('{ cron = "30 3 * * *", timezone = "Europe/Sofia", dst = "literal" }', "1h"),
+        ('{ cron = "0 0,5 * * *", timezone = "Europe/Sofia" }', "4h"),
+    ],
+)
+def test_the_shortest_gap_is_a_property_of_the_schedule(tmp_path: Path, schedule: str, gap: str) -> None:
+    """Whatever hour and day it is when one asks: between two times of a day, where two schedules meet, through
+    the clock changes of a year."""
+    text = f'timeout = "4h30m"\nschedule = {schedule}'
+    for hours in (0, 3.1, 9.5, 27, 100):
+        found = _problems(tmp_path, text, NOW + timedelta(hours=hours))
+        (message,) = [problem.message for problem in found if problem.code == "W303"]
+        assert f"longer than the {gap} between fire times" in message
+
+
+def test_a_time_out_of_all_jobs_is_told_once(tmp_path: Path) -> None:
+    """Where it comes from [defaults] that is what is named, with the job that it suits least."""
+    more = '[jobs.often]\nplugin = "noop"\nschedule = { every = "5m" }\n[jobs.own]\nplugin = "noop"\n'
+    more += 'timeout = "20m"\nschedule = { every = "10m" }\n[defaults]\ntimeout = "30m"\n'
+
+    own, shared = _problems(tmp_path, 'schedule = "*/15 * * * *"\n' + more)
+    assert (own.code, own.key, own.message.partition(":")[0]) == (
+        "W303",
+        "jobs.own.timeout",
+        "the time-out of 20m is longer than the 10m between fire times",
+    )
+    assert (shared.code, shared.key) == ("W303", "defaults.timeout")
+    assert shared.message == (
+        "the time-out of 30m in [defaults] is longer than the 5m between fire times of often, and too long for 2 "
+        "more: a run that hangs costs the next ones"
+    )
+
+
+def test_dense_schedules_are_checked_in_bounded_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of each second and of one time a week takes some thousand steps, however many fire times a year has."""
+    steps, step = itertools.count(), CronSim.__next__
+    monkeypatch.setattr(CronSim, "__next__", lambda cron: (next(steps), step(cron))[1])
+    text = (
+        'timeout = "1h"\nschedule = ["* * * * * *", "7 3 * * MON"]\nwindow = { from = "22:00", to = "06:00" }'
+    )
+
+    assert {problem.code for problem in _problems(tmp_path, text)} == {"W303", "W304", "W305"}
+    assert next(steps) < 10_000
+
+
 def test_a_window_too_short_for_a_run_is_a_warning(tmp_path: Path) -> None:
     """The expected duration decides where it is known, else the time-out."""
     text = 'schedule = "0 23 * * *"\nwindow = { from = "23:00", to = "01:00" }\ntimeout = "3h"'
@@ -108,6 +164,30 @@ def test_a_window_too_short_for_a_run_is_a_warning(tmp_path: Path) -> None:
     assert (problem.code, problem.key) == ("W304", "jobs.orders.window")
     assert "open for 2h, shorter than the time-out of 3h" in problem.message
     assert _problems(tmp_path, text + '\nexpected_duration = "90m"') == []
+
+
+def test_what_is_left_of_the_window_counts(tmp_path: Path) -> None:
+    """A fire time late in a long window has what is left of it; one outside has it all; spread takes its share."""
+    text = 'window = { from = "22:00", to = "06:00" }\ntimezone = "Europe/Sofia"\ntimeout = "1h"\nschedule = '
+
+    (problem,) = _problems(tmp_path, text + '["0 1 * * *", "15 5 * * *"]')
+    assert (problem.code, problem.key) == ("W304", "jobs.orders.window")
+    assert "the fire time 05:15 has 45m left of its window, less than the time-out of 1h" in problem.message
+    assert _problems(tmp_path, text + '["0 1 * * *", "0 5 * * *"]') == []
+    assert _problems(tmp_path, text + '"0 20 * * *"') == []
+    spread = _problems(tmp_path, text + '"0 5 * * *"\nspread = "10m"')
+    assert {problem.code for problem in spread} == {"W304"}
+
+
+def test_without_start_by_the_next_fire_time_is_the_deadline(tmp_path: Path) -> None:
+    """Fire times outside the window are missed when the next one comes, the last one of the evening is not."""
+    text = 'timeout = "15m"\nwindow = { from = "22:00", to = "06:00" }\nschedule = '
+
+    (problem,) = _problems(tmp_path, text + '"0 * * * *"')
+    assert (problem.code, problem.key) == ("W305", "jobs.orders.window")
+    assert "06:00 waits 16h for its window, and is missed after 1h" in problem.message
+    assert _problems(tmp_path, text + '["0 23 * * *", "0 20 * * *"]') == []
+    assert _problems(tmp_path, text + '"0 0-5,22-23 * * *"') == []
 
 
 def test_a_deadline_before_the_window_opens_is_a_warning(tmp_path: Path) -> None:
