@@ -2,8 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
+
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+"""The end of a token whose end nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +14,8 @@ class AccessToken:
     """A valid access token.
 
     `version` grows with each token of an identity in this process; `obtained_at` is when the request for it was
-    sent and `expires_at` when it is over, counted from there; both are aware UTC. `scheme` says how it is sent.
+    sent and `expires_at` when it is over, counted from there, or NEVER; both are aware UTC. `scheme` says how it is
+    sent.
     The value appears in no repr; show `fingerprint` instead.
     """
 

@@ -22,7 +22,9 @@ from erpsync.core.token import AccessToken
 from erpsync.erpnet.pace import Pace
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.status import IdentityStatus, TokenState

@@ -36,7 +36,7 @@ _MEANINGS = {
         credentials=True,
     ),
     "unauthorized_client": _Meaning(
-        "does not allow Client Credentials to",
+        "does not allow the grant to",
         "on ERP.net set SystemUserAllowed and SystemUser of the Trusted Application",
     ),
     "invalid_scope": _Meaning(
@@ -109,11 +109,16 @@ def _token(answer: Answer, fields: dict[str, object]) -> str:
     token = fields.get("access_token")
     if not isinstance(token, str) or not token:
         raise _malformed(answer, "holds no access token")
-    if len(token) > _LARGEST_TOKEN:
-        raise _malformed(answer, f"holds an access token of {len(token)} characters; 16384 is the limit")
-    if not all("!" <= char <= "~" for char in token):  # it goes into a header (RFC 6750 section 2.1)
-        raise _malformed(answer, f"holds an access token of {len(token)} characters with forbidden ones")
+    if wrong := token_fault(token):
+        raise _malformed(answer, f"holds an access token of {len(token)} characters{wrong}")
     return token
+
+
+def token_fault(token: str) -> str:
+    """Why a token cannot be sent, as it goes into a header (RFC 6750 section 2.1); empty where it can."""
+    if len(token) > _LARGEST_TOKEN:
+        return f"; {_LARGEST_TOKEN} is the limit"
+    return "" if all("!" <= char <= "~" for char in token) else " with forbidden ones"
 
 
 def _check_type(answer: Answer, fields: dict[str, object], doubts: list[str]) -> None:

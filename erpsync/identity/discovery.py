@@ -1,10 +1,9 @@
-"""What an OpenID provider says about itself (OpenID Connect Discovery 1.0), checked and remembered."""
+"""What an OpenID provider says about itself (OpenID Connect Discovery 1.0), checked."""
 
 import ipaddress
 import json
-import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import httpx2
@@ -14,18 +13,25 @@ from erpsync.core.errors import DiscoveryError
 from erpsync.identity.exchange import TIMEOUT, Answer, exchange
 
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
-_FRESH_SECONDS = 24 * 3600.0
-_USABLE_SECONDS = 7 * 24 * 3600.0
+_ENDPOINTS = ("jwks_uri", "authorization_endpoint", "revocation_endpoint", "end_session_endpoint")
 _HINT = "the issuer must be the address of the identity server itself, like https://acme.my.erp.net/id"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMetadata:
-    """The parts we use; which grants and scopes a server lists is not looked at, servers leave out what works."""
+    """The parts we use. What a server lists (`grants`, `signing_algorithms`) decides nothing: servers leave out what
+    works. Endpoints that it does not have, or that are not https, are None. `skew` is its clock minus ours in seconds.
+    """
 
     issuer: str
     token_endpoint: str
     jwks_uri: str | None = None
+    authorization_endpoint: str | None = None
+    revocation_endpoint: str | None = None
+    end_session_endpoint: str | None = None
+    grants: tuple[str, ...] = ()
+    signing_algorithms: tuple[str, ...] = ()
+    skew: float | None = None
 
 
 async def fetch_metadata(
@@ -41,7 +47,7 @@ async def fetch_metadata(
     url = issuer.rstrip("/") + "/.well-known/openid-configuration"
     request = client.build_request("GET", url, headers={"Accept": "application/json"}, timeout=TIMEOUT)
     answer = await exchange(client, request, clock=clock or SystemClock(), error=DiscoveryError)
-    return _checked(_document(answer, url), issuer)
+    return replace(_checked(_document(answer, url), issuer), skew=answer.skew)
 
 
 def _document(answer: Answer, url: str) -> dict[str, object]:
@@ -58,26 +64,47 @@ def _document(answer: Answer, url: str) -> dict[str, object]:
     return document
 
 
-def _checked(document: dict[str, object], issuer: str) -> ServerMetadata:
+def _checked(document: Mapping[str, object], issuer: str) -> ServerMetadata:
+    """The parts of a server's description that we use. Raises DiscoveryError."""
     named = document.get("issuer")
     if named != issuer:
         raise DiscoveryError(
             f'the server calls itself "{str(named)[:200]}", not "{issuer}"', hint=_HINT, retryable=False
         )
-    endpoint, jwks = document.get("token_endpoint"), document.get("jwks_uri")
+    endpoint = document.get("token_endpoint")
     if not isinstance(endpoint, str):
         raise DiscoveryError(f"{issuer} names no token endpoint", hint=_HINT, retryable=False)
     _require_safe(endpoint, "the token endpoint")
-    return ServerMetadata(issuer, endpoint, jwks if isinstance(jwks, str) else None)
+    return ServerMetadata(
+        issuer,
+        endpoint,
+        **{name: _endpoint(document.get(name)) for name in _ENDPOINTS},
+        grants=_words(document.get("grant_types_supported")),
+        signing_algorithms=_words(document.get("token_endpoint_auth_signing_alg_values_supported")),
+    )
+
+
+def _endpoint(url: object) -> str | None:
+    return url if isinstance(url, str) and _is_safe(url) else None
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(word for word in value if isinstance(word, str)) if isinstance(value, list) else ()
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+    except ValueError:
+        return False
 
 
 def _require_safe(url: str, what: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
-        return
-    raise DiscoveryError(
-        f'{what} "{url[:200]}" is not https', hint="plain http is for this machine only", retryable=False
-    )
+    if not _is_safe(url):
+        raise DiscoveryError(
+            f'{what} "{url[:200]}" is not https', hint="plain http is for this machine only", retryable=False
+        )
 
 
 def _is_loopback(host: str) -> bool:
@@ -87,36 +114,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class MetadataSource:
-    """Gives the metadata of one issuer: asked once a day, kept for a week while the server does not answer."""
-
-    def __init__(
-        self, client: httpx2.AsyncClient, issuer: Callable[[], Awaitable[str]], *, clock: Clock
-    ) -> None:
-        self._client = client
-        self._issuer = issuer
-        self._clock = clock
-        self._known: ServerMetadata | None = None
-        self._read_at = 0.0
-        self._fresh_until = 0.0
-
-    async def get(self) -> ServerMetadata:
-        """The metadata. Raises DiscoveryError where none are known that are young enough."""
-        now = self._clock.boot()
-        if self._known is not None and now < self._fresh_until:
-            return self._known
-        try:
-            self._known = await fetch_metadata(self._client, await self._issuer(), clock=self._clock)
-        except DiscoveryError as error:
-            if self._known is None or not error.retryable or now - self._read_at > _USABLE_SECONDS:
-                raise
-        else:
-            self._read_at = now
-            self._fresh_until = now + _FRESH_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - a spread
-        return self._known
-
-    def doubt(self) -> None:
-        """Something went wrong at these addresses: ask again next time, and still do without an answer."""
-        self._fresh_until = 0.0

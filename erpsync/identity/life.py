@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Literal
 
@@ -14,6 +15,8 @@ Renewal = Literal["late", "early"]
 
 PROBE_SECONDS = 900.0
 _SPARE_SECONDS = 10.0
+_READ_AGAIN_SECONDS = 300.0
+_LOOK_APART_SECONDS = 5.0
 
 
 class Phase(StrEnum):
@@ -51,21 +54,34 @@ def windows(lifetime: float, renewal: Renewal, *, jitter: float = 0.0) -> Window
     return Windows(soft, hard, min(_SPARE_SECONDS, hard / 3))
 
 
+def reading_windows(lifetime: float) -> Windows:
+    """The windows of a token made by hand: it serves to its very end, and is read again every five minutes."""
+    return Windows(max(lifetime - _READ_AGAIN_SECONDS, 0.0), 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldToken:
-    """A token with its end on both clocks: it is over when either says so.
+    """A token with its life on both clocks: it is over, or too old, when either says so.
 
-    `promise` is the longest remaining life that can be asked of it without asking for a new one at once.
+    `promise` is the longest remaining life that can be asked of it without asking for a new one at once. A `fixed`
+    token was made by hand: asking again gives the same one.
     """
 
     token: AccessToken
+    sent_at_boot: float
     ends_at_boot: float
     windows: Windows
     promise: float
+    fixed: bool = False
 
     def left(self, clock: Clock) -> float:
         """Seconds of life; a wall clock set back gives none."""
         return min(self.ends_at_boot - clock.boot(), (self.token.expires_at - clock.now()).total_seconds())
+
+    def is_older(self, max_age: timedelta, clock: Clock) -> bool:
+        """Whether it was obtained longer ago than `max_age`, if another could be had at all."""
+        age = max(clock.boot() - self.sent_at_boot, (clock.now() - self.token.obtained_at).total_seconds())
+        return age > max_age.total_seconds() and not self.fixed
 
     def phase(self, left: float) -> Phase:
         if left > self.windows.soft:
@@ -97,6 +113,24 @@ class Failure:
             Phase.EXPIRED: min(doubled, 5.0),
         }[phase]
         return self.at + max(ours * (1 + self.spread), self.retry_after * (1 + abs(self.spread) / 2))
+
+
+class Next(StrEnum):
+    """What may be done about a token that is not fresh."""
+
+    WAIT = "wait"
+    """It is too early after a failure."""
+    LOOK = "look"
+    """Only if a person has changed what was refused."""
+    ASK = "ask"
+
+
+def next_step(failed: Failure | None, phase: Phase, now: float, looked_at: float) -> Next:
+    """What may be done `now`, when the source was last asked or looked at `looked_at` (boot-time clock)."""
+    if failed is None or now >= failed.next_try(phase):
+        return Next.ASK
+    parked = not failed.error.retryable
+    return Next.LOOK if parked and now - looked_at >= _LOOK_APART_SECONDS else Next.WAIT
 
 
 def failure(error: ErpsyncError, at: float, count: int) -> Failure:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,22 +22,29 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A grant and when its request was sent: wall clock (aware UTC), boot-time clock (seconds)."""
+    """A grant and when its request was sent: wall clock (aware UTC), boot-time clock (seconds).
+
+    `basis` tells with what it was asked for. "issued" now, "stored" by a process before, or "fixed": made by hand,
+    there is no other until a person makes one; then `lifetime` ends with the token and reading it again is cheap.
+    """
 
     grant: Grant
     sent_at: datetime
     sent_boot: float
+    basis: str = ""
+    origin: Literal["issued", "stored", "fixed"] = "issued"
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What a source has seen: token requests since start, the server's clock minus ours in seconds, the secret that
-    worked last (index) and the endpoint; None where nothing is known."""
+    worked last (index) and the endpoint; None where nothing is known. `warnings` are for people, as things are now."""
 
     requests: int = 0
     skew: float | None = None
     secret_index: int | None = None
     endpoint: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class TokenSource(Protocol):

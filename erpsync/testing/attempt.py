@@ -21,7 +21,9 @@ from erpsync.erpnet.blocking import BlockingErp
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import JobResult, Plugin, Settings
@@ -177,19 +179,19 @@ class Attempt:
         self.redactor.learn(client_secret)
         reference = SecretReference("secret", ("sandbox",))
         identity = Identity("sandbox", "sandbox", client_id, (reference,), scope=("read", "update"))
-        source = ClientCredentialsSource(
+        token_client = TokenClient(
             identity,
             issuer=sites.identity_url,
             secrets=lambda: [client_secret],
             client=client,
-            gate=asyncio.Semaphore(2),
+            gate=ServerGate(self.clock),
             clock=self.clock,
             emit=self.emit,
             redactor=self.redactor,
         )
         return TokenManager(
             identity,
-            source,
+            ClientCredentialsSource(token_client, None, self.emit),
             clock=self.clock,
             emit=self.emit,
             redactor=self.redactor,

@@ -17,7 +17,9 @@ from erpsync.core.redaction import Redactor
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
@@ -54,19 +56,19 @@ class Site:
     def __post_init__(self) -> None:
         self.directory = SiteDirectory(self.client, self.root, clock=SystemClock())
         identity = Identity("night", "acme", CLIENT_ID, (), scope=("read", "update"))
-        source = ClientCredentialsSource(
+        token_client = TokenClient(
             identity,
             issuer=self.directory.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=self.client,
-            gate=asyncio.Semaphore(2),
+            gate=ServerGate(SystemClock()),
             clock=SystemClock(),
             emit=self.emit,
             redactor=self.redactor,
         )
         self.tokens = TokenManager(
             identity,
-            source,
+            ClientCredentialsSource(token_client, None, self.emit),
             clock=SystemClock(),
             emit=self.emit,
             redactor=self.redactor,

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,9 +13,13 @@ import pytest
 from erpsync.core.clock import Clock, ManualClock
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.life import Renewal
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.sealed import Drawer
+from erpsync.identity.source import TokenSource
 from tests.servers.scripted import Script, ScriptedServer, http
 
 TOKEN_PATH = "/id/connect/token"
@@ -59,31 +64,61 @@ class Bench:
     def emit(self, event: str, /, *, level: str = "info", **fields: object) -> None:
         self.events.append((event, level, fields))
 
+    def client_of(
+        self,
+        identity: Identity = NIGHT,
+        *,
+        issuer: str | None = None,
+        secrets: Callable[[], Sequence[str]] | None = None,
+        gate: ServerGate | None = None,
+        clock: Clock | None = None,
+        memory: Path | None = None,
+    ) -> TokenClient:
+        async def find_issuer() -> str:
+            return issuer or self.issuer
+
+        return TokenClient(
+            identity,
+            issuer=find_issuer,
+            secrets=secrets or (lambda: list(self.secrets)),
+            client=self.client,
+            gate=gate or ServerGate(clock or self.clock),
+            clock=clock or self.clock,
+            emit=self.emit,
+            redactor=self.redactor,
+            memory=memory,
+        )
+
     def manager(
         self,
         identity: Identity = NIGHT,
         *,
         issuer: str | None = None,
         secrets: Callable[[], Sequence[str]] | None = None,
-        gate: asyncio.Semaphore | None = None,
+        gate: ServerGate | None = None,
         clock: Clock | None = None,
+        memory: Path | None = None,
+        drawer: Drawer | None = None,
         renewal: Renewal = "late",
         **changes: Any,
     ) -> TokenManager:
-        async def find_issuer() -> str:
-            return issuer or self.issuer
-
+        """A manager of a service's identity."""
         identity = replace(identity, **changes)
-        source = ClientCredentialsSource(
-            identity,
-            issuer=find_issuer,
-            secrets=secrets or (lambda: list(self.secrets)),
-            client=self.client,
-            gate=gate or asyncio.Semaphore(2),
-            clock=clock or self.clock,
-            emit=self.emit,
-            redactor=self.redactor,
+        client = self.client_of(
+            identity, issuer=issuer, secrets=secrets, gate=gate, clock=clock, memory=memory
         )
+        source = ClientCredentialsSource(client, drawer, self.emit)
+        return self.managed(identity, source, clock=clock, renewal=renewal)
+
+    def managed(
+        self,
+        identity: Identity,
+        source: TokenSource,
+        *,
+        clock: Clock | None = None,
+        renewal: Renewal = "late",
+    ) -> TokenManager:
+        """A manager of any source, closed with the bench."""
         manager = TokenManager(
             identity,
             source,

@@ -17,6 +17,7 @@ from erpsync.core.errors import (
     SecretUnavailableError,
     TokenEndpointError,
 )
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.status import TokenState
 from tests.identity.conftest import NIGHT, SECRET, TLS, TOKEN_PATH, Bench, grant
 from tests.servers.scripted import Seen, http
@@ -95,7 +96,7 @@ async def test_cancelled_first_caller_harms_nobody(bench: Bench) -> None:
 async def test_gate_bounds_the_requests_at_one_server(bench: Bench, case: str) -> None:
     """T44: a hundred jobs of three identities make three requests, two at a time."""
     inside, most = 0, 0
-    gate = asyncio.Semaphore(2)
+    gate = ServerGate(bench.clock)
 
     async def counted(_: Seen) -> bytes:
         nonlocal inside, most

@@ -17,7 +17,9 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.running.connection import Connection
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
@@ -52,19 +54,19 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
     async with httpx2.AsyncHTTPTransport() as base, httpx2.AsyncClient(transport=base) as client:
         sites = SiteDirectory(client, sandbox.url, clock=clock)
         identity = Identity("night", "acme", CLIENT_ID, (reference,), scope=("read", "update"))
-        source = ClientCredentialsSource(
+        token_client = TokenClient(
             identity,
             issuer=sites.identity_url,
             secrets=lambda: [CLIENT_SECRET],
             client=client,
-            gate=asyncio.Semaphore(2),
+            gate=ServerGate(clock),
             clock=clock,
             emit=silent,
             redactor=Redactor(),
         )
         tokens = TokenManager(
             identity,
-            source,
+            ClientCredentialsSource(token_client, None, silent),
             clock=clock,
             emit=silent,
             redactor=Redactor(),
