@@ -25,21 +25,22 @@ from erpsync.erpnet.transport import AuthorizedTransport, Origins
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
+from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.reference import ReferenceTokenSource
 from erpsync.identity.sealed import Drawer, SealedStore
+from erpsync.identity.source import TokenSource
 from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.running.connection import Connection
 
-_TOKEN_REQUESTS = 2  # at once at one server
 _NOWHERE = Instance("", "oidc")  # for jobs without an instance: any address, never a token
 
 
 class InstanceSite:
-    """One instance: connections with verified TLS, its addresses, its pace, its gate for token requests."""
+    """One instance: connections with verified TLS, its addresses, its pace."""
 
     def __init__(self, instance: Instance, trust: ssl.SSLContext, clock: Clock) -> None:
         self.instance = instance
-        self.gate = asyncio.Semaphore(_TOKEN_REQUESTS)
         self.pace = Pace(instance.rate, clock) if instance.rate else None
         reading, connecting = instance.read_timeout.total_seconds(), instance.connect_timeout.total_seconds()
         self.timeout = httpx2.Timeout(reading, connect=connecting)
@@ -96,6 +97,7 @@ class Connections:
         self._sealed = sealed
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._sites: dict[str, InstanceSite] = {}
+        self._gates: dict[str, ServerGate] = {}
         self._tokens: dict[str, TokenManager] = {}
         self._connections: dict[tuple[str | None, str | None], Connection] = {}
 
@@ -171,26 +173,44 @@ class Connections:
 
     def _manager(self, name: str, site: InstanceSite) -> TokenManager:
         if name not in self._tokens:
-            identity = self._configuration.identities[name]
-            source = ClientCredentialsSource(
+            self._tokens[name] = self._new_manager(self._configuration.identities[name], site)
+        return self._tokens[name]
+
+    def _new_manager(self, identity: Identity, site: InstanceSite) -> TokenManager:
+        source: TokenSource
+        read, keeper = partial(_resolve_all, self._resolver, identity.secrets), None
+        if identity.grant == "reference_token":
+            source = ReferenceTokenSource(
+                identity, read=read, clock=self._clock, emit=self._emit, redactor=self._redactor
+            )
+        else:
+            client = TokenClient(
                 identity,
                 issuer=site.issuer,
-                secrets=partial(_resolve_all, self._resolver, identity.secrets),
+                secrets=read,
                 client=site.client,
-                gate=site.gate,
+                gate=self._gate(site.instance),
                 clock=self._clock,
                 emit=self._emit,
                 redactor=self._redactor,
+                memory=self._configuration.daemon.data / "servers",
             )
-            self._tokens[name] = TokenManager(
-                identity,
-                source,
-                clock=self._clock,
-                emit=self._emit,
-                redactor=self._redactor,
-                renewal="late" if site.instance.kind == "erpnet" else "early",
-            )
-        return self._tokens[name]
+            source = ClientCredentialsSource(client)
+            drawer = self._drawer(identity)
+            keeper = TokenKeeper(client, drawer, self._emit) if drawer else None
+        return TokenManager(
+            identity,
+            source,
+            clock=self._clock,
+            emit=self._emit,
+            redactor=self._redactor,
+            renewal="late" if site.instance.kind == "erpnet" else "early",
+            keeper=keeper,
+        )
+
+    def _gate(self, instance: Instance) -> ServerGate:
+        """The gate of the instance's identity server, which may serve other instances too."""
+        return self._gates.setdefault(instance.issuer or instance.url or "", ServerGate(self._clock))
 
     def _drawer(self, identity: Identity) -> Drawer | None:
         """Where tokens of this identity are kept; None where none are."""

@@ -160,7 +160,7 @@ class TokenClient:
         if index != self._secret_index:
             self._secret_index = index
             since = utc_text(self.clock.now())
-            text = f"client secret number {index + 1} is in use since {since}: take out those before it, they are refused"
+            text = f"client secret number {index + 1} is in use since {since}; take out those before it"
             self._doubt("secret", *([text] if index else ()))
 
     def _note_skew(self, answer: Answer) -> None:

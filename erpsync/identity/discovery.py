@@ -13,14 +13,13 @@ from erpsync.core.errors import DiscoveryError
 from erpsync.identity.exchange import TIMEOUT, Answer, exchange
 
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
-_ENDPOINTS = ("jwks_uri", "authorization_endpoint", "revocation_endpoint", "end_session_endpoint")
 _HINT = "the issuer must be the address of the identity server itself, like https://acme.my.erp.net/id"
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMetadata:
     """The parts we use. What a server lists (`grants`, `signing_algorithms`) decides nothing: servers leave out what
-    works. Endpoints that it does not have, or that are not https, are None. `skew` is its clock minus ours in seconds.
+    works. Endpoints that it does not have, or that are not https, are None. `skew` is its clock minus ours (s).
     """
 
     issuer: str
@@ -78,7 +77,10 @@ def _checked(document: Mapping[str, object], issuer: str) -> ServerMetadata:
     return ServerMetadata(
         issuer,
         endpoint,
-        **{name: _endpoint(document.get(name)) for name in _ENDPOINTS},
+        jwks_uri=_endpoint(document.get("jwks_uri")),
+        authorization_endpoint=_endpoint(document.get("authorization_endpoint")),
+        revocation_endpoint=_endpoint(document.get("revocation_endpoint")),
+        end_session_endpoint=_endpoint(document.get("end_session_endpoint")),
         grants=_words(document.get("grant_types_supported")),
         signing_algorithms=_words(document.get("token_endpoint_auth_signing_alg_values_supported")),
     )

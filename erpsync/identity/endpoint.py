@@ -100,7 +100,11 @@ def _assertion(
         key_id=identity.key_id,
         offered=server.signing_algorithms,
     )
-    fields = {"client_id": auth.client_id, "client_assertion_type": _JWT_BEARER, "client_assertion": assertion}
+    fields = {
+        "client_id": auth.client_id,
+        "client_assertion_type": _JWT_BEARER,
+        "client_assertion": assertion,
+    }
     return uri, headers, f"{body}&{urlencode(fields)}"
 
 

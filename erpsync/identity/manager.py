@@ -21,6 +21,7 @@ from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import NEVER, AccessToken
+from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import (
     Failure,
     HeldToken,
@@ -48,7 +49,7 @@ _full_jitter = wait_random_exponential(multiplier=1, max=30)
 class TokenManager:
     """Gives tokens of one identity to any number of tasks; an `Auth` of `core`.
 
-    `source` gets them. All exceptions that `token` raises are ErpsyncErrors.
+    `source` gets them, `keeper` carries them over a restart. All exceptions that `token` raises are ErpsyncErrors.
     """
 
     def __init__(
@@ -60,9 +61,12 @@ class TokenManager:
         emit: Emit,
         redactor: Redactor,
         renewal: Renewal = "late",
+        keeper: TokenKeeper | None = None,
     ) -> None:
         self._identity = identity
         self._source = source
+        self._keeper = keeper
+        self._recalled = keeper is None
         self._clock = clock
         self._report = TokenReport(identity.name, emit, clock)
         self._redactor = redactor
@@ -128,10 +132,10 @@ class TokenManager:
             IdentityError: retryable where waiting can help.
             SecretUnavailableError: the secret cannot be read.
         """
-        fresh, held = self._hold(await self._source.fetch()), self._held
+        fetched, held = await self._source.fetch(), self._held
+        fresh = self._hold(fetched)
         if held is None or held.phase(held.left(self._clock)) is Phase.EXPIRED:
-            self._held, self._failure = fresh, None
-            self._refused_version, self._in_trouble = 0, False
+            await self._take(fresh, fetched, "asked")
         return fresh.token
 
     def status(self) -> IdentityStatus:
@@ -224,22 +228,28 @@ class TokenManager:
     async def _renew(self, trigger: str, phase: Phase, *, only_if_new: bool) -> None:
         """The flight: get a token and hold it, or note why there is none."""
         self._looked_at = self._clock.boot()
-        before = self._held
         try:
             if only_if_new and not await self._source.changed():
                 return
-            held, origin = await self._obtain(trigger, patient=phase is Phase.EXPIRED)
+            held, fetched = await self._obtain(trigger, patient=phase is Phase.EXPIRED)
         except ErpsyncError as error:
             failed = self._failure
             self._failure = failure(error, self._clock.boot(), failed.count + 1 if failed else 1)
             self._report.failed(self._failure, failed, trigger)
-            return
+        else:
+            await self._take(held, fetched, trigger)
+
+    async def _take(self, held: HeldToken, fetched: Fetched, trigger: str) -> None:
+        """From now on this is the token; it is kept before anybody uses it."""
+        if self._keeper is not None and fetched.origin == "issued":
+            await self._keeper.keep(fetched)
+        before = self._held
         self._held, self._failure, self._refused = held, None, None
         if before is None or before.token is not held.token:
-            self._report.held(held, origin, trigger)
+            self._report.held(held, fetched.origin, trigger)
 
-    async def _obtain(self, trigger: str, *, patient: bool) -> tuple[HeldToken, str]:
-        """One exchange; with nothing to serve meanwhile, several. The token, and where it comes from."""
+    async def _obtain(self, trigger: str, *, patient: bool) -> tuple[HeldToken, Fetched]:
+        """One exchange; with nothing to serve meanwhile, several."""
         began = self._clock.boot()
 
         def enough(state: RetryCallState) -> bool:
@@ -249,9 +259,9 @@ class TokenManager:
         def tell(state: RetryCallState) -> None:
             self._report.trying_again(_error(state), trigger, state.upcoming_sleep)
 
-        async def fetch() -> tuple[HeldToken, str]:
-            fetched = await self._source.fetch()
-            return self._taken(fetched, trigger), fetched.origin
+        async def fetch() -> tuple[HeldToken, Fetched]:
+            fetched = await self._recall() or await self._source.fetch()
+            return self._usable(fetched, trigger), fetched
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, ErpsyncError) and error.retryable),
@@ -263,7 +273,16 @@ class TokenManager:
         )
         return await retrying(fetch)
 
-    def _taken(self, fetched: Fetched, trigger: str) -> HeldToken:
+    async def _recall(self) -> Fetched | None:
+        """The token of the process before; it is looked for once."""
+        if self._recalled:
+            return None
+        assert self._keeper is not None
+        fetched = await self._keeper.recall()
+        self._recalled = True
+        return fetched
+
+    def _usable(self, fetched: Fetched, trigger: str) -> HeldToken:
         """The token as it will be held, its life counted from the moment the request was sent."""
         held = self._hold(fetched)
         if held.phase(held.left(self._clock)) is Phase.EXPIRED:

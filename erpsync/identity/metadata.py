@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx2
 
@@ -73,7 +74,9 @@ class MetadataSource:
         with suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(self._file(issuer).read_text())
             age = self._clock.now() - datetime.fromisoformat(kept["read_at"])
-            fields = {key: tuple(one) if isinstance(one, list) else one for key, one in kept["server"].items()}
+            fields: dict[str, Any] = {
+                key: tuple(one) if isinstance(one, list) else one for key, one in kept["server"].items()
+            }
             known = ServerMetadata(**fields)
             if timedelta(0) <= age < _USABLE and known.issuer == issuer:
                 self._known, self._read_at = known, self._clock.boot() - age.total_seconds()

@@ -46,7 +46,8 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class StoredToken:
-    """What is kept of one identity. `lifetime` in seconds counts from `sent_at`; instants are aware UTC.
+    """What is kept of one identity. `lifetime` in seconds counts from `sent_at`; instants are aware UTC. `basis`
+    tells with what it was asked for.
 
     The rest is a person's: `refreshed_at` is when the refresh token came, `subject` who signed in, `attempt` an
     exchange whose answer nobody has seen yet, `refused` that the server does not take the refresh token any more.
@@ -62,6 +63,7 @@ class StoredToken:
     subject: str | None = None
     attempt: Attempt | None = None
     refused: bool = False
+    basis: str = ""
 
 
 def fingerprint(secret: str) -> str:

@@ -38,7 +38,7 @@ class Fetched:
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What a source has seen: token requests since start, the server's clock minus ours in seconds, the secret that
-    worked last (index) and the endpoint; None where nothing is known. `warnings` are for people, as things are now."""
+    worked last (index) and the endpoint; None where nothing is known. `warnings` tell people how things are now."""
 
     requests: int = 0
     skew: float | None = None

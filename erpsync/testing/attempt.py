@@ -1,6 +1,5 @@
 """One attempt of a plugin under test: its Reporter, its clients, and the runner's verdict on it."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,7 +190,7 @@ class Attempt:
         )
         return TokenManager(
             identity,
-            ClientCredentialsSource(token_client, None, self.emit),
+            ClientCredentialsSource(token_client),
             clock=self.clock,
             emit=self.emit,
             redactor=self.redactor,

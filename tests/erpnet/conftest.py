@@ -68,7 +68,7 @@ class Site:
         )
         self.tokens = TokenManager(
             identity,
-            ClientCredentialsSource(token_client, None, self.emit),
+            ClientCredentialsSource(token_client),
             clock=SystemClock(),
             emit=self.emit,
             redactor=self.redactor,

@@ -1,6 +1,5 @@
 """A token manager against a scripted server, with a clock in hand."""
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
+from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import Renewal
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.sealed import Drawer
@@ -107,8 +107,9 @@ class Bench:
         client = self.client_of(
             identity, issuer=issuer, secrets=secrets, gate=gate, clock=clock, memory=memory
         )
-        source = ClientCredentialsSource(client, drawer, self.emit)
-        return self.managed(identity, source, clock=clock, renewal=renewal)
+        source = ClientCredentialsSource(client)
+        keeper = TokenKeeper(client, drawer, self.emit) if drawer else None
+        return self.managed(identity, source, clock=clock, renewal=renewal, keeper=keeper)
 
     def managed(
         self,
@@ -117,6 +118,7 @@ class Bench:
         *,
         clock: Clock | None = None,
         renewal: Renewal = "late",
+        keeper: TokenKeeper | None = None,
     ) -> TokenManager:
         """A manager of any source, closed with the bench."""
         manager = TokenManager(
@@ -126,6 +128,7 @@ class Bench:
             emit=self.emit,
             redactor=self.redactor,
             renewal=renewal,
+            keeper=keeper,
         )
         self.managers.append(manager)
         return manager

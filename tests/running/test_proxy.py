@@ -66,7 +66,7 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
         )
         tokens = TokenManager(
             identity,
-            ClientCredentialsSource(token_client, None, silent),
+            ClientCredentialsSource(token_client),
             clock=clock,
             emit=silent,
             redactor=Redactor(),
