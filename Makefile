@@ -39,7 +39,7 @@ lint: $(READY)
 	@report=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$report"; exit 1; }
 
 check: lint
-	@$(PYTEST) -m "not slow and not node"
+	@$(PYTEST) -m "not slow and not node and not browser"
 
 test: $(READY)
 	@$(PYTEST)

@@ -2,9 +2,10 @@
 
 import pytest
 
+from tests.servers.browser import chromium
 from tests.servers.openid_provider import openid_provider
 
-__all__ = ["openid_provider"]
+__all__ = ["chromium", "openid_provider"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -85,6 +85,10 @@ class Application:
         """Whether people may be sent there."""
         return self._lists(uri, self.redirect_uris)
 
+    def leads_out_to(self, uri: str) -> bool:
+        """Whether people may be sent there after they signed out."""
+        return self._lists(uri, self.logout_uris)
+
     def serves(self, origin: str) -> bool:
         """Whether pages of this origin belong to it, so that they may read answers (CORS)."""
         parts = map(urlsplit, self.redirect_uris)

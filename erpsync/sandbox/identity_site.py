@@ -191,7 +191,7 @@ class IdentitySite:
             identity.sign_out(sid)
             application = identity.applications.enabled(str(hint.get("aud")))
         uri = parameters.get("post_logout_redirect_uri", "")
-        if application is not None and uri in application.logout_uris:
+        if application is not None and application.leads_out_to(uri):
             state = {"state": parameters["state"]} if "state" in parameters else {}
             response = _see(f"{uri}{'&' if '?' in uri else '?'}{urlencode(state)}" if state else uri)
         else:

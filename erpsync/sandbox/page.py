@@ -16,13 +16,15 @@ body { margin: 0; min-height: 100vh; min-height: 100svh; display: flex; align-it
   padding: 1rem; background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
 main { width: 100%; max-width: 24rem; padding: 2rem 1.5rem; background: var(--paper); border-radius: .75rem;
   box-shadow: 0 .25rem 1.5rem #0002; overflow-wrap: anywhere }
-h1 { margin: 0 0 .25rem; font-size: 1.5rem; line-height: 1.2 }
-p { margin: 0 0 1rem } .soft { color: var(--soft); font-size: .875rem; margin: 0 }
-.bad { padding: .75rem; border-radius: .5rem; background: var(--bad-ground); color: var(--bad) }
+h1 { margin: 0 0 .75rem; font-size: 1.5rem; line-height: 1.2 }
+p { margin: 0 0 .5rem } .soft { color: var(--soft); font-size: .875rem; margin: 0 }
+.bad { padding: .75rem; border-radius: .5rem; margin: 1rem 0; background: var(--bad-ground);
+  color: var(--bad) }
 ul { margin: 0 0 1rem; padding-left: 1.25rem }
 label { display: block; margin: 0 0 1rem; font-weight: 600 }
-input { display: block; width: 100%; margin-top: .25rem; padding: .625rem .75rem; font: inherit; color: inherit;
-  background: transparent; border: 1px solid var(--line); border-radius: .5rem }
+input { display: block; width: 100%; margin-top: .25rem; padding: .625rem .75rem; font: inherit;
+  font-weight: 400; color: inherit; background: transparent; border: 1px solid var(--line); border-radius: .5rem }
+input[aria-invalid] { border-color: var(--bad) }
 button { width: 100%; margin-bottom: 1rem; padding: .75rem; font: inherit; font-weight: 600; color: #fff;
   background: var(--act); border: 0; border-radius: .5rem; cursor: pointer }
 :focus-visible { outline: 3px solid var(--act); outline-offset: 2px }

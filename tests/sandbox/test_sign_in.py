@@ -5,7 +5,6 @@ import json
 import re
 import secrets
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
-from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -17,25 +16,9 @@ from joserfc.jwk import KeySet
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET, NATIVE, WEB
 from erpsync.sandbox.people import PASSWORD
 from erpsync.sandbox.server import Sandbox
+from tests.servers.person import CALLBACK, Form
 
-CALLBACK = "http://127.0.0.1:53177/callback"
 SCOPE = "openid profile read update offline_access"
-
-
-class Form(HTMLParser):
-    """The one form of a page: where it goes, and its fields."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.action, self.fields = "", {}
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag == "form":
-            self.action = given["action"] or ""
-        if tag == "input":
-            self.fields[given["name"]] = given.get("value")
 
 
 class Browser:
