@@ -1,8 +1,9 @@
-"""The oracle: fire times, windows and blackouts, worked out slowly from the wall clock, without erpsync's code.
+"""The oracle: fire times, windows, blackouts, deadlines, worked out slowly from the wall clock, without erpsync's code.
 
 A wall-clock time is an instant where a zone shows it: none in a gap, two in a repeated hour.
 """
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import product
@@ -12,12 +13,19 @@ from erpsync.core.job import At, Cron, Every, Job
 from tests.simulation.literal_cron import DAY, parse
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 MINUTE = timedelta(minutes=1)
+QUARTER = 15 * MINUTE
+"""Windows, midnights and changes of the clock begin and end with one, everywhere."""
 
 
 def fires(job: Job, after: datetime, until: datetime) -> list[datetime]:
     """The fire times of a job later than `after` up to `until`, in order."""
     found: set[datetime] = set()
+    after = max(after, job.start - MICROSECOND) if job.start else after
+    until = min(until, job.end - MICROSECOND) if job.end else until
+    if after >= until:
+        return []
     for schedule in job.schedules if job.enabled else ():
         match schedule:
             case Cron(expression):
@@ -94,3 +102,25 @@ def is_open(job: Job, instant: datetime) -> bool:
     shown = _wall(instant, ZoneInfo(job.timezone)).time()
     opens, closes = job.window.opens, job.window.closes
     return opens <= shown < closes if opens < closes else not closes <= shown < opens
+
+
+def may_start(job: Job, instant: datetime) -> bool:
+    """Whether neither window nor blackout forbids a start."""
+    return is_open(job, instant) and not is_dark(job, instant)
+
+
+def next_change(instant: datetime, holds: Callable[[datetime], bool]) -> datetime:
+    """The first instant later than this one, a month at most, at which what holds now does not, or the reverse."""
+    now, turn = holds(instant), EPOCH + (instant - EPOCH) // QUARTER * QUARTER
+    while turn < instant + 31 * DAY:
+        turn += QUARTER
+        if holds(turn) != now:
+            break
+    return turn
+
+
+def latest_start(job: Job, since: datetime, fire: datetime | None) -> datetime:
+    """No run starts for the first time later than this; `since` is when it could have, but for a blackout."""
+    if fire is not None and is_dark(job, fire):
+        since = max(since, next_change(fire, lambda instant: is_dark(job, instant)))
+    return since + (DAY if job.start_by is None else job.start_by)

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
-
-from tests.simulation.world import World, empty_state, new_world
+from tests.simulation.virtual_store import empty_state
+from tests.simulation.world import World, new_world
 
 NIGHTS = int(os.environ.get("NIGHTS", "10000"))
 SEED = os.environ.get("SEED", "")
@@ -23,30 +22,22 @@ NewWorld = Callable[[int], World]
 
 
 @pytest.fixture
-def world_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NewWorld:
-    """Makes the world of a seed; the ids of its runs are of the seed too."""
+def world_of(tmp_path: Path) -> NewWorld:
+    """Makes the world of a seed."""
     empty = empty_state(tmp_path)
-
-    def make(seed: int) -> World:
-        world = new_world(seed, empty)
-        monkeypatch.setattr("erpsync.core.run.secrets.randbits", world.rng.getrandbits)
-        return world
-
-    return make
+    return lambda seed: new_world(seed, empty)
 
 
 @pytest.mark.slow
 def test_whatever_happens_every_fire_time_has_exactly_one_run(
     world_of: NewWorld, record_property: Callable[[str, object], None]
 ) -> None:
-    """Crashes, downtime, clock steps, changes, pauses: after every step the ledger is as the oracle says."""
+    """Crashes, downtime, clock steps, changes, pauses: after every commit the ledger is as the oracle says."""
     chance = random.SystemRandom()
     seeds = [int(SEED)] if SEED else [chance.randrange(10**9) for _ in range(NIGHTS // LIFE)]
     for done, seed in enumerate(seeds):
         world = world_of(seed)
-        with _told(
-            world, f"after {done * LIFE} good nights; replay with SEED={seed} pytest tests/simulation"
-        ):
+        with told(world, f"after {done * LIFE} good nights; replay with SEED={seed} pytest tests/simulation"):
             world.live(LIFE)
     record_property("simulated nights", len(seeds) * LIFE)
 
@@ -56,22 +47,18 @@ def test_a_seed_tells_the_whole_story(world_of: NewWorld) -> None:
     stories = []
     for _ in range(2):
         world = world_of(20261025)
-        with _told(world, "SEED=20261025"):
+        with told(world, "SEED=20261025"):
             world.live(15)
-            ledger = world.connection.execute(text("SELECT * FROM run ORDER BY seq")).all()
-            stories.append((world.now, [*world.journal], ledger))
+            stories.append((world.clock.now(), [*world.journal], world.rows()))
 
     assert stories[0] == stories[1]
     assert len(stories[0][2]) > 10
 
 
 @contextmanager
-def _told(world: World, replay: str) -> Iterator[None]:
+def told(world: World, replay: str) -> Iterator[None]:
     """What goes wrong inside says how to see it again, and the steps before it."""
     try:
         yield
     except Exception as error:
-        steps = "\n".join(world.journal)
-        raise AssertionError(f"{type(error).__name__}: {error}\n{replay}\n{steps}") from error
-    finally:
-        world.close()
+        raise AssertionError(f"{type(error).__name__}: {error}\n{replay}\n{world.story()}") from error

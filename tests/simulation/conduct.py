@@ -1,0 +1,241 @@
+"""The conduct of runs: what may start, beside whom, in which order, and what has to start or to end."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from erpsync.core.calendar import spread_delay
+from erpsync.core.job import After, Job
+from tests.simulation import oracle
+from tests.simulation.ledger import Entry
+from tests.simulation.virtual_time import POLL, VirtualClock
+
+SLOW = 1.0
+"""Seconds in which what is durable becomes known to everybody."""
+PUNCTUAL = timedelta(seconds=2 * POLL)
+_MOVES = {
+    "pending": {"waiting", "running", "finished"},
+    "waiting": {"pending", "running", "finished"},
+    "running": {"pending", "waiting", "finished"},
+    "finished": set[str](),
+}
+_GIVEN_UP = ("missed", "abandoned", "failed")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many may run at once: in all, of an instance, of a pool."""
+
+    all: int
+    instances: Mapping[str, int]
+    pools: Mapping[str, int]
+
+    def have_room(self, running: list[Job], job: Job) -> bool:
+        """Whether a run of `job` may start beside these."""
+        return (
+            len(running) < self.all
+            and _has_room(self.instances, job.instance, [each.instance for each in running])
+            and _has_room(self.pools, job.pool, [each.pool for each in running])
+        )
+
+
+def _has_room(limits: Mapping[str, int], name: str | None, held: list[str | None]) -> bool:
+    return name is None or name not in limits or held.count(name) < limits[name]
+
+
+@dataclass
+class Conduct:
+    """Raises AssertionError where a run does what it must not, or does not what it must."""
+
+    clock: VirtualClock
+    limits: Limits
+    jobs: Mapping[str, Job] = field(default_factory=dict)  # as configured now
+    live: dict[str, Entry] = field(default_factory=dict)
+    finished: dict[str, Entry] = field(default_factory=dict)
+    working: dict[str, Job] = field(default_factory=dict)  # runs whose plugin has been entered
+    pauses: dict[str, datetime | None] = field(default_factory=dict)
+    _paused_at: dict[str, float] = field(default_factory=dict)  # boot time
+    _replaced_at: dict[str, float] = field(default_factory=dict)  # runs in whose place a newer one is, boot time
+    _ready_at: dict[str, float] = field(default_factory=dict)  # the end of a back-off, boot time
+    _taken: set[tuple[str, str]] = field(default_factory=set)  # child, parent run
+
+    # -- what the ledger says ---------------------------------------------------------------------------------
+
+    def restarted(self, jobs: Mapping[str, Job], live: list[Entry]) -> None:
+        """A new daemon has this configuration and finds these runs."""
+        self.jobs = jobs
+        self.working.clear()
+        self.live = {entry.id: entry for entry in live}
+        self._ready_at.clear()
+        for entry in live:
+            self._note(entry)
+            job = jobs.get(entry.job)
+            if job is None or job.overlap != "replace":
+                self._replaced_at.pop(entry.id, None)
+
+    def stepped(self) -> None:
+        """Somebody has set the wall clock."""
+        for entry in self.live.values():
+            self._note(entry)
+
+    def paused(self, pauses: dict[str, datetime | None]) -> None:
+        """These jobs are paused, until then or for ever."""
+        boot = self.clock.boot()
+        self._paused_at = {
+            job: self._paused_at.get(job, boot) if job in self.pauses and self._holds(job) else boot for job in pauses
+        }
+        self.pauses = pauses
+
+    def changed(self, entries: list[Entry]) -> None:
+        """One commit has written these rows."""
+        before = Counter(entry.job for entry in self.live.values())
+        ended = Counter(entry.job for entry in entries if entry.state == "finished" and entry.id in self.live)
+        claimed = Counter(entry.job for entry in entries if entry.state != "finished" and entry.id not in self.live)
+        for job in claimed:
+            self._require_room(job, before[job] - ended[job], claimed[job])
+        older = [entry for entry in self.live.values() if entry.job in claimed]
+        for entry in entries:
+            known = self.live.get(entry.id) or self.finished.get(entry.id)
+            assert known is None or known.state == entry.state or entry.state in _MOVES[known.state], (known, entry)
+            if known is None and entry.parents:
+                self._require_parents(entry)
+            self._move(entry)
+        self._replace(older)
+
+    def _move(self, entry: Entry) -> None:
+        if entry.state == "finished":
+            known = self.live.pop(entry.id, None)
+            self.finished[entry.id] = entry
+            self.working.pop(entry.id, None)
+            if known is not None:
+                self._require_end(entry)
+        else:
+            self.live[entry.id] = entry
+            if entry.state != "running":
+                self.working.pop(entry.id, None)
+            self._note(entry)
+
+    def _note(self, entry: Entry) -> None:
+        """When something is to become of a run: then nobody naps."""
+        job, now = self.jobs.get(entry.job), self.clock.now()
+        if job is None or entry.state == "running":
+            return
+        self._ready_at[entry.id] = self.clock.boot()
+        if entry.next_attempt_at is not None:
+            self._ready_at[entry.id] += (entry.next_attempt_at - now).total_seconds()
+        if entry.waiting_for in ("window", "blackout"):
+            opening = oracle.next_change(now, lambda instant: oracle.may_start(job, instant))
+            self.clock.note((opening - now).total_seconds())
+        if entry.attempts == 0:
+            self.clock.note((_latest_start(job, entry) - now).total_seconds())
+
+    def _require_room(self, name: str, live: int, claimed: int) -> None:
+        job = self.jobs.get(name)
+        if job is None or live <= 0:
+            return
+        assert job.overlap != "skip", f"a run of {name} was claimed beside another"
+        assert job.overlap != "queue" or live + claimed <= 2, f"{live + claimed} runs of {name} stand in line"
+
+    def _require_parents(self, entry: Entry) -> None:
+        """It came after its parents' ends, and no other run of its job did; a range of skips ends as it grows."""
+        for parent in (entry.parents or "").split():
+            assert parent in self.finished, f"{entry} came after {parent}, which has not ended"
+            again = self.finished[parent].fire_count != 1
+            assert again or (entry.job, parent) not in self._taken, f"{parent} was taken twice: {entry}"
+            self._taken.add((entry.job, parent))
+
+    def renamed(self, former: str, name: str) -> None:
+        """What was one job's is another's now."""
+        self._taken = {(name if child == former else child, parent) for child, parent in self._taken}
+
+    def _replace(self, older: list[Entry]) -> None:
+        """New runs of these jobs are there; where they replace, the older ones are to end."""
+        for entry in older:
+            job = self.jobs.get(entry.job)
+            if entry.id in self.live and job is not None and job.overlap == "replace":
+                self._replaced_at.setdefault(entry.id, self.clock.boot())
+
+    def _require_end(self, entry: Entry) -> None:
+        at = self._replaced_at.get(entry.id)
+        if at is not None and self.clock.boot() > at + SLOW:
+            fair = (entry.outcome, entry.reason) == ("cancelled", "replaced") or entry.outcome in _GIVEN_UP
+            assert fair, f"it was replaced, and yet: {entry}"
+
+    # -- what the plugin sees ---------------------------------------------------------------------------------
+
+    def entered(self, run_id: str, attempts: int) -> None:
+        """The plugin is entered for an attempt: it may be, and no other of its job is, unless that is allowed."""
+        entry, now = self.live[run_id], self.clock.now()
+        job = self.jobs[entry.job]
+        just = now - timedelta(seconds=SLOW)
+        assert (entry.state, entry.attempts) == ("running", attempts), f"not durably begun: {entry}"
+        assert oracle.is_open(job, now) or oracle.is_open(job, just), f"it starts outside its window: {entry}"
+        assert not (oracle.is_dark(job, now) and oracle.is_dark(job, just)), f"it starts in a blackout: {entry}"
+        recent = self.clock.boot() <= self._paused_at.get(entry.job, 0.0) + SLOW
+        assert recent or not self._holds(entry.job), f"it starts while it is paused: {entry}"
+        assert self.limits.have_room(list(self.working.values()), job), f"beside {self.working}: {entry}"
+        beside = [other.name for other in self.working.values()]
+        assert job.overlap == "allow" or job.name not in beside, f"two at once: {entry}"
+        late = self.clock.is_settled and attempts == 1 and now > _latest_start(job, entry) + PUNCTUAL
+        assert not late, f"it starts after its latest start, at {now}: {entry}"
+        replaced = self._replaced_at.get(run_id)
+        assert replaced is None or self.clock.boot() <= replaced + SLOW, f"it was replaced and starts: {entry}"
+        self.working[run_id] = job
+        if job.window is not None and job.window.at_end == "checkpoint":
+            closing = oracle.next_change(now, lambda instant: oracle.is_open(job, instant))
+            self.clock.note((closing - now).total_seconds())
+
+    def left(self, run_id: str) -> None:
+        """The plugin has come back."""
+        self.working.pop(run_id, None)
+
+    # -- what has to be ---------------------------------------------------------------------------------------
+
+    def require_busy(self) -> None:
+        """Nothing will happen for a while: nobody waits who could start."""
+        lines: dict[str, list[bool]] = {}
+        for entry in self.live.values():
+            job = self.jobs.get(entry.job)
+            assert job is not None, f"its job is gone, and it goes on: {entry}"
+            if entry.id in self.working:
+                lines.setdefault(entry.job, []).append(False)
+                continue
+            assert entry.state != "running", f"nobody works at it: {entry}"
+            ready = self._is_ready(entry, job)
+            assert not (ready and job.overlap == "allow"), f"it could start: {entry}"
+            lines.setdefault(entry.job, []).append(ready)
+        for name, line in lines.items():
+            assert not all(line), f"one of {name} could start: {self.live}"
+
+    def _is_ready(self, entry: Entry, job: Job) -> bool:
+        now = self.clock.now()
+        return (
+            not self._holds(entry.job)
+            and self._ready_at[entry.id] <= self.clock.boot()
+            and oracle.may_start(job, now)
+            and self.limits.have_room(list(self.working.values()), job)
+        )
+
+    def _holds(self, job: str) -> bool:
+        until = self.pauses.get(job)
+        return job in self.pauses and (until is None or self.clock.now() < until)
+
+    def require_settled(self, left_over: set[tuple[str, str]], since: datetime) -> None:
+        """After calm days nothing old is left that has not ended, and children have taken what was left for them."""
+        old = [entry for entry in self.live.values() if entry.created_at < since]
+        assert not old, f"never ended: {old}"
+        left = {(child, parent) for child, parent in left_over}
+        for job in self.jobs.values():
+            is_over = job.end is not None and job.end <= self.clock.now()
+            for after in job.schedules if job.enabled and not is_over else ():
+                if isinstance(after, After):
+                    all_left = all((job.name, parent) in left for parent in after.jobs)
+                    assert not all_left, f"{job.name} has not taken all that its parents left"
+
+
+def _latest_start(job: Job, entry: Entry) -> datetime:
+    since = entry.created_at
+    if entry.trigger == "schedule" and entry.fire_at is not None:
+        since = entry.fire_at + spread_delay(job.name, job.spread)
+    return oracle.latest_start(job, since, entry.fire_at)

@@ -1,0 +1,136 @@
+"""Fire times and what became of them: each that was due has exactly one run, skips and misses included.
+
+Of erpsync's words it uses the job as configured; which schedule was in force when, it notes from the looks that were
+taken. A job's schedule is in force from the first look with it to the first look without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from erpsync.core.job import At, Cron, Every, Job
+from tests.simulation import oracle
+from tests.simulation.ledger import Entry
+from tests.simulation.oracle import MICROSECOND
+
+COUNTED = 1000
+
+
+@dataclass
+class Segment:
+    """From `since` on, without it, up to `until` the fire times of a job were these."""
+
+    job: Job
+    since: datetime
+    until: datetime | None = None
+
+
+@dataclass
+class Account:
+    """What is known of one job: its segments, and which run covers which fire time."""
+
+    segments: list[Segment] = field(default_factory=list)
+    covered: dict[datetime, str] = field(default_factory=dict)
+    ranges: dict[str, tuple[datetime, int]] = field(default_factory=dict)  # run id: its last fire time, its count
+    audited: datetime | None = None
+
+    def fires(self, after: datetime, until: datetime) -> list[datetime]:
+        """The fire times of all schedules, each while it was in force."""
+        found: set[datetime] = set()
+        for segment in self.segments:
+            low = max(after, segment.since)
+            high = until if segment.until is None else min(until, segment.until)
+            if low < high:
+                found.update(oracle.fires(segment.job, low, high))
+        return sorted(found)
+
+
+class FireTimes:
+    """Raises AssertionError where a fire time is lost or doubled, or has a fate that it should not have."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, Account] = {}
+        self._jobs: dict[str, Job] = {}
+
+    def latest_change(self) -> datetime | None:
+        """When a schedule came into force last."""
+        return max((account.segments[-1].since for account in self._accounts.values()), default=None)
+
+    def renamed(self, former: str, name: str) -> None:
+        """All that is known of a job is of another name now, unless that one is known already."""
+        if former in self._accounts and name not in self._accounts:
+            self._accounts[name] = self._accounts.pop(former)
+            self._jobs[name] = self._jobs.pop(former)
+
+    def looked(self, job: Job, now: datetime, mark: datetime) -> None:
+        """A look at a job was taken and left this mark."""
+        self._jobs[job.name] = job
+        account, taken = self._accounts.setdefault(job.name, Account()), mark == now
+        segment = account.segments[-1] if account.segments else None
+        if segment is not None and segment.until is None:
+            if _rule(segment.job) == _rule(job):
+                return
+            if taken:
+                segment.until = max(now, account.audited or now)
+        if taken:
+            account.segments.append(Segment(job, now))
+            account.audited = now if account.audited is None else account.audited
+
+    def written(self, entry: Entry) -> None:
+        """A run for fire times was written, or it grew."""
+        if not entry.claim.startswith("at:"):
+            return
+        account = self._accounts[entry.job]
+        assert entry.fire_at is not None
+        first, last = entry.fire_at, entry.fire_until or entry.fire_at
+        if (known := account.ranges.get(entry.id)) is None:
+            fires = account.fires(first - MICROSECOND, last)
+            assert fires, f"a run for {first}, which is no fire time: {entry}"
+            assert (fires[0], fires[-1]) == (first, last), f"the ends of a range are no fire times: {entry}"
+            self._require_fate(self._jobs[entry.job], fires, entry)
+        elif known[0] == last:
+            return
+        else:
+            assert last > known[0], f"a range shrank from {known[0]}: {entry}"
+            fires = account.fires(known[0], last)
+        for fire in fires:
+            owner = account.covered.setdefault(fire, entry.id)
+            assert owner == entry.id, f"{fire} has two runs: {owner} and {entry}"
+        count = len(fires) + (known[1] if known else 0)
+        account.ranges[entry.id] = last, count
+        right = entry.fire_count == count or (entry.fire_count == -1 and count > COUNTED)
+        assert right, f"it covers {count} fire times: {entry}"
+
+    def require_covered(self, marks: Mapping[str, datetime]) -> None:
+        """All that had to be claimed up to its mark is."""
+        for name, mark in marks.items():
+            account = self._accounts.get(name)
+            if account is None or account.audited is None or mark <= account.audited:
+                continue
+            lost = [fire for fire in account.fires(account.audited, mark) if fire not in account.covered]
+            assert not lost, f"{name}: no run for {lost[:5]}, the mark stands at {mark}"
+            account.audited = mark
+
+    def _require_fate(self, job: Job, fires: list[datetime], entry: Entry) -> None:
+        """In a blackout nothing is claimed to run, out of it nothing is skipped for one."""
+        if not job.blackout or job.on_blackout != "skip":
+            assert entry.reason != "blackout", f"skipped for a blackout that is none: {entry}"
+            return
+        dark = [oracle.is_dark(job, fire) for fire in fires]
+        if entry.reason == "blackout":
+            assert all(dark), f"skipped for a blackout that is none: {entry}"
+        elif entry.state != "finished":
+            assert not any(dark), f"claimed in a blackout: {entry}"
+        elif entry.outcome == "missed" and entry.reason != "schedule_changed":
+            assert not any(dark), f"missed although it was to be skipped: {entry}"
+
+
+def _rule(job: Job) -> object:
+    """What decides the fire times of a job."""
+    zone = (job.timezone, job.dst)
+    rules = {
+        (schedule, zone if isinstance(schedule, Cron) else ())
+        for schedule in job.schedules
+        if isinstance(schedule, Cron | Every | At) and job.enabled
+    }
+    return (rules, job.start, job.end) if rules else ()

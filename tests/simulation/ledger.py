@@ -1,0 +1,86 @@
+"""The ledger as seen from outside: after each commit the rows that it has changed, read from the tables themselves."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from tests.simulation.oracle import EPOCH, MICROSECOND
+
+_COLUMNS = (
+    "id, job, claim, trigger, state, outcome, reason, waiting_for, instance, parents, priority, attempts, fire_count, "
+    "created_at, fire_at, fire_until, finished_at, next_attempt_at"
+)
+_WATCH = """
+CREATE TEMP TABLE changed (seq INTEGER PRIMARY KEY);
+CREATE TEMP TRIGGER written AFTER INSERT ON main.run BEGIN INSERT OR IGNORE INTO changed VALUES (new.seq); END;
+CREATE TEMP TRIGGER moved AFTER UPDATE ON main.run BEGIN INSERT OR IGNORE INTO changed VALUES (new.seq); END;
+"""
+_CHANGED = f"SELECT {_COLUMNS} FROM changed JOIN run USING (seq) ORDER BY seq"  # noqa: S608 - our own words
+_LIVE = f"SELECT {_COLUMNS} FROM run WHERE state <> 'finished' ORDER BY seq"  # noqa: S608 - our own words
+
+
+class Entry(NamedTuple):
+    """A row of the ledger."""
+
+    id: str
+    job: str
+    claim: str
+    trigger: str
+    state: str
+    outcome: str | None
+    reason: str | None
+    waiting_for: str | None
+    instance: str | None
+    parents: str | None
+    priority: int
+    attempts: int
+    fire_count: int
+    created_at: datetime
+    fire_at: datetime | None
+    fire_until: datetime | None
+    finished_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+class Ledger:
+    """Reads on the connection of the one writer (a sqlite3 connection), between its transactions."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        connection.executescript(_WATCH)
+
+    def changed(self) -> list[Entry]:
+        """The rows that were written or changed since this was asked last, the oldest first."""
+        rows = self._connection.execute(_CHANGED).fetchall()
+        if rows:
+            self._connection.execute("DELETE FROM changed")
+        return [_entry(row) for row in rows]
+
+    def live(self) -> list[Entry]:
+        """The rows that are not finished, the oldest first."""
+        return [_entry(row) for row in self._connection.execute(_LIVE)]
+
+    def marks(self) -> dict[str, datetime]:
+        return {
+            job: _at(until) for job, until in self._connection.execute("SELECT job, until FROM mark ORDER BY job")
+        }
+
+    def pauses(self) -> dict[str, datetime | None]:
+        """Until when each job is paused."""
+        rows = self._connection.execute("SELECT job, until FROM pause").fetchall()
+        return {job: None if until is None else _at(until) for job, until in rows}
+
+    def left_over(self) -> set[tuple[str, str]]:
+        """Children and the parents of which they have not taken what was left."""
+        return set(self._connection.execute("SELECT child, parent FROM handover"))
+
+    def names(self) -> set[str]:
+        """The jobs that have runs."""
+        return {name for (name,) in self._connection.execute("SELECT DISTINCT job FROM run")}
+
+
+def _entry(row: tuple[Any, ...]) -> Entry:
+    return Entry(*row[:-5], _at(row[-5]), *(None if at is None else _at(at) for at in row[-4:]))
+
+
+def _at(microseconds: int) -> datetime:
+    return EPOCH + microseconds * MICROSECOND
