@@ -123,15 +123,17 @@ class WaitingRoom:
         """These jobs are paused, and no others: theirs wait, those of the others go on."""
         before, self._pauses = self._pauses, dict(pauses)
         changed = {job for job in (*before, *pauses) if before.get(job) != pauses.get(job)}
+        for job in changed:
+            self._await_end(job)
         for run in [run for run in self._waiting.values() if run.job in changed]:
             if run.next_attempt_at is not None:
-                self._delay(run)
+                self._tell_delay(run)
             else:
                 self._look(run.id)
 
     @property
     def pauses(self) -> Mapping[str, Pause]:
-        """The pauses that were told, those that are over included."""
+        """The pauses that were told and are not known to be over."""
         return self._pauses
 
     def adopt(self, jobs: Mapping[str, Job], touched: Container[str], renamed: Mapping[str, str]) -> None:
@@ -158,7 +160,10 @@ class WaitingRoom:
         assert run.next_attempt_at is not None
         seconds = (run.next_attempt_at - self._clock.now()).total_seconds()
         self._alarm.set(run.id, seconds, lambda: self._is_over(run.id))
-        if self._is_paused(run.job):
+        self._tell_delay(run)
+
+    def _tell_delay(self, run: Run) -> None:
+        if run.job in self._pauses:
             self.wait(run, PAUSED)
         elif run.waiting_for not in _DELAYS:
             self.wait(run, _DELAYS[0])
@@ -188,15 +193,22 @@ class WaitingRoom:
         job, now = self._jobs.get(run.job), self._clock.now()
         if job is None:
             return None
-        if self._is_paused(job.name):
-            return Hold(PAUSED, self._pauses[job.name].until)
+        if job.name in self._pauses:
+            return Hold(PAUSED, None)
         if not self._may_overlap(run) and not self._turns.join(run):
             return Hold(WAITS_FOR, None)
         opening = opens_at(job, now)
         return None if opening is None else Hold(opening.reason, opening.at)
 
-    def _is_paused(self, job: str) -> bool:
-        return job in self._pauses and self._pauses[job].holds(self._clock.now())
+    def _await_end(self, job: str) -> None:
+        """A pause that is over is forgotten, so that a clock that is set back does not revive it."""
+        pause, now = self._pauses.get(job), self._clock.now()
+        if pause is None or pause.until is None:
+            self._alarm.clear(("pause", job))
+        elif pause.holds(now):
+            self._alarm.set(("pause", job), self._soon(pause.until), lambda: self._await_end(job))
+        else:
+            self.set_pauses({name: each for name, each in self._pauses.items() if name != job})
 
     def _begin_watch(self, run: Run) -> None:
         """The next fire time is dear to find: where thousands come to wait together, they look for it one by one."""

@@ -282,6 +282,21 @@ async def test_resumed_run_keeps_its_back_off(desk: MakeDesk, define: Define) ->
     assert (await at.finished(run)).started_at == NOON
 
 
+async def test_back_off_is_as_long_as_it_was(desk: MakeDesk, define: Define) -> None:
+    """A clock that is set back does not lengthen a back-off within which its job is paused."""
+    clock = ManualClock(NOON)
+    retry = {"retry": RetryPolicy()}
+    at = desk(define("failing", attempts=["UnreachableError", ""], options=retry), clock=clock)
+    run = await at.offer("failing")
+    await waits_for(at, run, "back-off")
+    clock.step(-HOUR)
+    at.runner.pause(Pause("failing", NOON))
+    at.runner.resume("failing")
+    await waits_for(at, run, "back-off")
+    clock.advance(MINUTE)
+    assert (await at.finished(run)).outcome == "succeeded"
+
+
 async def test_pause_is_known_at_start_and_ends_by_itself(desk: MakeDesk, define: Define) -> None:
     """A pause in the state holds what a start takes up, until its time is over."""
     clock = ManualClock(NOON)
@@ -292,6 +307,19 @@ async def test_pause_is_known_at_start_and_ends_by_itself(desk: MakeDesk, define
     await waits_for(at, run, "paused")
     clock.advance(HOUR)
     assert (await at.finished(run)).started_at == NOON + HOUR
+
+
+async def test_pause_that_is_over_stays_over(desk: MakeDesk, define: Define) -> None:
+    """A clock that is set back behind the end of a pause does not revive it."""
+    clock = ManualClock(NOON)
+    at = desk(define("quick"), clock=clock)
+    at.runner.pause(Pause("quick", NOON, NOON + HOUR))
+    await settle(at)
+    clock.advance(HOUR)
+    await settle(at)
+    clock.step(-MINUTE)
+    run = await at.offer("quick")
+    assert (await at.finished(run)).started_at == NOON + HOUR - MINUTE
 
 
 async def test_replaced_runs_end_before_the_new_one_begins(desk: MakeDesk, define: Define) -> None:

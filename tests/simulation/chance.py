@@ -50,7 +50,11 @@ WINDOWS = (
     Window(time(2), time(5), at_end="checkpoint"),
     Window(time(23, 30), time(3, 15), at_end="checkpoint"),
 )
-HURRIES = (Every(timedelta(seconds=10)), Every(timedelta(seconds=7), timedelta(seconds=3)), Cron("*/5 * * * * *"))
+HURRIES = (
+    Every(timedelta(seconds=10)),
+    Every(timedelta(seconds=7), timedelta(seconds=3)),
+    Cron("*/5 * * * * *"),
+)
 """Schedules of jobs that run for less than half an hour."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 _FINE = frozenset({Outcome.SUCCEEDED, Outcome.PARTIAL})
@@ -58,7 +62,9 @@ _FINE = frozenset({Outcome.SUCCEEDED, Outcome.PARTIAL})
 
 def some_limits(rng: random.Random) -> Limits:
     """Few slots, so that they are missed."""
-    return Limits(rng.randint(1, 3), {"acme": rng.randint(1, 2)}, {"warehouse": 1, "night": rng.randint(1, 2)})
+    return Limits(
+        rng.randint(1, 3), {"acme": rng.randint(1, 2)}, {"warehouse": 1, "night": rng.randint(1, 2)}
+    )
 
 
 def some_jobs(rng: random.Random, now: datetime) -> list[Job]:

@@ -1,5 +1,6 @@
 """The conduct of runs: what may start, beside whom, in which order, and what has to start or to end."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -56,7 +57,9 @@ class Conduct:
     working: dict[str, Job] = field(default_factory=dict)  # runs whose plugin has been entered
     pauses: dict[str, datetime | None] = field(default_factory=dict)
     _paused_at: dict[str, float] = field(default_factory=dict)  # boot time
-    _replaced_at: dict[str, float] = field(default_factory=dict)  # runs in whose place a newer one is, boot time
+    _replaced_at: dict[str, float] = field(
+        default_factory=dict
+    )  # runs in whose place a newer one is, boot time
     _ready_at: dict[str, float] = field(default_factory=dict)  # the end of a back-off, boot time
     _taken: set[tuple[str, str]] = field(default_factory=set)  # child, parent run
 
@@ -83,7 +86,8 @@ class Conduct:
         """These jobs are paused, until then or for ever."""
         boot = self.clock.boot()
         self._paused_at = {
-            job: self._paused_at.get(job, boot) if job in self.pauses and self._holds(job) else boot for job in pauses
+            job: self._paused_at.get(job, boot) if job in self.pauses and self._holds(job) else boot
+            for job in pauses
         }
         self.pauses = pauses
 
@@ -91,13 +95,18 @@ class Conduct:
         """One commit has written these rows."""
         before = Counter(entry.job for entry in self.live.values())
         ended = Counter(entry.job for entry in entries if entry.state == "finished" and entry.id in self.live)
-        claimed = Counter(entry.job for entry in entries if entry.state != "finished" and entry.id not in self.live)
+        claimed = Counter(
+            entry.job for entry in entries if entry.state != "finished" and entry.id not in self.live
+        )
         for job in claimed:
             self._require_room(job, before[job] - ended[job], claimed[job])
         older = [entry for entry in self.live.values() if entry.job in claimed]
         for entry in entries:
             known = self.live.get(entry.id) or self.finished.get(entry.id)
-            assert known is None or known.state == entry.state or entry.state in _MOVES[known.state], (known, entry)
+            assert known is None or known.state == entry.state or entry.state in _MOVES[known.state], (
+                known,
+                entry,
+            )
             if known is None and entry.parents:
                 self._require_parents(entry)
             self._move(entry)
@@ -119,11 +128,14 @@ class Conduct:
     def _note(self, entry: Entry) -> None:
         """When something is to become of a run: then nobody naps."""
         job, now = self.jobs.get(entry.job), self.clock.now()
+        if entry.state == "running":
+            self._ready_at.pop(entry.id, None)
         if job is None or entry.state == "running":
             return
-        self._ready_at[entry.id] = self.clock.boot()
-        if entry.next_attempt_at is not None:
-            self._ready_at[entry.id] += (entry.next_attempt_at - now).total_seconds()
+        if entry.next_attempt_at is None:
+            self._ready_at.pop(entry.id, None)
+        elif entry.id not in self._ready_at:
+            self._ready_at[entry.id] = self.clock.boot() + (entry.next_attempt_at - now).total_seconds()
         if entry.waiting_for in ("window", "blackout"):
             opening = oracle.next_change(now, lambda instant: oracle.may_start(job, instant))
             self.clock.note((opening - now).total_seconds())
@@ -138,12 +150,16 @@ class Conduct:
         assert job.overlap != "queue" or live + claimed <= 2, f"{live + claimed} runs of {name} stand in line"
 
     def _require_parents(self, entry: Entry) -> None:
-        """It came after its parents' ends, and no other run of its job did; a range of skips ends as it grows."""
+        """It came after its parents' ends, and no other run of its job did."""
         for parent in (entry.parents or "").split():
             assert parent in self.finished, f"{entry} came after {parent}, which has not ended"
-            again = self.finished[parent].fire_count != 1
-            assert again or (entry.job, parent) not in self._taken, f"{parent} was taken twice: {entry}"
+            assert (entry.job, parent) not in self._taken, f"{parent} was taken twice: {entry}"
             self._taken.add((entry.job, parent))
+
+    def knows(self, name: str) -> bool:
+        """Whether a job of this name has runs, or is paused."""
+        runs = itertools.chain(self.live.values(), self.finished.values())
+        return name in self.pauses or any(entry.job == name for entry in runs)
 
     def renamed(self, former: str, name: str) -> None:
         """What was one job's is another's now."""
@@ -171,7 +187,9 @@ class Conduct:
         just = now - timedelta(seconds=SLOW)
         assert (entry.state, entry.attempts) == ("running", attempts), f"not durably begun: {entry}"
         assert oracle.is_open(job, now) or oracle.is_open(job, just), f"it starts outside its window: {entry}"
-        assert not (oracle.is_dark(job, now) and oracle.is_dark(job, just)), f"it starts in a blackout: {entry}"
+        assert not (oracle.is_dark(job, now) and oracle.is_dark(job, just)), (
+            f"it starts in a blackout: {entry}"
+        )
         recent = self.clock.boot() <= self._paused_at.get(entry.job, 0.0) + SLOW
         assert recent or not self._holds(entry.job), f"it starts while it is paused: {entry}"
         assert self.limits.have_room(list(self.working.values()), job), f"beside {self.working}: {entry}"
@@ -180,7 +198,9 @@ class Conduct:
         late = self.clock.is_settled and attempts == 1 and now > _latest_start(job, entry) + PUNCTUAL
         assert not late, f"it starts after its latest start, at {now}: {entry}"
         replaced = self._replaced_at.get(run_id)
-        assert replaced is None or self.clock.boot() <= replaced + SLOW, f"it was replaced and starts: {entry}"
+        assert replaced is None or self.clock.boot() <= replaced + SLOW, (
+            f"it was replaced and starts: {entry}"
+        )
         self.working[run_id] = job
         if job.window is not None and job.window.at_end == "checkpoint":
             closing = oracle.next_change(now, lambda instant: oracle.is_open(job, instant))
@@ -212,7 +232,7 @@ class Conduct:
         now = self.clock.now()
         return (
             not self._holds(entry.job)
-            and self._ready_at[entry.id] <= self.clock.boot()
+            and self._ready_at.get(entry.id, 0.0) <= self.clock.boot()
             and oracle.may_start(job, now)
             and self.limits.have_room(list(self.working.values()), job)
         )

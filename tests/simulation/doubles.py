@@ -35,7 +35,13 @@ _ANSWERS = (
 class Work:
     """In the workbench's place: attempts that take their time, fail, stop when asked, and at times do not listen."""
 
-    def __init__(self, rng: random.Random, conduct: Conduct, is_calm: Callable[[], bool], fail: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        conduct: Conduct,
+        is_calm: Callable[[], bool],
+        fail: Callable[[Exception], None],
+    ) -> None:
         self._rng = rng
         self._conduct = conduct
         self._is_calm = is_calm
@@ -104,7 +110,9 @@ class Hints:
             timer.cancel()
         if name in self._tables and not self._stopped:
             left = (self._tables[name][1] - self._clock.now()).total_seconds() + delay
-            self._timers[name] = asyncio.get_running_loop().call_later(max(left, 0.0), self._due, name, delay > 0)
+            self._timers[name] = asyncio.get_running_loop().call_later(
+                max(left, 0.0), self._due, name, delay > 0
+            )
 
     def _due(self, name: str, late: bool) -> None:
         table, due = self._tables[name]

@@ -4,7 +4,7 @@ Of erpsync's words it uses the job as configured; which schedule was in force wh
 taken. A job's schedule is in force from the first look with it to the first look without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -31,7 +31,9 @@ class Account:
 
     segments: list[Segment] = field(default_factory=list)
     covered: dict[datetime, str] = field(default_factory=dict)
-    ranges: dict[str, tuple[datetime, int]] = field(default_factory=dict)  # run id: its last fire time, its count
+    ranges: dict[str, tuple[datetime, int]] = field(
+        default_factory=dict
+    )  # run id: its last fire time, its count
     audited: datetime | None = None
 
     def fires(self, after: datetime, until: datetime) -> list[datetime]:
@@ -56,50 +58,82 @@ class FireTimes:
         """When a schedule came into force last."""
         return max((account.segments[-1].since for account in self._accounts.values()), default=None)
 
+    def knows(self, name: str) -> bool:
+        """Whether there was a look at a job of this name."""
+        return name in self._accounts
+
     def renamed(self, former: str, name: str) -> None:
-        """All that is known of a job is of another name now, unless that one is known already."""
-        if former in self._accounts and name not in self._accounts:
+        """All that is known of a job is of another name now."""
+        if former in self._accounts:
             self._accounts[name] = self._accounts.pop(former)
             self._jobs[name] = self._jobs.pop(former)
 
-    def looked(self, job: Job, now: datetime, mark: datetime) -> None:
-        """A look at a job was taken and left this mark."""
+    def looked(self, job: Job, now: datetime, mark: datetime) -> bool:
+        """A look at a job was taken and left this mark; whether it set it back."""
         self._jobs[job.name] = job
         account, taken = self._accounts.setdefault(job.name, Account()), mark == now
         segment = account.segments[-1] if account.segments else None
-        if segment is not None and segment.until is None:
-            if _rule(segment.job) == _rule(job):
-                return
-            if taken:
+        is_back = account.audited is not None and mark < account.audited
+        if is_back:
+            account.audited = mark
+        changed = segment is None or segment.until is not None or _rule(segment.job) != _rule(job)
+        if taken and changed:
+            if segment is not None and segment.until is None:
                 segment.until = max(now, account.audited or now)
-        if taken:
             account.segments.append(Segment(job, now))
-            account.audited = now if account.audited is None else account.audited
+            account.audited = account.audited or now
+        return is_back
 
     def written(self, entry: Entry) -> None:
-        """A run for fire times was written, or it grew."""
+        """A run for fire times was written, grew, or shrank by a correction."""
         if not entry.claim.startswith("at:"):
             return
         account = self._accounts[entry.job]
         assert entry.fire_at is not None
         first, last = entry.fire_at, entry.fire_until or entry.fire_at
-        if (known := account.ranges.get(entry.id)) is None:
-            fires = account.fires(first - MICROSECOND, last)
+        known, count = account.ranges.get(entry.id, (first - MICROSECOND, 0))
+        if known == last:
+            return
+        fires = account.fires(min(known, last), max(known, last))
+        if last < known:
+            self._uncover(account, entry.id, fires)
+            count -= len(fires)
+        else:
+            self._cover(account, entry, fires)
+            count += len(fires)
+        if entry.id not in account.ranges:
             assert fires, f"a run for {first}, which is no fire time: {entry}"
             assert (fires[0], fires[-1]) == (first, last), f"the ends of a range are no fire times: {entry}"
             self._require_fate(self._jobs[entry.job], fires, entry)
-        elif known[0] == last:
-            return
-        else:
-            assert last > known[0], f"a range shrank from {known[0]}: {entry}"
-            fires = account.fires(known[0], last)
-        for fire in fires:
-            owner = account.covered.setdefault(fire, entry.id)
-            assert owner == entry.id, f"{fire} has two runs: {owner} and {entry}"
-        count = len(fires) + (known[1] if known else 0)
         account.ranges[entry.id] = last, count
         right = entry.fire_count == count or (entry.fire_count == -1 and count > COUNTED)
         assert right, f"it covers {count} fire times: {entry}"
+
+    def deleted(self, entry: Entry) -> None:
+        """A run is gone: by a correction of the clock, and only what did no more than pass."""
+        assert entry.outcome in ("skipped", "missed"), f"it is gone: {entry}"
+        account = self._accounts[entry.job]
+        self._uncover(
+            account, entry.id, [fire for fire, owner in account.covered.items() if owner == entry.id]
+        )
+
+    def _cover(self, account: Account, entry: Entry, fires: list[datetime]) -> None:
+        for fire in fires:
+            owner = account.covered.setdefault(fire, entry.id)
+            assert owner == entry.id, f"{fire} has two runs: {owner} and {entry}"
+
+    def _uncover(self, account: Account, owner: str, fires: list[datetime]) -> None:
+        for fire in fires:
+            assert account.audited is not None
+            assert fire > account.audited, f"{owner} has lost {fire}, which has come"
+            del account.covered[fire]
+
+    def require_ahead(self, passed: Callable[[str], bool]) -> None:
+        """After a correction nothing of what lies ahead is said to have `passed`."""
+        for account in self._accounts.values():
+            for fire, owner in account.covered.items():
+                ahead = account.audited is not None and fire > account.audited
+                assert not (ahead and passed(owner)), f"{owner} says that {fire} has passed, which lies ahead"
 
     def require_covered(self, marks: Mapping[str, datetime]) -> None:
         """All that had to be claimed up to its mark is."""

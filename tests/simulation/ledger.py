@@ -1,4 +1,4 @@
-"""The ledger as seen from outside: after each commit the rows that it has changed, read from the tables themselves."""
+"""The ledger as seen from outside: after each commit the rows that it has changed, from the tables themselves."""
 
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -6,16 +6,18 @@ from typing import Any, NamedTuple
 from tests.simulation.oracle import EPOCH, MICROSECOND
 
 _COLUMNS = (
-    "id, job, claim, trigger, state, outcome, reason, waiting_for, instance, parents, priority, attempts, fire_count, "
-    "created_at, fire_at, fire_until, finished_at, next_attempt_at"
+    "id, job, claim, trigger, state, outcome, reason, waiting_for, instance, parents, priority, attempts, "
+    "fire_count, created_at, fire_at, fire_until, finished_at, next_attempt_at"
 )
 _WATCH = """
 CREATE TEMP TABLE changed (seq INTEGER PRIMARY KEY);
+CREATE TEMP TABLE deleted (id TEXT PRIMARY KEY);
 CREATE TEMP TRIGGER written AFTER INSERT ON main.run BEGIN INSERT OR IGNORE INTO changed VALUES (new.seq); END;
 CREATE TEMP TRIGGER moved AFTER UPDATE ON main.run BEGIN INSERT OR IGNORE INTO changed VALUES (new.seq); END;
+CREATE TEMP TRIGGER gone AFTER DELETE ON main.run BEGIN INSERT INTO deleted VALUES (old.id); END;
 """
-_CHANGED = f"SELECT {_COLUMNS} FROM changed JOIN run USING (seq) ORDER BY seq"  # noqa: S608 - our own words
-_LIVE = f"SELECT {_COLUMNS} FROM run WHERE state <> 'finished' ORDER BY seq"  # noqa: S608 - our own words
+_CHANGED = f"SELECT {_COLUMNS} FROM changed JOIN run USING (seq) ORDER BY seq"
+_LIVE = f"SELECT {_COLUMNS} FROM run WHERE state <> 'finished' ORDER BY seq"
 
 
 class Entry(NamedTuple):
@@ -55,13 +57,21 @@ class Ledger:
             self._connection.execute("DELETE FROM changed")
         return [_entry(row) for row in rows]
 
+    def deleted(self) -> list[str]:
+        """The ids of the rows that were deleted since this was asked last."""
+        ids = [name for (name,) in self._connection.execute("SELECT id FROM deleted")]
+        if ids:
+            self._connection.execute("DELETE FROM deleted")
+        return ids
+
     def live(self) -> list[Entry]:
         """The rows that are not finished, the oldest first."""
         return [_entry(row) for row in self._connection.execute(_LIVE)]
 
     def marks(self) -> dict[str, datetime]:
         return {
-            job: _at(until) for job, until in self._connection.execute("SELECT job, until FROM mark ORDER BY job")
+            job: _at(until)
+            for job, until in self._connection.execute("SELECT job, until FROM mark ORDER BY job")
         }
 
     def pauses(self) -> dict[str, datetime | None]:
@@ -69,13 +79,14 @@ class Ledger:
         rows = self._connection.execute("SELECT job, until FROM pause").fetchall()
         return {job: None if until is None else _at(until) for job, until in rows}
 
+    def knows(self, job: str) -> bool:
+        """Whether there are runs or a mark of a job."""
+        query = "SELECT 1 FROM run WHERE job = ?1 UNION SELECT 1 FROM mark WHERE job = ?1"
+        return self._connection.execute(query, (job,)).fetchone() is not None
+
     def left_over(self) -> set[tuple[str, str]]:
         """Children and the parents of which they have not taken what was left."""
         return set(self._connection.execute("SELECT child, parent FROM handover"))
-
-    def names(self) -> set[str]:
-        """The jobs that have runs."""
-        return {name for (name,) in self._connection.execute("SELECT DISTINCT job FROM run")}
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

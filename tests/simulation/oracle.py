@@ -1,4 +1,4 @@
-"""The oracle: fire times, windows, blackouts, deadlines, worked out slowly from the wall clock, without erpsync's code.
+"""The oracle: fire times, windows, blackouts, deadlines, worked out slowly from the wall clock, by code of its own.
 
 A wall-clock time is an instant where a zone shows it: none in a gap, two in a repeated hour.
 """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from tests.simulation.virtual_store import empty_state
 from tests.simulation.world import World, new_world
 

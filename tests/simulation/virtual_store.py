@@ -110,4 +110,3 @@ def empty_state(folder: Path) -> Path:
     """A state file as the store makes it, to be copied."""
     Store.open(folder / "empty.db").close()
     return folder / "empty.db"
-

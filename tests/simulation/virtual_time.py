@@ -16,6 +16,8 @@ Answer = TypeVar("Answer")
 POLL = 30.0
 """The longest of the naps that the daemon takes between two looks at the wall clock, in seconds."""
 _SETTLED = POLL + 5
+_HAIR = 1e-5
+"""By so many seconds a note is later than what it is for, whatever floating point makes of that."""
 
 
 class VirtualClock:
@@ -24,9 +26,10 @@ class VirtualClock:
     def __init__(self, start: datetime) -> None:
         self._origin = start  # what the wall clock shows at boot
         self._boot = 0.0
+        self._slept = 0.0
         self._numbers = itertools.count()
-        self._naps: list[tuple[float, int, asyncio.Future[None]]] = []
-        self._notes: list[float] = []
+        self._naps: list[tuple[float, int, asyncio.Future[None]]] = []  # by awake time
+        self._notes: list[float] = []  # by boot time
         self._settling = 0.0
 
     def now(self) -> datetime:
@@ -35,17 +38,20 @@ class VirtualClock:
     def boot(self) -> float:
         return self._boot
 
+    def awake(self) -> float:
+        return self._boot - self._slept
+
     async def sleep(self, seconds: float) -> None:
         if not 0 < seconds <= POLL:
             await asyncio.sleep(seconds)
             return
         nap = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._naps, (self._boot + seconds, next(self._numbers), nap))
+        heapq.heappush(self._naps, (self.awake() + seconds, next(self._numbers), nap))
         await nap
 
     def note(self, seconds: float) -> None:
         """Something is to happen so long from now: no nap goes beyond."""
-        heapq.heappush(self._notes, self._boot + max(seconds, 0.0))
+        heapq.heappush(self._notes, self._boot + max(seconds, 0.0) + _HAIR)
 
     def settle(self) -> None:
         """Something happened that only looks find: let them be taken in time."""
@@ -61,26 +67,32 @@ class VirtualClock:
         self._origin += by
         self.settle()
 
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps, and with it all timers."""
+        self._slept += seconds
+        self._boot += seconds
+        self.settle()
+
     def advance(self, seconds: float) -> None:
         """Let time pass, whatever should have happened meanwhile: it happens late."""
         self._boot += seconds
         while self._notes and self._notes[0] <= self._boot:
             heapq.heappop(self._notes)
-        while self._naps and self._naps[0][0] <= self._boot:
+        while self._naps and self._naps[0][0] <= self.awake():
             nap = heapq.heappop(self._naps)[2]
             if not nap.done():
                 nap.set_result(None)
 
     def until_next(self, timer: float | None) -> float:
         """Seconds until something happens; `timer`: until the loop's next timer."""
-        times = [] if timer is None else [self._boot + timer]
-        times += self._notes[:1]
         while self._naps and self._naps[0][2].done():  # cancelled
             heapq.heappop(self._naps)
+        times = [] if timer is None else [timer]
+        times += [note - self._boot for note in self._notes[:1]]
         if not self.is_settled or not times:
-            times += [nap[0] for nap in self._naps[:1]]
+            times += [nap[0] - self.awake() for nap in self._naps[:1]]
         assert times, "everybody waits and nothing will ever happen"
-        return max(min(times) - self._boot, 0.0)
+        return max(min(times), 0.0)
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -96,7 +108,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(self._make)  # type: ignore[arg-type]
 
     def time(self) -> float:
-        return self._clock.boot()
+        return self._clock.awake()
 
     def select(self, timeout: float | None) -> list[object]:
         """Nobody has anything to do, unless the time-out is 0."""
@@ -104,12 +116,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._clock.advance(self._idle(self._clock.until_next(timeout)))
         return []
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Answer], *args: Any) -> asyncio.Future[Answer]:  # type: ignore[override]
+    def run_in_executor(
+        self, executor: Any, func: Callable[..., Answer], *args: Any
+    ) -> asyncio.Future[Answer]:  # type: ignore[override]
         """Here and now."""
         future = self.create_future()
         try:
             future.set_result(func(*args))
-        except Exception as error:  # noqa: BLE001 - it belongs to whoever waits
+        except Exception as error:
             future.set_exception(error)
         return future
 

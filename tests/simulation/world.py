@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,7 +79,8 @@ class World:
     def story(self) -> str:
         """What happened last."""
         return "\n".join(
-            f"{at:%Y-%m-%d %H:%M:%S.%f} {event} " + " ".join(f"{name}={value}" for name, value in fields.items() if value)
+            f"{at:%Y-%m-%d %H:%M:%S.%f} {event} "
+            + " ".join(f"{name}={value}" for name, value in fields.items() if value)
             for at, event, fields in self.journal
         )
 
@@ -108,7 +109,9 @@ class World:
     def _live_once(self) -> None:
         """One daemon, from its start to its end, whatever that is."""
         loop = self._loop = VirtualLoop(self.clock, self._idle)
-        loop.set_exception_handler(lambda _, context: self._fail(context.get("exception") or RuntimeError(context)))
+        loop.set_exception_handler(
+            lambda _, context: self._fail(context.get("exception") or RuntimeError(context))
+        )
         daemon = loop.create_task(self._serve())
         daemon.add_done_callback(self._ended)
         loop.run_forever()
@@ -131,11 +134,11 @@ class World:
         limits = self.conduct.limits
         runner = Runner(
             jobs=jobs,
-            catalog=cast(PluginCatalog, NoPlugins()),
+            catalog=cast("PluginCatalog", NoPlugins()),
             connections=lambda job: None,
             secrets=str,
             store=store,
-            run_logs=cast(RunLog, NoRunLog()),
+            run_logs=cast("RunLog", NoRunLog()),
             data=self.file.parent,
             clock=self.clock,
             emit=self._emit,
@@ -201,7 +204,9 @@ class World:
                 self._lock()
             case _:
                 try:
-                    await self._ask(engine, runner, self.rng.choice(self.jobs or [Job("nobody", "", "")]).name)
+                    await self._ask(
+                        engine, runner, self.rng.choice(self.jobs or [Job("nobody", "", "")]).name
+                    )
                 except StoreError as error:
                     self._tell("is refused", error=str(error))
 
@@ -255,8 +260,7 @@ class World:
         """The machine sleeps: time passes, nothing happens."""
         seconds = self.rng.random() * self.rng.choice((3600, 86_400, 4 * 86_400))
         self._tell("sleeps", seconds=seconds)
-        self.clock.advance(seconds)
-        self.clock.settle()
+        self.clock.suspend(seconds)
 
     def _lock(self) -> None:
         """Another program writes to the state for a while."""
@@ -295,21 +299,38 @@ class World:
         assert self._ledger is not None
         for operation, item in batch:
             if operation is rename_job:
-                self.fire_times.renamed(item.former, item.name)
-                self.conduct.renamed(item.former, item.name)
+                self._rename(item.former, item.name)
         if any(operation in (claim_due, write_pauses) for operation, _ in batch):
             self.conduct.paused(self._ledger.pauses())
         looks = [item for operation, item in batch if operation is claim_due]
         marks = self._ledger.marks() if looks else {}
-        for look in looks:
-            for table in look.timetables:
-                if table.job.name in marks:
-                    self.fire_times.looked(table.job, look.now, marks[table.job.name])
+        set_back = [
+            self.fire_times.looked(table.job, look.now, marks[table.job.name])
+            for look in looks
+            for table in look.timetables
+            if table.job.name in marks
+        ]
+        for run_id in self._ledger.deleted():
+            self.fire_times.deleted(self.conduct.finished.pop(run_id))
         changed = self._ledger.changed()
         for entry in changed:
             self.fire_times.written(entry)
         self.conduct.changed(changed)
         self.fire_times.require_covered(marks)
+        if any(set_back):
+            finished = self.conduct.finished
+            self.fire_times.require_ahead(
+                lambda run_id: run_id in finished and finished[run_id].outcome in ("skipped", "missed")
+            )
+
+    def _rename(self, former: str, name: str) -> None:
+        """What the state knew by the former name it knows by the new one, if it did not know that before."""
+        assert self._ledger is not None
+        if not self._ledger.knows(former):
+            self.fire_times.renamed(former, name)
+            self.conduct.renamed(former, name)
+        elif not self.fire_times.knows(name) and not self.conduct.knows(name):
+            raise AssertionError(f"{name} has not taken over what is known of {former}")
 
     # -- what is told -----------------------------------------------------------------------------------------
 
