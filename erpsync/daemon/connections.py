@@ -28,6 +28,7 @@ from erpsync.identity.gate import ServerGate
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.reference import ReferenceTokenSource
+from erpsync.identity.refresh import RefreshSource
 from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.source import TokenSource
 from erpsync.identity.status import IdentityStatus, TokenState
@@ -178,25 +179,20 @@ class Connections:
 
     def _new_manager(self, identity: Identity, site: InstanceSite) -> TokenManager:
         source: TokenSource
-        read, keeper = partial(_resolve_all, self._resolver, identity.secrets), None
+        keeper, drawer = None, self.drawer(identity)
         if identity.grant == "reference_token":
             source = ReferenceTokenSource(
-                identity, read=read, clock=self._clock, emit=self._emit, redactor=self._redactor
-            )
-        else:
-            client = TokenClient(
                 identity,
-                issuer=site.issuer,
-                secrets=read,
-                client=site.client,
-                gate=self._gate(site.instance),
+                read=self._secrets(identity),
                 clock=self._clock,
                 emit=self._emit,
                 redactor=self._redactor,
-                memory=self._configuration.daemon.data / "servers",
             )
+        elif identity.grant == "authorization_code":
+            source = RefreshSource(self.token_client(identity, site), drawer)
+        else:
+            client = self.token_client(identity, site)
             source = ClientCredentialsSource(client)
-            drawer = self._drawer(identity)
             keeper = TokenKeeper(client, drawer, self._emit) if drawer else None
         return TokenManager(
             identity,
@@ -208,11 +204,28 @@ class Connections:
             keeper=keeper,
         )
 
+    def token_client(self, identity: Identity, site: InstanceSite) -> TokenClient:
+        """What makes token requests for the identity."""
+        return TokenClient(
+            identity,
+            issuer=site.issuer,
+            secrets=self._secrets(identity),
+            client=site.client,
+            gate=self._gate(site.instance),
+            clock=self._clock,
+            emit=self._emit,
+            redactor=self._redactor,
+            memory=self._configuration.daemon.data / "servers",
+        )
+
+    def _secrets(self, identity: Identity) -> Callable[[], list[str]]:
+        return partial(_resolve_all, self._resolver, identity.secrets)
+
     def _gate(self, instance: Instance) -> ServerGate:
         """The gate of the instance's identity server, which may serve other instances too."""
         return self._gates.setdefault(instance.issuer or instance.url or "", ServerGate(self._clock))
 
-    def _drawer(self, identity: Identity) -> Drawer | None:
+    def drawer(self, identity: Identity) -> Drawer | None:
         """Where tokens of this identity are kept; None where none are."""
         instance = self._configuration.instances[identity.instance]
         server = instance.issuer or instance.url or ""

@@ -85,7 +85,9 @@ def read_grant(answer: Answer, identity: Identity, redact: Callable[[str], str])
     token = _token(answer, fields)
     _check_type(answer, fields, doubts)
     lifetime = _lifetime(fields, token, doubts)
-    return Grant(token, lifetime, _scope(fields, identity, doubts), tuple(doubts))
+    scope = _scope(fields, identity, doubts)
+    persons = (_kept(fields.get(name)) for name in ("refresh_token", "id_token"))
+    return Grant(token, lifetime, scope, tuple(doubts), *persons)
 
 
 def _fields(answer: Answer) -> dict[str, object]:
@@ -112,6 +114,10 @@ def _token(answer: Answer, fields: dict[str, object]) -> str:
     if wrong := token_fault(token):
         raise _malformed(answer, f"holds an access token of {len(token)} characters{wrong}")
     return token
+
+
+def _kept(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= _LARGEST_TOKEN else None
 
 
 def token_fault(token: str) -> str:

@@ -50,7 +50,7 @@ class StoredToken:
     tells with what it was asked for.
 
     The rest is a person's: `refreshed_at` is when the refresh token came, `subject` who signed in, `attempt` an
-    exchange whose answer nobody has seen yet, `refused` that the server does not take the refresh token any more.
+    exchange whose answer nobody has seen yet, `refused` why the server does not take the refresh token any more.
     """
 
     access_token: str = field(repr=False)
@@ -62,7 +62,7 @@ class StoredToken:
     id_token: str | None = field(default=None, repr=False)
     subject: str | None = None
     attempt: Attempt | None = None
-    refused: bool = False
+    refused: str = ""
     basis: str = ""
 
 

@@ -29,7 +29,7 @@ PERSON = replace(
     id_token="the-id-token",
     subject="ann",
     attempt=Attempt("0123456789ab", AT),
-    refused=True,
+    refused="reused",
 )
 
 Events = list[tuple[str, dict[str, object]]]

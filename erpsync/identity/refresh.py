@@ -1,0 +1,183 @@
+"""A person's tokens by refresh token (RFC 6749 section 6): one that rotates is never lost, and never used twice.
+
+A server that rotates takes a refresh token once; whoever shows it again may lose the whole sign-in (RFC 9700 section
+4.14). So all of it happens under the drawer's lock, which other processes respect: read what is stored, note the
+attempt, ask, store the answer, and only then use it.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from erpsync.core.errors import LoginRequiredError, TokenEndpointError
+from erpsync.core.instance import Identity
+from erpsync.identity.client import TokenClient
+from erpsync.identity.sealed import Attempt, Drawer, StoredToken, fingerprint
+from erpsync.identity.source import Fetched, Grant, SourceFacts
+
+T = TypeVar("T")
+
+_SAME_AGAIN_SECONDS = 10.0  # servers that forgive a repeated refresh token do so for about as long
+_WORTH_SECONDS = 60.0  # of life that an access token must have to be taken over from somebody else
+_LIFE_PUBLIC = timedelta(hours=24)
+_LIFE_CONFIDENTIAL = timedelta(days=30)
+
+
+def keep_alive_after(identity: Identity) -> timedelta:
+    """When a refresh token should be used at the latest: after two thirds of its life (ERP.net: token-lifetime)."""
+    return (_LIFE_PUBLIC if identity.auth_method == "none" else _LIFE_CONFIDENTIAL) * (2 / 3)
+
+
+class RefreshSource:
+    """Fetches tokens for a person who has signed in. A `TokenSource`; without `drawer` nobody can have."""
+
+    def __init__(self, client: TokenClient, drawer: Drawer | None) -> None:
+        self._client = client
+        self._drawer = drawer
+        self._name = client.identity.name
+        self._given: str | None = None  # the access token that the manager has from here
+        self._unsaved: StoredToken | None = None  # came from the server, and the disk has refused it
+
+    async def fetch(self) -> Fetched:
+        """What another process has stored, if it is news; else a token from the server, stored before it is used.
+
+        Raises:
+            LoginRequiredError: nobody has signed in, or the server does not take the refresh token any more.
+            DiscoveryError, TokenEndpointError, SecretUnavailableError: as `TokenClient.request`.
+            StoreUnavailableError: what came cannot be stored; it is stored and given next time.
+        """
+        drawer = self._drawer
+        if drawer is None:
+            raise LoginRequiredError(
+                f"{self._name} is a person, and there is no seal_key to keep a sign-in with",
+                hint=f"set seal_key in [daemon], then erpsync login {self._name}",
+            )
+        async with drawer.lock():
+            await self._save_unsaved(drawer)
+            stored = await asyncio.to_thread(drawer.load)
+            if stored is None:
+                raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
+            if stored.access_token != self._given and self._left(stored) > min(
+                _WORTH_SECONDS, stored.lifetime / 2
+            ):
+                return self._take_over(stored)
+            if stored.refresh_token is None:
+                raise self._refused("it has given no refresh token")
+            if stored.refused:
+                raise self._refused(stored.refused)
+            return await _to_its_end(self._renew(drawer, stored, stored.refresh_token))
+
+    async def changed(self) -> bool:
+        """Whether somebody has signed in or out, or the secrets are others than those read last."""
+        return self.is_changed_elsewhere() or await self._client.changed()
+
+    def is_changed_elsewhere(self) -> bool:
+        """Whether another process has written what is stored; cheap."""
+        return self._drawer is not None and self._drawer.changed()
+
+    def facts(self) -> SourceFacts:
+        """What it has seen."""
+        return self._client.facts()
+
+    async def _renew(self, drawer: Drawer, stored: StoredToken, token: str) -> Fetched:
+        clock = self._client.clock
+        await self._client.metadata()  # nothing is noted while not even the address is known
+        noted = replace(stored, attempt=Attempt(fingerprint(token), clock.now()))
+        await asyncio.to_thread(drawer.save, noted)
+        try:
+            fetched = await self._ask(token)
+        except TokenEndpointError as error:
+            if error.error != "invalid_grant":
+                raise
+            if drawer.changed():  # a lock that did not hold, as on some network file systems
+                raise TokenEndpointError(f"{self._name} was renewed elsewhere", retryable=True) from error
+            why = _why(error, stored.attempt)
+            await asyncio.to_thread(drawer.save, replace(stored, refused=why))
+            raise self._refused(why) from error
+        self._unsaved = _renewed(stored, fetched)
+        await self._save_unsaved(drawer)
+        self._given = fetched.grant.access_token
+        return fetched
+
+    async def _ask(self, token: str) -> Fetched:
+        """The exchange; where the answer was lost the same refresh token is shown once more, at once."""
+        clock = self._client.clock
+        began = clock.boot()
+        self._client.redactor.learn(token)
+        try:
+            return await self._client.request("refresh_token", refresh_token=token)
+        except TokenEndpointError as error:
+            lost = error.retryable and (error.status is None or error.status < 300)
+            if not lost or clock.boot() - began > _SAME_AGAIN_SECONDS:
+                raise
+        return await self._client.request("refresh_token", refresh_token=token)
+
+    async def _save_unsaved(self, drawer: Drawer) -> None:
+        """Store what came from the server, unless somebody has signed in or out meanwhile."""
+        token = self._unsaved
+        if token is not None and not drawer.changed():
+            await asyncio.to_thread(drawer.save, token)
+        self._unsaved = None
+
+    def _take_over(self, stored: StoredToken) -> Fetched:
+        clock = self._client.clock
+        self._given = stored.access_token
+        self._client.redactor.learn(*filter(None, (stored.refresh_token, stored.id_token)))
+        grant = Grant(stored.access_token, stored.lifetime, stored.scope)
+        return Fetched(
+            grant, stored.sent_at, clock.boot() - self._age(stored), basis=stored.basis, origin="stored"
+        )
+
+    def _left(self, stored: StoredToken) -> float:
+        return stored.lifetime - self._age(stored)
+
+    def _age(self, stored: StoredToken) -> float:
+        return max((self._client.clock.now() - stored.sent_at).total_seconds(), 0.0)
+
+    def _refused(self, why: str) -> LoginRequiredError:
+        return LoginRequiredError(
+            f"{self._name} is not signed in any more: the identity server does not renew its tokens ({why})",
+            hint=self._hint,
+        )
+
+    @property
+    def _hint(self) -> str:
+        return f"erpsync login {self._name}"
+
+
+def _why(error: TokenEndpointError, before: Attempt | None) -> str:
+    words = error.description or error.error
+    return f"{words}; an attempt at {before.at:%Y-%m-%d %H:%M:%S} UTC had no answer" if before else words
+
+
+def _renewed(stored: StoredToken, fetched: Fetched) -> StoredToken:
+    """An answer without a refresh token, or without an id_token, leaves the one before in force."""
+    grant = fetched.grant
+    return replace(
+        stored,
+        access_token=grant.access_token,
+        sent_at=fetched.sent_at,
+        lifetime=grant.lifetime,
+        scope=grant.scope,
+        basis=fetched.basis,
+        refresh_token=grant.refresh_token or stored.refresh_token,
+        refreshed_at=fetched.sent_at,
+        id_token=grant.id_token or stored.id_token,
+        attempt=None,
+        refused="",
+    )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which goes on when the caller is cancelled: a rotated token must not be lost. It is
+    bounded by the time-outs of the exchange."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # it was nobody's any more
+        raise
