@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from erpsync.sandbox.applications import Application, Applications, OAuthError
 from erpsync.sandbox.behaviour import Behaviour
-from erpsync.sandbox.sign_in import PROTOCOL_SCOPES, SignIns
+from erpsync.sandbox.sign_in import LEGACY_SCOPE, PROTOCOL_SCOPES, SignIns
 from erpsync.sandbox.tokens import Family, Grant, Tokens
 
 _FOR_PEOPLE: Final = frozenset({*PROTOCOL_SCOPES, "offline_access"})
-_LEGACY: Final = "DomainApi"
 GRANT_TYPES: Final = ("authorization_code", "client_credentials", "refresh_token")
 
 
@@ -94,12 +93,12 @@ class Grants:
 
 
 def _service(application: Application, requested: str) -> Grant:
-    """Everything the application has when nothing is asked for; the obsolete `DomainApi` is let pass (scopes.md)."""
+    """Everything the application has when nothing is asked for."""
     if application.is_public or not (application.system_user_allowed and application.system_user):
         raise OAuthError("unauthorized_client", "The application has no system user.")
     allowed = [scope for scope in application.scopes if scope not in _FOR_PEOPLE]
     for scope in requested.split():
-        if scope != _LEGACY and scope not in allowed:
+        if scope != LEGACY_SCOPE and scope not in allowed:
             raise OAuthError("invalid_scope", f"Invalid scope: {scope}")
     wanted = [scope for scope in requested.split() if scope in allowed]
     return Grant(application.client_id, tuple(wanted or allowed))

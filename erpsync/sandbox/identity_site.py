@@ -157,7 +157,7 @@ class IdentitySite:
             return self._go_back(parameters, asked, sign_in)
         if "none" in asked.prompts:
             raise ReturnedError("login_required", "Nobody is signed in.")
-        return _form_page(parameters, asked, parameters.get("login_hint", ""))
+        return self._page(parameters, asked, parameters.get("login_hint", ""))
 
     def _enter(
         self, request: Request, parameters: _Form, form: _Form, asked: AuthorizationRequest
@@ -165,7 +165,7 @@ class IdentitySite:
         identity, login = self._instance.identity, form.get("username", "")
         person = identity.people.check(login, form.get("password", ""))
         if person is None:
-            return _form_page(parameters, asked, login, wrong=True)
+            return self._page(parameters, asked, login, wrong=True)
         cookie = identity.sign_ins.enter(request.cookies.get(COOKIE, ""), person)
         sign_in = identity.sign_ins.of(cookie)
         assert sign_in is not None
@@ -177,6 +177,16 @@ class IdentitySite:
         instance = self._instance
         code = instance.identity.sign_ins.issue_code(asked, sign_in, instance.behaviour.code_ttl)
         return _see(way_back(asked.redirect_uri, instance.issuer, code=code, state=parameters.get("state")))
+
+    def _page(
+        self, parameters: _Form, asked: AuthorizationRequest, login: str, *, wrong: bool = False
+    ) -> Response:
+        refusal = {"error": "access_denied", "error_description": "The person cancelled."}
+        cancel = way_back(asked.redirect_uri, self._instance.issuer, **refusal, state=parameters.get("state"))
+        action, application = f"/id/account/login?{urlencode(parameters)}", asked.application
+        name = application.name or application.client_id
+        text = page.sign_in(action, cancel, name, asked.scopes, login, wrong=wrong)
+        return HTMLResponse(text, 403 if wrong else 200, page.HEADERS)
 
     async def end_session(self, request: Request) -> Response:
         """Signs a person out. A service has no business here: counted, nothing ends (session-revocation)."""
@@ -198,15 +208,6 @@ class IdentitySite:
             response = HTMLResponse(page.signed_out("You can close this page."), headers=page.HEADERS)
         response.delete_cookie(COOKIE, path="/id")
         return response
-
-
-def _form_page(
-    parameters: _Form, asked: AuthorizationRequest, login: str, *, wrong: bool = False
-) -> Response:
-    action, application = f"/id/account/login?{urlencode(parameters)}", asked.application
-    name = application.name or application.client_id
-    text = page.sign_in(action, name, asked.scopes, login, wrong=wrong)
-    return HTMLResponse(text, 403 if wrong else 200, page.HEADERS)
 
 
 def _refusal_page(error: OAuthError) -> Response:

@@ -8,9 +8,9 @@ from typing import Final
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fff; --ground: #eef1f5; --ink: #1b2430; --soft: #5a6675; --line: #aab4c0;
-  --act: #1f5fbf; --bad: #a51d1d; --bad-ground: #fdecec }
+  --act: #1f5fbf; --link: #1f5fbf; --bad: #a51d1d; --bad-ground: #fdecec }
 @media (prefers-color-scheme: dark) { :root { --paper: #1c232d; --ground: #12171e; --ink: #e8edf3; --soft: #a3afbd;
-  --line: #4c5866; --act: #2f6fd0; --bad: #ffb4b0; --bad-ground: #46191b } }
+  --line: #4c5866; --act: #2f6fd0; --link: #8ab4f8; --bad: #ffb4b0; --bad-ground: #46191b } }
 * { box-sizing: border-box }
 body { margin: 0; min-height: 100vh; min-height: 100svh; display: flex; align-items: center; justify-content: center;
   padding: 1rem; background: var(--ground); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif }
@@ -27,6 +27,7 @@ input { display: block; width: 100%; margin-top: .25rem; padding: .625rem .75rem
 input[aria-invalid] { border-color: var(--bad) }
 button { width: 100%; margin-bottom: 1rem; padding: .75rem; font: inherit; font-weight: 600; color: #fff;
   background: var(--act); border: 0; border-radius: .5rem; cursor: pointer }
+a { color: var(--link) }
 :focus-visible { outline: 3px solid var(--act); outline-offset: 2px }
 """
 _HASH: Final = b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -48,8 +49,8 @@ _SCOPES: Final = {
 }
 
 
-def sign_in(action: str, name: str, scopes: Iterable[str], login: str, *, wrong: bool) -> str:
-    """The form, posted to `action`."""
+def sign_in(action: str, cancel: str, name: str, scopes: Iterable[str], login: str, *, wrong: bool) -> str:
+    """The form, posted to `action`; whoever would rather not goes to `cancel`."""
     asked = "".join(f"<li>{escape(_SCOPES.get(scope, scope))}</li>" for scope in scopes)
     alert = (
         '<p class="bad" role="alert" id="wrong">The user name or the password is wrong.</p>' if wrong else ""
@@ -66,7 +67,8 @@ def sign_in(action: str, name: str, scopes: Iterable[str], login: str, *, wrong:
 <label>Password<input name="password" type="password" autocomplete="current-password"
  required{marked}{on_password}></label>
 <button>Sign in</button>
-</form>""",
+</form>
+<p><a href="{escape(cancel)}">Cancel</a></p>""",
     )
 
 

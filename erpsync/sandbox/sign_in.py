@@ -19,6 +19,8 @@ from erpsync.sandbox.tokens import Family, Grant, SignIn
 
 PROTOCOL_SCOPES: Final = ("openid", "profile")
 """Scopes that every application for people has; they are not configured (auth/concepts/scopes)."""
+LEGACY_SCOPE: Final = "DomainApi"
+"""Obsolete, still asked for by samples, and let pass without being granted (auth/concepts/scopes)."""
 _CHALLENGE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
@@ -114,9 +116,9 @@ def checked(application: Application, uri: str, parameters: Mapping[str, str]) -
 def _scopes(application: Application, requested: list[str]) -> tuple[str, ...]:
     allowed = [*PROTOCOL_SCOPES, *application.scopes]
     for scope in requested:
-        if scope not in allowed:
+        if scope not in allowed and scope != LEGACY_SCOPE:
             raise ReturnedError("invalid_scope", f"Invalid scope: {scope}")
-    return tuple(requested or application.scopes)
+    return tuple(scope for scope in requested if scope in allowed) or tuple(application.scopes)
 
 
 def _challenge(application: Application, parameters: Mapping[str, str]) -> str | None:

@@ -5,6 +5,7 @@ import json
 import re
 import secrets
 from base64 import b64encode, urlsafe_b64decode, urlsafe_b64encode
+from html import unescape
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -149,6 +150,19 @@ def test_a_wrong_password_is_said_and_the_name_is_kept(shared):
     assert Form(page.text).fields["username"] == 'a"><b>'
     assert "<b>" not in page.text
     assert "code" in back(shared.submit(page))
+
+
+def test_a_person_may_cancel(shared):
+    """The page's link leads back with access_denied and the state."""
+    link = unescape(re.search('<a href="([^"]*)">Cancel</a>', shared.authorize().text)[1])
+    returned = {name: values[0] for name, values in parse_qs(urlsplit(link).query).items()}
+    assert link.startswith(f"{CALLBACK}?")
+    assert (returned["error"], returned["state"]) == ("access_denied", "s&t=1")
+
+
+def test_the_legacy_scope_is_let_pass(shared):
+    """`DomainApi` is asked for by samples; it is not granted."""
+    assert shared.redeem(shared.code(scope="openid DomainApi read")).json()["scope"] == "openid read"
 
 
 def test_nobody_signs_in_as_the_system_or_as_nobody(shared):

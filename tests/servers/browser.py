@@ -6,9 +6,12 @@ Without it the tests that need it are skipped, or fail where TESTS_REQUIRE_BROWS
 import os
 import shutil
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
 
 _FLAGS = [
     "--disable-gpu",
@@ -23,13 +26,16 @@ _FLAGS = [
 
 
 @pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
+async def chromium() -> "AsyncIterator[Browser]":
     """The running browser."""
     program = shutil.which("chromium")
     if program is None:
         if os.environ.get("TESTS_REQUIRE_BROWSER") == "1":
             pytest.fail("chromium is not installed")
         pytest.skip("chromium is not installed")
+    from playwright.async_api import async_playwright, expect  # takes half a second: not in every run
+
+    expect.set_options(timeout=30_000)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=program, args=_FLAGS)
         yield browser
