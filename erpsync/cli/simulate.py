@@ -14,7 +14,8 @@ from erpsync.core.duration import format_duration
 from erpsync.core.run import utc_text
 
 if TYPE_CHECKING:
-    from erpsync.daemon.simulation import Expected, SimulatedRun
+    from erpsync.daemon.simulated_run import SimulatedRun
+    from erpsync.daemon.situation import Expected
 
 _BAR = 32  # signs
 
@@ -27,22 +28,26 @@ def simulate(
 ) -> None:
     """What would run, wait, be skipped and be missed, and when the night would be over."""
     from erpsync.daemon.check import require_schedules
-    from erpsync.daemon.simulation import configured_duration, expected_durations
+    from erpsync.daemon.simulation import expected_end
     from erpsync.daemon.simulation import simulate as play
+    from erpsync.daemon.situation import Situation, configured_duration, expected_durations, read_situation
 
     workspace = workspace_of(context)
     configuration = workspace.configuration
     require_schedules(configuration)
-    zone = configuration.daemon.timezone
-    begin = _instant(start, zone, datetime.now(UTC), "--from")
+    zone, now = configuration.daemon.timezone, datetime.now(UTC)
+    begin = _instant(start, zone, now, "--from")
     until = _instant(end, zone, begin, "--to")
-    if until <= begin:
+    if until == begin or (end == start and ":" in end):
+        raise typer.BadParameter('it is --from; for a whole day write "24h"', param_hint="--to")
+    if until < begin:
         raise typer.BadParameter("it lies before --from", param_hint="--to")
     jobs = [job for job in configuration.jobs.values() if job.enabled]
     unknown = {job.name: configured_duration(job) for job in jobs}
     expected: Mapping[str, Expected] = workspace.read(expected_durations, unknown, jobs)
-    runs = play(configuration, expected, begin, until)
-    over = max((run.finished_at for run in runs if run.finished_at), default=None)
+    situation = workspace.read(read_situation, Situation(), now)
+    runs = play(configuration, expected, begin, until, situation)
+    over = expected_end(runs, until)
     if format == "json":
         print_json(
             {
@@ -60,9 +65,13 @@ def simulate(
     if not runs:
         note("nothing is due in that time")
         return
-    first = min(run.fire_at for run in runs)
+    first = min((run.fire_at for run in runs if run.fire_at >= begin), default=begin)
     _print_timeline(runs, first, max(over or until, first + timedelta(seconds=1)), Times(zone))
     _print_sum(runs, over, Times(zone), expected)
+    if any(instance.kind == "erpnet" for instance in configuration.instances.values()):
+        say(
+            "licence slots, simply: an identity keeps its own until 20m after its last run, within a session of 60m"
+        )
 
 
 def _print_timeline(runs: Sequence["SimulatedRun"], begin: datetime, end: datetime, times: Times) -> None:
@@ -85,7 +94,7 @@ def _bar(run: "SimulatedRun", begin: datetime, end: datetime) -> str:
     """Where a run lies between `begin` and `end`: waiting, then running; "x" for one that never starts."""
 
     def place(instant: datetime) -> int:
-        return min(int((instant - begin) / (end - begin) * _BAR), _BAR - 1)
+        return max(0, min(int((instant - begin) / (end - begin) * _BAR), _BAR - 1))
 
     due = place(run.fire_at)
     if run.started_at is None or run.finished_at is None:

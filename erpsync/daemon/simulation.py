@@ -1,142 +1,72 @@
 """The schedule in virtual time: what would run, wait, be skipped and be missed, and when it would all be over.
 
 The rules are the daemon's own: its triggers, its calendar, its deadlines, its queue in front of the slots. Only
-time, and how long runs take, are made up; every run succeeds.
+time, and how long runs take, are made up; every run succeeds. Licence slots follow a simple rule (`licence_slots`).
 """
 
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import count
-from statistics import median
-from typing import Literal
-
-from sqlalchemy import Connection
 
 from erpsync.config.configuration import Configuration
 from erpsync.core.calendar import blackout_end, opens_at, start_deadline, window_end
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, RunTrigger, utc_text
+from erpsync.core.run import Outcome, Run, RunTrigger, State
+from erpsync.daemon.licence_slots import LICENCE, LicenceSlots
+from erpsync.daemon.simulated_run import Course, SimulatedRun
+from erpsync.daemon.situation import ASSUMED, Expected, Situation
 from erpsync.running.admission import Admission
 from erpsync.scheduling.claim import START_BY
 from erpsync.scheduling.handover import PARENT, Succession, successions
-from erpsync.scheduling.planner import BLACKOUT, OVERLAP, room
+from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PAUSED, plan, room, span_of
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, next_after
-from erpsync.store.ledger import RunFilter, list_runs
+from erpsync.store.marks import Mark
+from erpsync.store.pauses import Pause
 
-ASSUMED = timedelta(minutes=1)
-"""How long a run takes of which neither the ledger nor `expected_duration` knows."""
 MOST_RUNS = 20_000
 """So many fire times are simulated at most."""
 _MOST_EVENTS = 20 * MOST_RUNS
-_SUCCESSES = 9  # of each job's newest, whose median is what the next one is expected to take
 _END, _GATE, _FIRE = range(3)  # what comes first of what comes at once
-
-Source = Literal["ledger", "expected_duration", "assumed"]
+_JUST_NOW = timedelta(minutes=1)  # so little past a time may be that means "from now on"
 
 
 class SimulationTooLargeError(ErpsyncError):
     """More fire times than anybody would look at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """How long a run of a job is expected to take, and how that is known."""
-
-    duration: timedelta
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class SimulatedRun:
-    """One run, or a range of skips; `waits` says what it waited for, and how long for each."""
-
-    job: str
-    instance: str | None
-    trigger: RunTrigger
-    fire_at: datetime
-    outcome: Outcome
-    reason: str | None = None
-    fire_until: datetime | None = None
-    fire_count: int = 1
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    waits: Mapping[str, timedelta] = field(default_factory=dict)
-
-    def document(self) -> dict[str, object]:
-        """The public JSON form; the keys that a run has too mean the same."""
-        return {
-            "job": self.job,
-            "instance": self.instance,
-            "trigger": self.trigger.value,
-            "fire_at": utc_text(self.fire_at),
-            "fire_until": utc_text(self.fire_until),
-            "fire_count": self.fire_count,
-            "outcome": self.outcome.value,
-            "reason": self.reason,
-            "started_at": utc_text(self.started_at),
-            "finished_at": utc_text(self.finished_at),
-            "waits": {reason: waited.total_seconds() for reason, waited in self.waits.items()},
-        }
-
-
-def expected_durations(connection: Connection, jobs: Iterable[Job]) -> dict[str, Expected]:
-    """What each job's runs take: the median of its last successes, else what the configuration says."""
-    return {job.name: _median(connection, job) or configured_duration(job) for job in jobs}
-
-
-def configured_duration(job: Job) -> Expected:
-    """What is expected of a job that never ran."""
-    if job.expected_duration is not None:
-        return Expected(job.expected_duration, "expected_duration")
-    return Expected(ASSUMED, "assumed")
-
-
-def _median(connection: Connection, job: Job) -> Expected | None:
-    which = RunFilter(jobs=(job.name,), outcomes=(Outcome.SUCCEEDED,), limit=_SUCCESSES)
-    runs = [run for run in list_runs(connection, which) if not run.params]
-    took = [run.duration_seconds for run in runs if run.duration_seconds is not None]
-    return Expected(timedelta(seconds=median(took)), "ledger") if took else None
-
-
 def simulate(
-    configuration: Configuration, expected: Mapping[str, Expected], begin: datetime, end: datetime
+    configuration: Configuration,
+    expected: Mapping[str, Expected],
+    begin: datetime,
+    end: datetime,
+    situation: Situation | None = None,
 ) -> list[SimulatedRun]:
     """All runs whose fire time lies from `begin` on and before `end`, and those that come after them, by start.
+
+    Pauses of the `situation` stay in force; what lives now and is not over at `begin` goes on, unless that is past.
 
     Raises:
         SimulationTooLargeError: more than MOST_RUNS fire times.
     """
-    limits = {each.name: each.max_runs for each in configuration.instances.values() if each.max_runs}
+    instances = configuration.instances.values()
+    limits = {each.name: each.max_runs for each in instances if each.max_runs}
     admission = Admission(configuration.daemon.max_runs, limits, configuration.pools)
+    slots = LicenceSlots({each.name: each.license_slots for each in instances if each.kind == "erpnet"})
     tables = [timetable(job) for job in configuration.jobs.values() if job.enabled]
-    runs = _Play(tables, expected, admission, end).runs(begin)
+    runs = _Play(tables, expected, admission, slots, situation or Situation(), end).runs(begin)
     return sorted(runs, key=lambda run: (run.started_at or run.fire_at, run.fire_at, run.job))
 
 
-@dataclass(slots=True, eq=False)
-class _Course:
-    """A run on its way."""
-
-    run: Run
-    table: Timetable
-    left: timedelta  # of its work
-    waits: dict[str, timedelta] = field(default_factory=dict)
-    waiting: tuple[str, datetime] | None = None
-    started_at: datetime | None = None
-    outcome: Outcome | None = None
-
-    def wait(self, reason: str | None, now: datetime) -> None:
-        """It waits for `reason` from now on, None: for nothing any more."""
-        if self.waiting is not None:
-            before, since = self.waiting
-            self.waits[before] = self.waits.get(before, timedelta(0)) + (now - since)
-        self.waiting = (reason, now) if reason else None
+def expected_end(runs: Iterable[SimulatedRun], end: datetime) -> datetime | None:
+    """When all is over that starts before `end`; what is postponed beyond it belongs to another night."""
+    over = (run.finished_at for run in runs if run.started_at is not None and run.started_at < end)
+    return max((at for at in over if at is not None), default=None)
 
 
 class _Play:
@@ -147,27 +77,39 @@ class _Play:
         tables: list[Timetable],
         expected: Mapping[str, Expected],
         admission: Admission,
+        slots: LicenceSlots,
+        situation: Situation,
         end: datetime,
     ) -> None:
         self._tables = {table.job.name: table for table in tables}
         self._expected = expected
         self._admission = admission
+        self._slots = slots
+        self._situation = situation
         self._end = end
         self._rules: Mapping[str, tuple[Succession, ...]] = successions(table.job for table in tables)
         self._events: list[tuple[datetime, int, int, Callable[[], object]]] = []
         self._numbers = count()
-        self._lines: dict[str, list[_Course]] = defaultdict(list)
-        self._queued: dict[str, _Course] = {}
-        self._fresh: list[_Course] = []
-        self._left: dict[tuple[str, str], Outcome] = {}  # by child and parent
+        self._lines: dict[str, list[Course]] = defaultdict(list)
+        self._queued: dict[str, Course] = {}
+        self._fresh: list[Course] = []
+        self._slotless: dict[str | None, list[Course]] = defaultdict(list)  # by instance
+        self._left = dict(situation.left)  # by child and parent
         self._found: list[SimulatedRun] = []
         self._newest: dict[str, int] = {}  # each job's newest record in _found
         self._fired = 0
         self._now = end
 
     def runs(self, begin: datetime) -> list[SimulatedRun]:
+        self._now = begin
+        self._take_up(begin)
+        self._admit()
         for table in self._tables.values():
-            self._await_fire(table, table.trigger.after(begin - MOMENT))
+            pause = self._pause(table.job.name)
+            if pause is not None:
+                self._hold(table, pause, begin)
+            else:
+                self._await_fire(table, table.trigger.after(begin - MOMENT))
         for _ in range(_MOST_EVENTS):
             if not self._events:
                 return self._found
@@ -176,6 +118,83 @@ class _Play:
             if not self._events or self._events[0][0] > self._now:
                 self._admit()
         raise _too_large()
+
+    # -- how things stand ------------------------------------------------------------------------------
+
+    def _take_up(self, begin: datetime) -> None:
+        """What lives now and is not over by `begin`: what runs goes on, what waits goes on waiting."""
+        now = self._situation.now
+        if now is None or begin + _JUST_NOW < now:
+            return
+        known = [run for run in self._situation.live if run.job in self._tables]
+        for run in sorted(known, key=lambda run: run.state is not State.RUNNING):
+            run = replace(run, fire_at=run.fire_at or run.created_at)
+            course = Course(run, self._tables[run.job], self._expected[run.job].duration)
+            course.started_at = run.started_at
+            if run.state is State.RUNNING:
+                course.left = self._remains(course, now) - (begin - now)
+            if course.left > timedelta(0):
+                self._lines[run.job].append(course)
+                self._go_on(course)
+
+    def _go_on(self, course: Course) -> None:
+        run, again_at = course.run, course.run.next_attempt_at
+        if run.state is State.RUNNING:
+            self._admission.put(run, course.table.job.pool)
+            if run in self._admission.take():
+                self._start(course)
+                return
+            self._admission.withdraw(run.id)  # the limits are lower now than they were
+        if course.started_at is None:
+            self._watch(course)
+        if again_at is not None and again_at > self._now:
+            course.wait(run.waiting_for, self._now)
+            self._at(again_at, _GATE, partial(self._offer, course))
+        else:
+            self._offer(course)
+
+    def _remains(self, course: Course, now: datetime) -> timedelta:
+        """How long a run will still take; one that has taken longer than expected may end at any time."""
+        left = (course.started_at or now) + course.left - now
+        return left if left > timedelta(0) else ASSUMED
+
+    def _pause(self, job: str) -> Pause | None:
+        pause = self._situation.pauses.get(job)
+        return pause if pause is not None and pause.holds(self._now) else None
+
+    def _hold(self, table: Timetable, pause: Pause, begin: datetime) -> None:
+        """Nothing of a paused job is planned; when the pause is over, what passed follows its catch-up."""
+        if pause.until is not None and pause.until < self._end:
+            self._at(pause.until, _GATE, partial(self._resume, table, pause, begin))
+        elif (span := span_of(table.trigger, begin - MOMENT, self._end - MOMENT)) is not None:
+            self._pass(table.job, Outcome.SKIPPED, PAUSED, span.first, span.last, span.count)
+
+    def _resume(self, table: Timetable, pause: Pause, begin: datetime) -> None:
+        name = table.job.name
+        mark = Mark(name, table.schedule, begin - MOMENT)
+        since = replace(pause, since=min(pause.since, begin))
+        live = {name: len(self._lines[name])}
+        for run in plan([table], {name: mark}, live, self._now, resumed={name: since}).runs:
+            assert run.fire_at is not None
+            if run.outcome is None:
+                self._claim(table, run.fire_at, run.trigger)
+            else:
+                last = run.fire_until or run.fire_at
+                self._pass(table.job, run.outcome, run.reason, run.fire_at, last, run.fire_count)
+        self._await_fire(table, table.trigger.after(max(self._now - table.delay, begin - MOMENT)))
+        for rule in [rule for rules in self._rules.values() for rule in rules if rule.child.name == name]:
+            self._take(rule)
+        for course in [*self._lines[name]]:
+            if course.waiting is not None and course.waiting[0] == PAUSED:
+                self._offer(course)
+
+    def _pass(
+        self, job: Job, outcome: Outcome, reason: str | None, first: datetime, last: datetime, number: int
+    ) -> None:
+        """Fire times that pass without a run."""
+        until = last if last != first else None
+        run = SimulatedRun(job.name, job.instance, RunTrigger.SCHEDULE, first, outcome, reason, until, number)
+        self._record(run)
 
     # -- fire times ------------------------------------------------------------------------------------
 
@@ -189,7 +208,8 @@ class _Play:
         self._fired += 1
         if self._fired > MOST_RUNS:
             raise _too_large()
-        self._claim(table, fire, RunTrigger.SCHEDULE)
+        if not any(course.run.fire_at == fire for course in self._lines[table.job.name]):  # it lives already
+            self._claim(table, fire, RunTrigger.SCHEDULE)
 
     def _claim(self, table: Timetable, fire: datetime, trigger: RunTrigger) -> None:
         job, line = table.job, self._lines[table.job.name]
@@ -204,14 +224,19 @@ class _Play:
                 self._finish(live, Outcome.CANCELLED, "replaced")
         number = f"{next(self._numbers):020}"
         run = Run(
-            number, job.name, number, job.plugin, trigger, self._now, job.instance, fire_at=fire,
+            number, job.name, number, job.plugin, trigger, self._now, job.instance, job.identity, fire,
             priority=job.priority,
         )  # fmt: skip
-        course = _Course(run, table, self._expected[job.name].duration)
+        course = Course(run, table, self._expected[job.name].duration)
         line.append(course)
-        deadline = start_deadline(job, run, partial(next_after, table.trigger))
-        self._at(max(deadline, self._now), _GATE, partial(self._miss, course))
+        self._watch(course)
         self._offer(course)
+
+    def _watch(self, course: Course) -> None:
+        """It is missed where it has not started by its deadline."""
+        table = course.table
+        deadline = start_deadline(table.job, course.run, partial(next_after, table.trigger))
+        self._at(max(deadline, self._now), _GATE, partial(self._miss, course))
 
     def _skip(self, job: Job, fire: datetime, trigger: RunTrigger, reason: str) -> None:
         """Record a skip, or let the one before it grow."""
@@ -221,43 +246,52 @@ class _Play:
             self._found[last] = replace(before, fire_until=fire, fire_count=before.fire_count + 1)
         else:
             self._record(SimulatedRun(job.name, job.instance, trigger, fire, Outcome.SKIPPED, reason))
-        self._hand_over(job.name, Outcome.SKIPPED)
+            self._hand_over(job.name, Outcome.SKIPPED)
 
     # -- waiting, starting, ending -----------------------------------------------------------------------
 
-    def _offer(self, course: _Course) -> None:
-        """Queue a run for its slot, once it is its turn and a start is allowed."""
+    def _offer(self, course: Course) -> None:
+        """Queue a run for its slot, once it is its turn, a start is allowed and its identity has a licence slot."""
         job = course.table.job
-        if course.outcome is not None:
+        if course.outcome is not None or course.run.id in self._queued:
             return
-        if job.overlap != "allow" and self._lines[job.name][0] is not course:
+        if self._pause(job.name) is not None:
+            course.wait(PAUSED, self._now)
+        elif job.overlap != "allow" and self._lines[job.name][0] is not course:
             course.wait("queue", self._now)
         elif opening := opens_at(job, self._now):
             course.wait(opening.reason, self._now)
             if opening.at is not None:
                 self._at(opening.at, _GATE, partial(self._offer, course))
+        elif not self._slots.may_start(course.run, self._now):
+            course.wait(LICENCE, self._now)
+            self._slotless[job.instance].append(course)
         else:
             self._queued[course.run.id] = course
             self._fresh.append(course)
             self._admission.put(course.run, job.pool)
 
     def _admit(self) -> None:
-        for run in list(self._admission.take()):
-            course = self._queued.pop(run.id)
-            if opens_at(course.table.job, self._now) is None:
-                self._start(course)
-            else:  # its window closed while it waited for a slot
-                self._admission.release(run.id)
-                self._offer(course)
+        while taken := list(self._admission.take()):
+            for run in taken:
+                course, job = self._queued.pop(run.id), self._tables[run.job].job
+                allowed = opens_at(job, self._now) is None and self._pause(job.name) is None
+                if allowed and self._slots.may_start(run, self._now):
+                    self._start(course)
+                else:  # that was otherwise when it came into the queue
+                    self._admission.release(run.id)
+                    self._offer(course)
         fresh, self._fresh = self._fresh, []
         for course in fresh:
             if reason := self._admission.lacks(course.run):
                 course.wait(reason, self._now)
 
-    def _start(self, course: _Course) -> None:
+    def _start(self, course: Course) -> None:
         job, now = course.table.job, self._now
         course.wait(None, now)
         course.started_at = course.started_at or now
+        if self._slots.start(course.run, now):
+            self._offer_slotless(job.instance)  # some are of the same identity
         closes = window_end(job, now) if job.window and job.window.at_end == "checkpoint" else None
         if closes is not None and closes - now < course.left:
             course.left -= closes - now
@@ -265,45 +299,41 @@ class _Play:
         else:
             self._at(now + course.left, _END, partial(self._finish, course, Outcome.SUCCEEDED))
 
-    def _interrupt(self, course: _Course) -> None:
+    def _interrupt(self, course: Course) -> None:
         """Its window closes: what is left of its work waits for the next one."""
         if course.outcome is None:
-            self._admission.release(course.run.id)
+            self._leave_slots(course)
             self._offer(course)
 
-    def _miss(self, course: _Course) -> None:
+    def _leave_slots(self, course: Course) -> None:
+        """It runs no more; its licence slot may stay its identity's for a while."""
+        self._admission.release(course.run.id)
+        free_at = self._slots.end(course.run, self._now)
+        if free_at is not None:
+            self._at(free_at, _GATE, partial(self._offer_slotless, course.run.instance))
+
+    def _offer_slotless(self, instance: str | None) -> None:
+        for course in self._slotless.pop(instance, ()):
+            self._offer(course)
+
+    def _miss(self, course: Course) -> None:
         self._admit()  # what can start at this very instant is not late
         if course.started_at is None and course.outcome is None:
             self._finish(course, Outcome.MISSED, course.waiting[0] if course.waiting else START_BY)
 
-    def _finish(self, course: _Course, outcome: Outcome, reason: str | None = None) -> None:
+    def _finish(self, course: Course, outcome: Outcome, reason: str | None = None) -> None:
         if course.outcome is not None:
             return
         name, holds_slot = course.run.job, course.waiting is None and course.started_at is not None
-        course.wait(None, self._now)
-        course.outcome = outcome
+        ended = course.ended(outcome, reason, self._now)
         if self._queued.pop(course.run.id, None):
             self._admission.withdraw(course.run.id)
         elif holds_slot:
-            self._admission.release(course.run.id)
+            self._leave_slots(course)
         line = self._lines[name]
         was_first = line[0] is course
         line.remove(course)
-        fire = course.run.fire_at
-        assert fire is not None
-        self._record(
-            SimulatedRun(
-                name,
-                course.run.instance,
-                course.run.trigger,
-                fire,
-                outcome,
-                reason,
-                started_at=course.started_at,
-                finished_at=self._now if course.started_at else None,
-                waits={reason: waited for reason, waited in course.waits.items() if waited},
-            )
-        )
+        self._record(ended)
         self._hand_over(name, outcome)
         if was_first and line:
             self._offer(line[0])
@@ -313,14 +343,17 @@ class _Play:
         for rule in self._rules.get(parent, ()):
             self._left[rule.child.name, parent] = outcome
         for rule in self._rules.get(parent, ()):
-            keys = [(rule.child.name, each) for each in dict.fromkeys(rule.after.jobs)]
-            if not all(key in self._left for key in keys):
-                continue
-            outcomes = {self._left.pop(key) for key in keys}
-            if outcomes <= rule.after.on:
-                self._claim(self._tables[rule.child.name], self._now, RunTrigger.AFTER)
-            else:
-                self._skip(rule.child, self._now, RunTrigger.AFTER, PARENT)
+            self._take(rule)
+
+    def _take(self, rule: Succession) -> None:
+        keys = [(rule.child.name, each) for each in dict.fromkeys(rule.after.jobs)]
+        if not all(key in self._left for key in keys) or self._pause(rule.child.name) is not None:
+            return
+        outcomes = {self._left.pop(key) for key in keys}
+        if outcomes <= rule.after.on:
+            self._claim(self._tables[rule.child.name], self._now, RunTrigger.AFTER)
+        else:
+            self._skip(rule.child, self._now, RunTrigger.AFTER, PARENT)
 
     def _record(self, run: SimulatedRun) -> None:
         self._newest[run.job] = len(self._found)

@@ -83,6 +83,12 @@ def take_left(
     return written
 
 
+def read_left(connection: Connection) -> dict[tuple[str, str], Outcome]:
+    """The outcomes that parents have left for children, by (child, parent)."""
+    rows = connection.execute(select(_ROW.child, _ROW.parent, _ROW.outcome))
+    return {(row.child, row.parent): Outcome(row.outcome) for row in rows}
+
+
 def forget_parents(connection: Connection, rules: Sequence[Mapping[str, Sequence[Succession]]]) -> list[None]:
     """Drop what was left for children that do not come after that parent any more (a store operation)."""
     for each in rules:

@@ -82,6 +82,8 @@ def test_simulate_draws_the_night(erpsync: Type, shifted: Path) -> None:
         (["--from", "soon", "--to", "06:00"], "--from"),
         (["--from", "2026-05-02", "--to", "2026-05-01"], "before --from"),
         (["--from", "2026-05-02"], "--to"),
+        (["--from", "2026-05-02T18:00", "--to", "2026-05-02T18:00:00"], 'write "24h"'),
+        (["--from", "18:00", "--to", "18:00"], 'write "24h"'),
         (["--from", "2026-01-01", "--to", "2036-01-01"], "more than 20000 runs"),
     ],
 )

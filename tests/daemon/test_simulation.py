@@ -1,5 +1,6 @@
 """The schedule in virtual time, against what one can work out by hand."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,16 +8,20 @@ import pytest
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.load import load_configuration
+from erpsync.core.job import After, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
-from erpsync.daemon.simulation import (
+from erpsync.daemon.simulated_run import SimulatedRun
+from erpsync.daemon.simulation import SimulationTooLargeError, expected_end, simulate
+from erpsync.daemon.situation import (
     Expected,
-    SimulatedRun,
-    SimulationTooLargeError,
+    Situation,
     configured_duration,
     expected_durations,
-    simulate,
+    read_situation,
 )
+from erpsync.scheduling.handover import hand_over, successions
 from erpsync.store.ledger import insert_runs
+from erpsync.store.pauses import Pause, write_pauses
 from erpsync.store.state import Store
 
 EVENING = datetime(2026, 5, 1, 18, tzinfo=UTC)
@@ -33,9 +38,17 @@ def configuration(folder: Path, text: str, daemon: str = "") -> Configuration:
     return load_configuration(file, {})
 
 
-def night(config: Configuration) -> list[SimulatedRun]:
+def night(config: Configuration, situation: Situation | None = None) -> list[SimulatedRun]:
     expected = {name: configured_duration(job) for name, job in config.jobs.items()}
-    return simulate(config, expected, EVENING, MORNING)
+    return simulate(config, expected, EVENING, MORNING, situation)
+
+
+def live(name: str, state: State, began: timedelta = timedelta(0), **more: object) -> Run:
+    """A run of a job that lives at EVENING; one that runs has begun `began` before."""
+    at = EVENING - began
+    run = Run(name, name, f"at:{at}", "http_call", RunTrigger.SCHEDULE, at, fire_at=at, state=state)
+    started = at if state is State.RUNNING else None
+    return replace(run, started_at=started, attempts=int(state is State.RUNNING), **more)  # type: ignore[arg-type]
 
 
 def lines(runs: list[SimulatedRun]) -> list[str]:
@@ -135,6 +148,132 @@ def test_queue_and_replace(tmp_path: Path) -> None:
         (Outcome.SUCCEEDED, None),
     ]
     assert lines(replaced)[-1] == "r 18:40-19:10"
+
+
+SLOT = """
+[instances.acme]
+url = "https://acme.example"
+license_slots = 1
+[identities.one]
+instance = "acme"
+client_id = "one"
+client_secret = { env = "SECRET" }
+[identities.two]
+instance = "acme"
+client_id = "two"
+client_secret = { env = "SECRET" }
+"""
+
+
+def of_identity(name: str, identity: str, schedule: str, minutes: int) -> str:
+    keys = f'identity = "{identity}"\nschedule = {schedule}\nexpected_duration = "{minutes}m"'
+    return job(name, keys).replace("https://example.org/", "https://acme.example/")
+
+
+def test_a_licence_slot_stays_with_its_identity(tmp_path: Path) -> None:
+    """Runs of one identity share its slot; another identity waits until twenty minutes after the last of them."""
+    text = SLOT + of_identity("a", "one", '"0 2 * * *"', 30) + of_identity("b", "two", '"5 2 * * *"', 10)
+    text += of_identity("c", "one", '"10 2 * * *"', 5) + of_identity("d", "two", '"10 2 * * *"', 10)
+    assert lines(night(configuration(tmp_path, text))) == [
+        "a 02:00-02:30",
+        "c 02:10-02:15",
+        "b 02:50-03:00 licence 45",
+        "d 02:50-03:00 licence 40",
+    ]
+
+
+def test_a_licence_slot_is_free_when_its_session_is_over(tmp_path: Path) -> None:
+    """An identity that comes back every quarter of an hour keeps it for an hour at most; two slots serve two."""
+    text = (
+        SLOT + of_identity("a", "one", '"0,15,30,45 2 * * *"', 1) + of_identity("b", "two", '"1 2 * * *"', 10)
+    )
+    config = configuration(tmp_path, text)
+    assert lines(night(config))[-1] == "b 03:00-03:10 licence 59"
+    more = configuration(tmp_path, text.replace("license_slots = 1", "license_slots = 2"))
+    assert lines(night(more))[1] == "b 02:01-02:11"
+
+
+def test_a_pause_holds_until_it_ends(tmp_path: Path) -> None:
+    """What passes in it is one skip, and is caught up as the job says; what comes after the job waits with it."""
+    text = job("a", 'schedule = "0 * * * *"\nend = 2026-05-01T23:30:00Z') + job(
+        "b", 'schedule = { after = "a" }'
+    )
+    config = configuration(tmp_path, text)
+    until = EVENING + timedelta(hours=3, minutes=20)
+    pauses = {
+        "a": Pause("a", EVENING, until),
+        "b": Pause("b", EVENING, EVENING + timedelta(hours=5, minutes=20)),
+    }
+    assert lines(night(config, Situation(EVENING, pauses))) == [
+        "a skipped: paused x3",
+        "a 21:20-21:21",
+        "a 22:00-22:01",
+        "a 23:00-23:01",
+        "b 23:20-23:21",
+    ]
+    for_ever = Situation(EVENING, {"a": Pause("a", EVENING)})
+    assert lines(night(config, for_ever)) == ["a skipped: paused x6"]
+
+
+def test_what_lives_now_goes_on(tmp_path: Path) -> None:
+    """What runs takes the rest of its time and its slot, what waits starts after it, and none is doubled."""
+    hour = 'expected_duration = "1h"\nschedule = '
+    text = job("runs", hour + '"0 18 1 5 *"') + job("waits", hour + '"manual"')
+    text += job("late", hour + '{ after = ["runs", "gone"] }') + job("gone", 'schedule = "manual"')
+    config = configuration(tmp_path, text, "max_runs = 1")
+    runs = [
+        live("waits", State.WAITING, waiting_for="max_runs"),
+        live("runs", State.RUNNING),
+        live("unknown", State.RUNNING),
+    ]
+    left = {("late", "gone"): Outcome.SUCCEEDED}
+    assert lines(night(config, Situation(EVENING, {}, runs, left))) == [
+        "runs 18:00-19:00",
+        "waits 19:00-20:00 max_runs 60",
+        "late 20:00-21:00 max_runs 60",
+    ]
+
+
+def test_what_lives_now_may_be_over_by_then(tmp_path: Path) -> None:
+    """What ends before the time that is looked at is left out, what lasts longer than expected ends soon; a time that
+    is past knows nothing of today."""
+    config = configuration(tmp_path, job("a", 'expected_duration = "1h"\nschedule = "manual"'))
+
+    def seen(now: datetime, began: timedelta) -> list[str]:
+        runs = [live("a", State.RUNNING, began)]
+        return lines(night(config, Situation(now, {}, runs)))
+
+    assert seen(EVENING, timedelta(minutes=20)) == ["a 17:40-18:40"]
+    assert seen(EVENING, timedelta(hours=5)) == ["a 13:00-18:01"]
+    assert seen(EVENING - timedelta(hours=1), timedelta(hours=2)) == []
+    assert seen(EVENING + timedelta(hours=2), timedelta(minutes=20)) == []
+
+
+def test_what_is_postponed_to_another_night_is_not_this_ones_end(tmp_path: Path) -> None:
+    """A run that a blackout holds until midnight after the time looked at is shown, and does not count."""
+    text = '[calendars.may]\ndates = ["2026-05-02"]\n' + job("a", 'schedule = "0 23 * * *"')
+    text += job("b", 'schedule = "0 3 * * *"\nblackout = "may"\non_blackout = "postpone"')
+    runs = night(configuration(tmp_path, text))
+    assert [run.started_at for run in runs if run.job == "b"] == [datetime(2026, 5, 3, tzinfo=UTC)]
+    assert expected_end(runs, MORNING) == datetime(2026, 5, 1, 23, 1, tzinfo=UTC)
+
+
+async def test_the_situation_is_read_from_the_state(tmp_path: Path) -> None:
+    """Pauses in force, runs that are not finished, and what parents left."""
+    store = Store.open(tmp_path / "state.db")
+    waiting = live("a", State.PENDING)
+    ended = replace(live("p", State.FINISHED), outcome=Outcome.SUCCEEDED)
+    await store.write(insert_runs, waiting)
+    await store.write(write_pauses, Pause("b", EVENING))
+    await store.write(write_pauses, Pause("c", EVENING, EVENING + timedelta(hours=1)))
+    child = Job("child", "child", "noop", schedules=(After(("p", "q")),))
+    await store.write(
+        lambda connection, runs: [hand_over(connection, runs, successions([child]), EVENING)], ended
+    )
+    found = store.read_now(read_situation, EVENING + timedelta(hours=2))
+    store.close()
+    assert (found.live, [*found.pauses]) == ([waiting], ["b"])
+    assert found.left == {("child", "p"): Outcome.SUCCEEDED}
 
 
 def test_too_many_runs_are_refused(tmp_path: Path) -> None:
