@@ -151,7 +151,7 @@ class Applications:
         """The client id in a request, however it authenticates; "(unknown)" when none of ours is named."""
         claimed = _claims(form.get("client_assertion", "")).get("sub")
         names = [form.get("client_id"), claimed, *(client_id for client_id, _ in _basic(authorization))]
-        return next((name for name in names if name in self._known), "(unknown)")
+        return next((name for name in names if isinstance(name, str) and name in self._known), "(unknown)")
 
     def authenticate(
         self, form: Mapping[str, str], authorization: str, behaviour: Behaviour, audiences: Iterable[str]
