@@ -7,7 +7,9 @@ import typer
 
 from erpsync.cli.check import check, plugins, schema
 from erpsync.cli.demo import demo
+from erpsync.cli.doctor import doctor
 from erpsync.cli.history import logs, runs, show
+from erpsync.cli.identities import identities, token
 from erpsync.cli.jobs import jobs_app
 from erpsync.cli.next import next_
 from erpsync.cli.night import night
@@ -57,6 +59,9 @@ app.add_typer(jobs_app)
 app.command()(runs)
 app.command()(show)
 app.command()(logs)
+app.command()(identities)
+app.command()(token)
+app.command()(doctor)
 app.command()(trigger)
 app.command()(pause)
 app.command()(resume)

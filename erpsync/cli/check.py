@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from erpsync.cli.doctor import Findings, code_of, examine, print_findings
 from erpsync.cli.exit_code import ExitCode
 from erpsync.cli.options import FormatOption, workspace_of
 from erpsync.cli.output import LiveLine, inset, note, print_json, say, table
@@ -22,19 +23,30 @@ def check(
     no_secrets: Annotated[
         bool, typer.Option("--no-secrets", help="Do not look whether secrets can be had, for CI.")
     ] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Then look at every instance, as `doctor` does.")
+    ] = False,
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> int:
     """Every problem of the configuration at once; exit 78 where there is an error."""
     workspace = workspace_of(context)
     problems = _problems(workspace, secrets=not no_secrets)
     errors = sum(problem.severity == "error" for problem in problems)
+    findings = _findings(workspace) if online and not errors else []
+    documents = [problem.document() for problem in problems]
     if format == "json":
-        print_json([problem.document() for problem in problems])
+        print_json({"problems": documents, "findings": findings} if online else documents)
     else:
         for problem in problems:
             say(workspace.redactor(problem.text()) + "\n")
         say(_summary(workspace, problems, errors))
-    return ExitCode.CONFIGURATION if errors else ExitCode.FINE
+        if findings:
+            print_findings(findings)
+    return ExitCode.CONFIGURATION if errors else code_of(findings)
+
+
+def _findings(workspace: Workspace) -> Findings:
+    return examine(workspace, list(workspace.configuration.instances), api=False)
 
 
 def _problems(workspace: Workspace, *, secrets: bool) -> list[Problem]:
