@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -40,9 +41,13 @@ def http(
 
 
 class ScriptedServer:
-    """Answers `script[path]` (the last one for ever where it is a list) and keeps what it has seen."""
+    """Answers `script[path]` (the last one for ever where it is a list) and keeps what it has seen.
 
-    def __init__(self) -> None:
+    With `tls` it speaks https as localhost.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.script: dict[str, Script | list[Script]] = {}
         self.seen: list[Seen] = []
         self.url = ""
@@ -53,8 +58,9 @@ class ScriptedServer:
         return [seen for seen in self.seen if seen.path == path]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"https://localhost:{port}" if self._tls else f"http://127.0.0.1:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
