@@ -32,9 +32,11 @@ _BY_NAME = {
     "ControlRefusedError": ExitCode.REFUSED,
     "DemoFailedError": ExitCode.FAILED,
     "AuthFailed": ExitCode.REFUSED,
+    "IdentityError": ExitCode.REFUSED,
+    "LoginRequiredError": ExitCode.REFUSED,
     "ConfigProblem": ExitCode.CONFIGURATION,
 }
-"""Classes that live above the core's error tree."""
+"""Classes by themselves, most of which live above the core's error tree."""
 
 _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
     (errors.ConfigError, ExitCode.CONFIGURATION),

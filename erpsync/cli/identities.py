@@ -33,7 +33,7 @@ def identities(
     print_identities(found, times)
     if licenses:
         say("\nlicence slots")
-        print_licenses(licenses)
+        print_licenses(licenses, times)
 
 
 def token(
@@ -84,6 +84,7 @@ def print_identities(found: Sequence[Mapping[str, Any]], times: Times) -> None:
     """The table of `identities`; `status` shows it too."""
     columns = (
         "identity",
+        "state",
         "token",
         "scope",
         "until",
@@ -98,6 +99,7 @@ def print_identities(found: Sequence[Mapping[str, Any]], times: Times) -> None:
         (
             each["identity"],
             each["state"],
+            each["fingerprint"] or "-",
             " ".join(each["scope"]),
             times(each["expires_at"]),
             times(each["next_renewal_at"]),
@@ -112,20 +114,28 @@ def print_identities(found: Sequence[Mapping[str, Any]], times: Times) -> None:
     table(columns, rows, fold=("scope", "note"))
 
 
-def print_licenses(licenses: Sequence[Mapping[str, Any]]) -> None:
-    """The table of licence slots: one line an instance."""
+def print_licenses(licenses: Sequence[Mapping[str, Any]], times: Times) -> None:
+    """The table of licence slots: one line an instance where one is held or waited for."""
     columns = ("instance", "slots", "in use", "by", "waiting")
     rows = (
         (
             each["instance"],
             each["slots"],
             each["in_use"],
-            ", ".join(each["holders"]) or "-",
+            _holders(each, times),
             ", ".join(each["waiting"]) or "-",
         )
         for each in licenses
     )
     table(columns, rows, fold=("by", "waiting"))
+
+
+def _holders(license_: Mapping[str, Any], times: Times) -> str:
+    """Who holds slots and until when."""
+    sessions = license_["sessions"]
+    held = [f"{each['identity']} until {times(each['ends_at'])}" for each in sessions]
+    running = {*license_["reserved"]} - {each["identity"] for each in sessions}
+    return ", ".join([*held, *sorted(running)]) or "-"
 
 
 def _print_one(found: Mapping[str, Any], times: Times) -> None:

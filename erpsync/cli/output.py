@@ -81,6 +81,12 @@ _STYLES = {
     "abandoned": "red",
     "running": "cyan",
     "parked": "yellow",
+    "rejected": "red",
+    "login_required": "red",
+    "backoff": "yellow",
+    "warning": "yellow",
+    "ok": "green",
+    "fresh": "green",
 }
 
 

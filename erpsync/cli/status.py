@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from erpsync.cli.identities import print_identities, print_licenses
 from erpsync.cli.options import FormatOption, workspace_of
 from erpsync.cli.output import Times, inset, note, print_json, print_runs, say, table
 from erpsync.cli.workspace import Workspace
@@ -77,17 +78,10 @@ def _print(
 def _print_daemon(daemon: Mapping[str, Any], times: Times) -> None:
     if daemon["identities"]:
         _section("identities")
-        rows = [
-            (
-                each["identity"],
-                each["state"],
-                times(each["expires_at"]),
-                each["requests"],
-                _why(each["last_error"]),
-            )
-            for each in daemon["identities"]
-        ]
-        table(("identity", "token", "until", "requests", "error"), rows, fold=("error",))
+        print_identities(daemon["identities"], times)
+    if daemon["licenses"]:
+        _section("licence slots")
+        print_licenses(daemon["licenses"], times)
     if daemon["running"]:
         _section("running")
         now = datetime.now(UTC)
@@ -131,10 +125,6 @@ def progress_text(progress: Mapping[str, Any] | None) -> str:
 
 def _section(title: str) -> None:
     say(f"\n{title}")
-
-
-def _why(error: Mapping[str, Any] | None) -> str:
-    return error["message"] if error else ""
 
 
 def _age(started: str | None, now: datetime) -> str:

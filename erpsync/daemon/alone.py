@@ -23,7 +23,9 @@ async def desk_alone(configuration: Configuration, redactor: Redactor) -> AsyncI
     sealed = sealed_store(configuration, resolver, silent)
     connections = Connections(configuration, resolver, clock, silent, redactor, sealed)
     try:
-        yield IdentityDesk(configuration, connections, resolver, clock=clock, emit=silent, redactor=redactor)
+        yield IdentityDesk(
+            configuration, connections, resolver, slots=tuple, clock=clock, emit=silent, redactor=redactor
+        )
     finally:
         await connections.close()
 
@@ -33,6 +35,7 @@ async def identities_alone(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """All identities and the licence slots."""
     async with desk_alone(configuration, redactor) as desk:
+        await asyncio.gather(*(desk.recall(name) for name in configuration.identities))
         return desk.identities(), desk.licenses()
 
 
@@ -41,6 +44,7 @@ async def identity_alone(
 ) -> dict[str, Any]:
     """One identity; see `IdentityDesk`."""
     async with desk_alone(configuration, redactor) as desk:
+        await desk.recall(name)
         return await desk.fetch(name) if fetch else desk.identity(name)
 
 

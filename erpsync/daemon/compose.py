@@ -107,7 +107,9 @@ def compose(
         patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
-    desk = IdentityDesk(configuration, connections, resolver, clock=clock, emit=emit, redactor=redactor)
+    desk = IdentityDesk(
+        configuration, connections, resolver, slots=tuple, clock=clock, emit=emit, redactor=redactor
+    )
     return Composition(configuration, clock, emit, store, connections, desk, runner, engine, parked)
 
 

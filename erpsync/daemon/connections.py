@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import httpx2
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
-from erpsync.core.errors import ErpsyncError, SecretUnavailableError
+from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
@@ -124,7 +123,10 @@ class Connections:
     def status(self, name: str) -> IdentityStatus:
         """How one identity stands, used or not."""
         manager = self._tokens.get(name)
-        return manager.status() if manager is not None else IdentityStatus(name, TokenState.ABSENT)
+        if manager is not None:
+            return manager.status()
+        of = self._configuration.identities[name]
+        return IdentityStatus(name, TokenState.ABSENT, of.instance, of.grant, asked_scope=of.scope)
 
     def held(self, identity: str) -> AccessToken | None:
         """The token of an identity that serves now."""
@@ -133,8 +135,11 @@ class Connections:
 
     async def prepare(self, identity: str) -> None:
         """Have a token ready for a run that is about to start. Never raises."""
-        with suppress(ErpsyncError):
-            await self._manager_of(identity).token()
+        await self._manager_of(identity).prepare()
+
+    async def recall(self, identity: str) -> None:
+        """Take up the token that a process before left, without asking for one."""
+        await self._manager_of(identity).recall()
 
     async def probe(self, identity: str) -> AccessToken:
         """A token by a real request, see `TokenManager.probe`. Raises IdentityError, SecretUnavailableError."""

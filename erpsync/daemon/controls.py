@@ -12,8 +12,9 @@ from erpsync.core.errors import HeldError, StoreError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State, utc_text
 from erpsync.daemon.compose import Composition
+from erpsync.daemon.desk import identity_trouble
 from erpsync.daemon.overdue import Overdue, overdue
-from erpsync.identity.status import IdentityStatus, TokenState
+from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot
 from erpsync.scheduling.timetable import timetable
 from erpsync.store.installation import Hold, release
@@ -75,14 +76,15 @@ class DaemonControls:
             for job, problems in self._house.parked.items()
             for problem in problems
         ]
-        rejected = [
-            f"identity {status.identity} is refused: {status.last_error.message if status.last_error else ''}"
-            for status in self._rejected()
+        troubled = [
+            trouble
+            for status in self._house.connections.identities()
+            if (trouble := identity_trouble(status))
         ]
         late = [
             f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
         ]
-        return [*self.unready(), *parked, *rejected, *late]
+        return [*self.unready(), *parked, *troubled, *late]
 
     def unready(self) -> list[str]:
         """Why nothing could start now."""
@@ -121,11 +123,8 @@ class DaemonControls:
 
     def refused(self) -> frozenset[str]:
         """The identities whose credentials the server refuses."""
-        return frozenset(status.identity for status in self._rejected())
-
-    def _rejected(self) -> list[IdentityStatus]:
         statuses = self._house.connections.identities()
-        return [status for status in statuses if status.state is TokenState.REJECTED]
+        return frozenset(status.identity for status in statuses if status.state is TokenState.REJECTED)
 
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""

@@ -1,17 +1,22 @@
 """What people may see of identities and ask of them, over the connections of one process; never a token."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
 from erpsync.control.selection import find_named
 from erpsync.core.clock import Clock
+from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.redaction import Redactor
+from erpsync.core.run import utc_text
+from erpsync.core.session import Session, SlotUse
 from erpsync.core.token import AccessToken
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.doctor import Doctor
 from erpsync.identity.claims import shown_claims
+from erpsync.identity.status import IdentityStatus, TokenState
 
 Document = dict[str, object]
 
@@ -25,10 +30,13 @@ class IdentityDesk:
         connections: Connections,
         resolver: SecretResolver,
         *,
+        slots: Callable[[], Sequence[SlotUse]],
         clock: Clock,
         emit: Emit,
         redactor: Redactor,
     ) -> None:
+        """`slots` tells how the licence slots of the instances stand."""
+        self._slots = slots
         self._identities = configuration.identities
         self._instances = configuration.instances
         self._connections = connections
@@ -37,12 +45,19 @@ class IdentityDesk:
 
     def identities(self, names: Iterable[str] | None = None) -> list[Document]:
         """How identities stand, by name: all that are configured, used or not, where none are named."""
-        return [self._document(name) for name in sorted(self._identities if names is None else names)]
+        sessions = self._sessions()
+        chosen = sorted(self._identities if names is None else names)
+        return [self._document(name, sessions) for name in chosen]
 
     def identity(self, name: str) -> Document:
         """One identity, and what its token says of itself. Raises UnknownNameError."""
         name = find_named(self._identities, name, "identity").name
         return self._with_claims(name, self._connections.held(name))
+
+    async def recall(self, name: str) -> None:
+        """Take up the token that a process before left, so that it is shown and not replaced. UnknownNameError."""
+        with suppress(SecretUnavailableError):  # whoever needs the secret will say so
+            await self._connections.recall(find_named(self._identities, name, "identity").name)
 
     async def fetch(self, name: str) -> Document:
         """The same after a real token request; `fetched` is about what came of it.
@@ -61,15 +76,21 @@ class IdentityDesk:
         return [finding.document() for finding in await self._doctor.examine(name, api=api)]
 
     def licenses(self) -> list[Document]:
-        """How the licence slots of the instances in use stand, by name."""
-        return []
+        """How the licence slots stand of the instances where one is held or waited for."""
+        return [_license(use) for use in self._slots() if use.in_use or use.waiting]
 
-    def _document(self, name: str) -> Document:
-        return self._connections.status(name).document()
+    def _document(self, name: str, sessions: Mapping[str, Session]) -> Document:
+        session = sessions.get(name)
+        return self._connections.status(name).document() | {"session": session and _session(session)}
+
+    def _sessions(self) -> dict[str, Session]:
+        """The session of each identity that has one, of several the newest."""
+        found = [session for use in self._slots() for session in use.sessions]
+        return {session.identity: session for session in sorted(found, key=lambda each: each.opened_at)}
 
     def _with_claims(self, name: str, token: AccessToken | None) -> Document:
         claims: Mapping[str, object] = shown_claims(token.value) if token else {}
-        return self._document(name) | {"claims": self._cleaned(claims)}
+        return self._document(name, self._sessions()) | {"claims": self._cleaned(claims)}
 
     def _cleaned(self, value: object) -> object:
         """A server may put anything into its claims, a secret too."""
@@ -78,3 +99,39 @@ class IdentityDesk:
         if isinstance(value, Mapping):
             return {self._redactor(str(key)): self._cleaned(inner) for key, inner in value.items()}
         return [self._cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
+def identity_trouble(status: IdentityStatus) -> str:
+    """What is not as it should be with an identity, one sentence for people; empty where nothing is."""
+    error, name = status.last_error, status.identity
+    if error is None:
+        return ""
+    why = "; ".join(filter(None, (error.message, error.hint)))
+    if status.state is TokenState.LOGIN_REQUIRED:
+        return f"identity {name} waits for somebody to sign in: {why}"
+    if status.state is TokenState.REJECTED:
+        return f"identity {name} is refused: {why}"
+    if status.expires_at is None:
+        return f"identity {name} has no token: {why}"
+    return (
+        f"identity {name} cannot renew its token, which serves until {status.expires_at:%H:%M:%S} UTC: {why}"
+    )
+
+
+def _session(session: Session) -> Document:
+    return {
+        "opened_at": utc_text(session.opened_at),
+        "used_at": utc_text(session.used_at),
+        "ends_at": utc_text(session.ends_at),
+    }
+
+
+def _license(use: SlotUse) -> Document:
+    return {
+        "instance": use.instance,
+        "slots": use.slots,
+        "in_use": use.in_use,
+        "sessions": [{"identity": each.identity} | _session(each) for each in use.sessions],
+        "reserved": [*use.reserved],
+        "waiting": [*use.waiting],
+    }

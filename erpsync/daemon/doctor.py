@@ -139,10 +139,15 @@ class Doctor:
         findings = list(await asyncio.to_thread(lambda: [*self._secrets(identity)]))
         findings += self._expiry(identity)
         try:
+            await self._connections.recall(identity.name)  # a session may be open with what is kept
             token = await self._connections.probe(identity.name)
         except ErpsyncError as error:
             return [*findings, _failed(identity.instance, "token", error, identity.name)]
         findings += _token(identity, token, self._clock.now())
+        findings += [
+            Finding(identity.instance, "notice", "warning", warning, identity=identity.name)
+            for warning in self._connections.status(identity.name).warnings
+        ]
         return [*findings, *([await self._read(identity)] if api else ())]
 
     def _secrets(self, identity: Identity) -> Iterator[Finding]:

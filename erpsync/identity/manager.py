@@ -123,6 +123,11 @@ class TokenManager:
         held = self._held
         return held.token if held and held.phase(held.left(self._clock)) is not Phase.EXPIRED else None
 
+    async def recall(self) -> None:
+        """Hold what the process before left, if it can be used: to show it, and not to ask for another."""
+        if self._held is None and (fetched := await self._recall()) is not None:
+            self._held = self._hold(fetched)
+
     async def probe(self) -> AccessToken:
         """A token by a real request now, whatever is held or was refused before: somebody wants to know.
 
