@@ -23,15 +23,17 @@ from erpsync.store import schema
 from erpsync.store.ledger import Finish, Growth, find_run, finish_runs, grow_runs, insert_runs, last_runs
 from erpsync.store.marks import Mark, write_marks
 from erpsync.store.pauses import Pause, read_pauses, remove_pauses
+from erpsync.store.statement import Statement
 
 START_BY = "start_by"
 """Missed: no first start in time, and nothing was noted that the run waited for."""
 _MANY = 500  # jobs of one look, beyond which reading all that lives is cheaper
 _RUN = schema.run.c
 _LIVE = select(_RUN.job, _RUN.id, _RUN.started_at).where(literal_column("state <> 'finished'"))
-_LIVE_NAMED = _LIVE.where(_RUN.job.in_(bindparam("names", expanding=True)))
+_LIVE_OF_ALL = Statement(_LIVE)
+_LIVE_OF_JOB = Statement(_LIVE.where(_RUN.job == bindparam("name")))
 _LAST = func.coalesce(_RUN.fire_until, _RUN.fire_at, type_=schema.Instant())
-_Live = Mapping[str, Sequence[Any]]  # rows of _LIVE, by job
+_Live = Mapping[str, Sequence[Mapping[str, Any]]]  # rows of _LIVE, by job
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def _claim(connection: Connection, look: Look) -> Claimed:
     live = _live(connection, [table.job for table in look.timetables])
     expired = _expire(connection, look, live)
     gone = {run.id for run in expired}
-    live = {job: [run for run in runs if run.id not in gone] for job, runs in live.items()}
+    live = {job: [run for run in runs if run["id"] not in gone] for job, runs in live.items()}
     found = plan(
         look.timetables,
         look.marks,
@@ -133,8 +135,8 @@ def _replaced(connection: Connection, look: Look, pending: Sequence[Run]) -> tup
         jobs |= {rule.child.name: rule.child for rules in look.rules.values() for rule in rules}
     names = [name for name in claimed if jobs[name].overlap == "replace"]
     new = {run.id for run in pending}
-    live = connection.execute(_LIVE_NAMED, {"names": names}) if names else ()
-    return tuple(row.id for row in live if row.id not in new)
+    live = [row["id"] for name in names for row in _LIVE_OF_JOB.rows(connection, {"name": name})]
+    return tuple(run_id for run_id in live if run_id not in new)
 
 
 def _give_back(connection: Connection, mark: Mark, now: datetime) -> None:
@@ -160,12 +162,11 @@ def _give_back(connection: Connection, mark: Mark, now: datetime) -> None:
 def _live(connection: Connection, jobs: Iterable[Job]) -> _Live:
     """The runs that live, of those jobs at least that do not allow any number."""
     names = [job.name for job in jobs if job.overlap != "allow"]
-    if not names:
-        return {}
-    many = len(names) > _MANY
-    live: dict[str, list[Any]] = {}
-    for row in connection.execute(_LIVE) if many else connection.execute(_LIVE_NAMED, {"names": names}):
-        live.setdefault(row.job, []).append(row)
+    if len(names) <= _MANY:
+        return {name: _LIVE_OF_JOB.rows(connection, {"name": name}) for name in names}
+    live: dict[str, list[Mapping[str, Any]]] = {}
+    for row in _LIVE_OF_ALL.rows(connection, {}):
+        live.setdefault(row["job"], []).append(row)
     return live
 
 
@@ -174,9 +175,9 @@ def _expire(connection: Connection, look: Look, live: _Live) -> list[Run]:
     finishes = []
     for table in look.timetables:
         for row in live.get(table.job.name, ()):
-            if row.started_at is not None:
+            if row["started_at"] is not None:
                 continue
-            run = find_run(connection, row.id)
+            run = find_run(connection, row["id"])
             assert run is not None
             if start_deadline(table.job, run, partial(next_after, table.trigger)) <= look.now:
                 reason = run.waiting_for or START_BY
@@ -219,7 +220,7 @@ def claim_requested(connection: Connection, requests: Sequence[Request]) -> list
     """Write runs that were asked for: pending, or skipped where the job is paused or may not run beside another."""
     pauses = read_pauses(connection)
     found = _live(connection, [request.job for request in requests])
-    live = {job: [row.id for row in rows] for job, rows in found.items()}
+    live = {job: [row["id"] for row in rows] for job, rows in found.items()}
     granted = []
     for request in requests:
         run, job = request.run, request.job

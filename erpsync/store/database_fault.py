@@ -3,8 +3,10 @@
 import sqlite3
 from typing import Literal
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+DATABASE_FAULTS = (SQLAlchemyError, sqlite3.Error)
+"""What SQLAlchemy raises, and the drivers under it."""
 Meaning = Literal["locked", "full", "away", "damaged", "other"]
 
 _SQLITE: dict[int, Meaning] = {

@@ -5,18 +5,14 @@ store's writer (see `state.Store`), queries anywhere.
 """
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Insert,
-    Row,
     bindparam,
-    case,
     func,
     insert,
     literal_column,
@@ -38,13 +34,11 @@ from erpsync.core.run import (
     State,
 )
 from erpsync.store import schema
+from erpsync.store.statement import Statement
 
 _RUN = schema.run.c
 _ATTEMPT = schema.attempt.c
 _COUNTS = Counts.__slots__
-_STARTABLE: ColumnElement[bool] = literal_column(
-    "state IN ('pending', 'waiting')"
-)  # executemany expands no list
 
 
 # -- what the other rooms ask for -------------------------------------------------------------------
@@ -131,43 +125,37 @@ class RunFilter:
 
 def insert_runs(connection: Connection, runs: Sequence[Run]) -> list[bool]:
     """Write runs whose (job, claim) is new; the others are already somebody's and change nothing."""
-    if not runs:
-        return []
-    rows = [_run_values(run) for run in runs]
-    if connection.execute(_INSERT_NEW[connection.dialect.name], rows).rowcount == len(rows):
-        return [True] * len(rows)
-    written = set(connection.scalars(select(_RUN.id).where(_RUN.id.in_([run.id for run in runs]))))
-    return [run.id in written for run in runs]
+    insert_new = _INSERT_NEW[connection.dialect.name]
+    return [insert_new.run(connection, _run_values(run)) == 1 for run in runs]
 
 
 def grow_runs(connection: Connection, growths: Sequence[Growth]) -> list[None]:
     """Let ranges of skips and misses grow."""
-    if growths:
-        rows = [
-            {"key": growth.run_id, "until": growth.fire_until, "count": growth.fire_count, "at": growth.at}
-            for growth in growths
-        ]
-        connection.execute(_GROW, rows)
+    for growth in growths:
+        values = {
+            "key": growth.run_id,
+            "until": growth.fire_until,
+            "count": growth.fire_count,
+            "at": growth.at,
+        }
+        _GROW.run(connection, values)
     return [None] * len(growths)
 
 
 def begin_attempts(connection: Connection, begins: Sequence[Begin]) -> list[Attempt | None]:
     """Move runs to running and open their attempts; None for a run that may not start any more."""
-    found = connection.execute(_OPEN_RUNS, {"ids": [begin.run_id for begin in begins]})
-    startable: dict[str, int] = {row.id: row.attempts for row in found}
-    attempts: list[Attempt | None] = []
-    for begin in begins:
-        number = startable.pop(begin.run_id, None)
-        attempts.append(None if number is None else Attempt(begin.run_id, number + 1, begin.owner, begin.at))
-    rows = [
-        {"key": attempt.run_id, "number": attempt.number, "at": attempt.started_at, "by": attempt.owner}
-        for attempt in attempts
-        if attempt is not None
-    ]
-    if rows:
-        connection.execute(_BEGIN_RUN, rows)
-        connection.execute(_BEGIN_ATTEMPT, rows)
-    return attempts
+    return [_begin(connection, begin) for begin in begins]
+
+
+def _begin(connection: Connection, begin: Begin) -> Attempt | None:
+    startable = _STARTABLE_RUN.rows(connection, {"key": begin.run_id})
+    if not startable:
+        return None
+    attempt = Attempt(begin.run_id, startable[0]["attempts"] + 1, begin.owner, begin.at)
+    values = {"key": begin.run_id, "number": attempt.number, "at": begin.at, "by": begin.owner}
+    _BEGIN_RUN.run(connection, values)
+    _BEGIN_ATTEMPT.run(connection, values)
+    return attempt
 
 
 def end_attempts(connection: Connection, ends: Sequence[End]) -> list[Run]:
@@ -176,67 +164,73 @@ def end_attempts(connection: Connection, ends: Sequence[End]) -> list[Run]:
     Raises:
         LostLeaseError: an attempt is not the open one of its run.
     """
-    rows = [_end_values(end) for end in ends]
-    if connection.execute(_END_RUN, rows).rowcount != len(rows):
+    return [_end(connection, end) for end in ends]
+
+
+def _end(connection: Connection, end: End) -> Run:
+    values = _end_values(end)
+    if _END_RUN.run(connection, values) != 1:
         raise LostLeaseError(
             "the run is not ours any more", hint="was the state restored or moved meanwhile?"
         )
-    connection.execute(_END_ATTEMPT, rows)
-    for end in ends:
-        if end.store_cursor and end.cursor_after is not None:
-            _store_cursor(connection, end)
-    by_id = _runs_by_id(connection, [end.run_id for end in ends])
-    return [by_id[end.run_id] for end in ends]
+    _END_ATTEMPT.run(connection, values)
+    if end.store_cursor and end.cursor_after is not None:
+        _store_cursor(connection, end)
+    return _by_id(connection, end.run_id)
 
 
 def set_waiting(connection: Connection, waits: Sequence[Wait]) -> list[None]:
     """Say what runs that have not started wait for."""
-    rows = [
-        {
+    for wait in waits:
+        values = {
             "key": wait.run_id,
             "to": State.WAITING.value if wait.waiting_for else State.PENDING.value,
             "what": wait.waiting_for,
             "next": wait.next_attempt_at,
         }
-        for wait in waits
-    ]
-    connection.execute(_WAIT, rows)
+        _WAIT.run(connection, values)
     return [None] * len(waits)
 
 
 def finish_runs(connection: Connection, finishes: Sequence[Finish]) -> list[Run | None]:
     """End runs that are pending or waiting; None for one that has started or ended meanwhile."""
-    ids = [finish.run_id for finish in finishes]
-    open_ids = set(connection.scalars(_OPEN_RUNS, {"ids": ids}))
-    rows = [
-        {
-            "key": finish.run_id,
-            "how": finish.outcome.value,
-            "why": finish.reason,
-            "at": finish.at,
-            **_error_values(finish.error, "e_"),
-        }
-        for finish in finishes
-        if finish.run_id in open_ids
-    ]
-    if rows:
-        connection.execute(_FINISH, rows)
-    by_id = _runs_by_id(connection, list(open_ids))
-    return [by_id.get(run_id) for run_id in ids]
+    return [_finish(connection, finish) for finish in finishes]
 
 
-_OPEN_RUNS = select(_RUN.id, _RUN.attempts).where(_RUN.id.in_(bindparam("ids", expanding=True)), _STARTABLE)
-_BY_ID = select(schema.run).where(_RUN.id.in_(bindparam("ids", expanding=True)))
-_INSERT_NEW: dict[str, Insert] = {
-    "postgresql": postgresql.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"]),
-    "sqlite": sqlite.insert(schema.run).on_conflict_do_nothing(index_elements=["job", "claim"]),
+def _finish(connection: Connection, finish: Finish) -> Run | None:
+    values = {
+        "key": finish.run_id,
+        "how": finish.outcome.value,
+        "why": finish.reason,
+        "at": finish.at,
+        **_error_values(finish.error, "e_"),
+    }
+    return _by_id(connection, finish.run_id) if _FINISH.run(connection, values) else None
+
+
+def _by_id(connection: Connection, run_id: str) -> Run:
+    (row,) = _BY_ID.rows(connection, {"key": run_id})
+    return _run(row)
+
+
+_STARTABLE = or_(_RUN.state == State.PENDING.value, _RUN.state == State.WAITING.value)
+_STARTABLE_RUN = Statement(select(_RUN.attempts).where(_RUN.id == bindparam("key"), _STARTABLE))
+_BY_ID = Statement(select(schema.run).where(_RUN.id == bindparam("key")))
+_NEW: dict[str, Any] = {
+    column.name: bindparam(column.name) for column in schema.run.columns if column.name != "seq"
 }
-_GROW = (
+_INSERT_NEW = {
+    dialect.dialect.name: Statement(
+        dialect.insert(schema.run).values(_NEW).on_conflict_do_nothing(index_elements=["job", "claim"])
+    )
+    for dialect in (postgresql, sqlite)
+}
+_GROW = Statement(
     update(schema.run)
     .where(_RUN.id == bindparam("key"))
     .values(fire_until=bindparam("until"), fire_count=bindparam("count"), finished_at=bindparam("at"))
 )
-_BEGIN_RUN = (
+_BEGIN_RUN = Statement(
     update(schema.run)
     .where(_RUN.id == bindparam("key"))
     .values(
@@ -248,10 +242,12 @@ _BEGIN_RUN = (
         next_attempt_at=None,
     )
 )
-_BEGIN_ATTEMPT = insert(schema.attempt).values(
-    run_id=bindparam("key"), number=bindparam("number"), owner=bindparam("by"), started_at=bindparam("at")
+_BEGIN_ATTEMPT = Statement(
+    insert(schema.attempt).values(
+        run_id=bindparam("key"), number=bindparam("number"), owner=bindparam("by"), started_at=bindparam("at")
+    )
 )
-_END_RUN = (
+_END_RUN = Statement(
     update(schema.run)
     .where(
         _RUN.id == bindparam("key"), _RUN.attempts == bindparam("number_"), _RUN.state == State.RUNNING.value
@@ -262,9 +258,7 @@ _END_RUN = (
         reason=bindparam("why"),
         waiting_for=bindparam("what"),
         next_attempt_at=bindparam("next"),
-        finished_at=case(
-            (bindparam("to") == State.FINISHED.value, bindparam("at", type_=schema.Instant())), else_=None
-        ),
+        finished_at=bindparam("finished"),
         uncharged=_RUN.uncharged + bindparam("free"),
         losses=_RUN.losses + bindparam("lost"),
         owner=None,
@@ -276,7 +270,7 @@ _END_RUN = (
         **{name: bindparam(f"n_{name}") for name in _COUNTS},
     )
 )
-_END_ATTEMPT = (
+_END_ATTEMPT = Statement(
     update(schema.attempt)
     .where(_ATTEMPT.run_id == bindparam("key"), _ATTEMPT.number == bindparam("number_"))
     .values(
@@ -287,14 +281,14 @@ _END_ATTEMPT = (
         error_hint=bindparam("e_hint"),
     )
 )
-_WAIT = (
+_WAIT = Statement(
     update(schema.run)
     .where(_RUN.id == bindparam("key"), _STARTABLE)
     .values(state=bindparam("to"), waiting_for=bindparam("what"), next_attempt_at=bindparam("next"))
 )
-_FINISH = (
+_FINISH = Statement(
     update(schema.run)
-    .where(_RUN.id == bindparam("key"))
+    .where(_RUN.id == bindparam("key"), _STARTABLE)
     .values(
         state=State.FINISHED.value,
         outcome=bindparam("how"),
@@ -316,6 +310,7 @@ def _end_values(end: End) -> dict[str, Any]:
         "at": end.at,
         "ended": end.outcome.value,
         "to": end.state.value,
+        "finished": end.at if end.state is State.FINISHED else None,
         "how": end.run_outcome.value if end.run_outcome else None,
         "why": end.reason,
         "what": end.waiting_for,
@@ -366,7 +361,7 @@ def find_run(connection: Connection, id_or_prefix: str) -> Run | None:
     rows = connection.execute(query).all()
     if len(rows) > 1 and rows[0].id != id_or_prefix:
         raise AmbiguousRunError(f'several runs begin with "{id_or_prefix}"', hint="type more of the id")
-    return _run(rows[0]) if rows else None
+    return _run(rows[0]._mapping) if rows else None
 
 
 def list_runs(connection: Connection, which: RunFilter) -> list[Run]:
@@ -380,19 +375,19 @@ def list_runs(connection: Connection, which: RunFilter) -> list[Run]:
         query = query.where(_RUN.state.in_([state.value for state in which.states]))
     if which.since is not None:
         query = query.where(or_(_RUN.created_at >= which.since, _RUN.finished_at >= which.since))
-    return [_run(row) for row in connection.execute(query)]
+    return [_run(row) for row in connection.execute(query).mappings()]
 
 
 def list_attempts(connection: Connection, run_id: str) -> list[Attempt]:
     """The attempts of a run, the first one first."""
     query = select(schema.attempt).where(_ATTEMPT.run_id == run_id).order_by(_ATTEMPT.number)
-    return [_attempt(row) for row in connection.execute(query)]
+    return [_attempt(row) for row in connection.execute(query).mappings()]
 
 
 def unfinished_runs(connection: Connection) -> list[Run]:
     """Everything pending, waiting or running, the oldest first."""
     query = select(schema.run).where(literal_column("state <> 'finished'")).order_by(_RUN.seq)
-    return [_run(row) for row in connection.execute(query)]
+    return [_run(row) for row in connection.execute(query).mappings()]
 
 
 def live_counts(connection: Connection) -> dict[str, int]:
@@ -407,9 +402,13 @@ def live_counts(connection: Connection) -> dict[str, int]:
 
 def last_runs(connection: Connection, jobs: Iterable[str]) -> dict[str, Run]:
     """The newest run of each of these jobs; jobs that never had one are absent."""
-    query = select(schema.run).where(_RUN.job == bindparam("name")).order_by(_RUN.seq.desc()).limit(1)
-    found = {job: connection.execute(query, {"name": job}).first() for job in jobs}
-    return {job: _run(row) for job, row in found.items() if row is not None}
+    found = {job: _NEWEST.rows(connection, {"name": job}) for job in jobs}
+    return {job: _run(row) for job, rows in found.items() for row in rows}
+
+
+_NEWEST = Statement(
+    select(schema.run).where(_RUN.job == bindparam("name")).order_by(_RUN.seq.desc()).limit(1)
+)
 
 
 def last_successes(connection: Connection) -> dict[str, datetime]:
@@ -440,11 +439,6 @@ def read_history(connection: Connection, jobs: Collection[str]) -> dict[str, His
 def read_cursor(connection: Connection, job: str) -> str | None:
     """The cursor that the job's last success left."""
     return connection.scalar(select(schema.cursor.c.value).where(schema.cursor.c.job == job))
-
-
-def _runs_by_id(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
-    rows = connection.execute(_BY_ID, {"ids": ids})
-    return {row.id: _run(row) for row in rows}
 
 
 def _run_values(run: Run) -> dict[str, Any]:
@@ -483,8 +477,7 @@ def _run_values(run: Run) -> dict[str, Any]:
     }
 
 
-def _run(row: Row[Any]) -> Run:
-    values = row._mapping
+def _run(values: Mapping[Any, Any]) -> Run:
     return Run(
         id=values["id"],
         job=values["job"],
@@ -520,8 +513,7 @@ def _run(row: Row[Any]) -> Run:
     )
 
 
-def _attempt(row: Row[Any]) -> Attempt:
-    values = row._mapping
+def _attempt(values: Mapping[Any, Any]) -> Attempt:
     return Attempt(
         run_id=values["run_id"],
         number=values["number"],

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Insert, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.store import schema
+from erpsync.store.statement import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +30,17 @@ def read_marks(connection: Connection) -> dict[str, Mark]:
 
 def write_marks(connection: Connection, marks: Sequence[Mark]) -> list[None]:
     """Set marks, in the transaction that writes the runs they stand for."""
-    if marks:
-        connection.execute(
-            _SET[connection.dialect.name],
-            [{"job": mark.job, "schedule": mark.schedule, "until": mark.until} for mark in marks],
-        )
+    statement = _SET[connection.dialect.name]
+    for mark in marks:
+        statement.run(connection, {"job": mark.job, "schedule": mark.schedule, "until": mark.until})
     return [None] * len(marks)
 
 
-def _set(dialect: Any) -> Insert:
-    statement = dialect.insert(schema.mark)
-    changed = {"schedule": statement.excluded.schedule, "until": statement.excluded.until}
-    upsert: Insert = statement.on_conflict_do_update(index_elements=["job"], set_=changed)
-    return upsert
+def _set(dialect: Any) -> Statement:
+    parameters: dict[str, Any] = {column.name: bindparam(column.name) for column in schema.mark.columns}
+    insert = dialect.insert(schema.mark).values(parameters)
+    changed = {"schedule": insert.excluded.schedule, "until": insert.excluded.until}
+    return Statement(insert.on_conflict_do_update(index_elements=["job"], set_=changed))
 
 
 _SET = {"postgresql": _set(postgresql), "sqlite": _set(sqlite)}

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from erpsync.core.errors import (
     ErpsyncError,
@@ -26,7 +26,7 @@ from erpsync.core.errors import (
     StoreUnavailableError,
 )
 from erpsync.store.copy import keep_before_upgrade
-from erpsync.store.database_fault import meaning_of
+from erpsync.store.database_fault import DATABASE_FAULTS, RETRYABLE, meaning_of
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
 
@@ -67,10 +67,11 @@ class Store:
         store = cls(path, read_only=read_only)
         try:
             store._prepare()
-        except (SQLAlchemyError, ErpsyncError) as error:
+        except ErpsyncError:
             store.close()
-            if isinstance(error, ErpsyncError):
-                raise
+            raise
+        except DATABASE_FAULTS as error:
+            store.close()
             raise _translated(error, path) from error
         return store
 
@@ -113,7 +114,7 @@ class Store:
         try:
             with self._readers.begin() as connection:
                 return query(connection, *args, **kwargs)
-        except SQLAlchemyError as error:
+        except DATABASE_FAULTS as error:
             raise _translated(error, self.path) from error
 
     def close(self) -> None:
@@ -172,7 +173,7 @@ class Store:
                     answers = operation(connection, [task.item for task in group])
                     results += zip(group, answers, strict=True)
         except Exception as error:  # noqa: BLE001 - whatever an operation raises belongs to its caller
-            if len(tasks) > 1 and not isinstance(error, OperationalError):
+            if len(tasks) > 1 and meaning_of(error) not in RETRYABLE:
                 for task in tasks:
                     self._commit(connection, [task])
             else:  # one alone, or the database itself: locked, full
@@ -195,7 +196,7 @@ class _Task:
         self.future.set_running_or_notify_cancel()  # a queued write cannot be taken back
 
     def fail(self, error: Exception, path: Path) -> None:
-        self.future.set_exception(_translated(error, path) if isinstance(error, SQLAlchemyError) else error)
+        self.future.set_exception(_translated(error, path) if isinstance(error, DATABASE_FAULTS) else error)
 
 
 def _make_place(path: Path, read_only: bool) -> None:
@@ -212,7 +213,11 @@ def _make_place(path: Path, read_only: bool) -> None:
 
 
 def _engine(path: Path, *, begin: str, read_only: bool) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10, "check_same_thread": False})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": 10, "check_same_thread": False},
+        paramstyle="named",  # as all our drivers, see Statement
+    )
 
     def connected(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
