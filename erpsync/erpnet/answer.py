@@ -35,6 +35,7 @@ E = TypeVar("E", bound=ErpNetError)
 _LONGEST_MESSAGE = 1000
 _RULE = re.compile(r"\bR\d{3,}\b")
 _SET_NAME = re.compile(r"\b[A-Z][A-Za-z]*(?:_[A-Z][A-Za-z]*)+\b")
+_SCOPE = re.compile(r'scope="([\x20-\x7e]{1,200}?)"')
 _LOST_TRANSACTION = "Invalid TransactionId"
 _AUTH_HINT = (
     "the token is not for this server: check the instance's url, and proxies that ask people to sign in"
@@ -72,6 +73,10 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
         return _signed_out(status, headers, where)
     if status < 300 and erp is None:
         return _truncated(where)
+    if status in (401, 403) and (challenge := headers.get("www-authenticate", "")).count(
+        "insufficient_scope"
+    ):
+        return _lacks_scope(status, challenge, where)
     if status == 401:
         return UnauthorizedError(
             f"{where}: the token is refused (401), a fresh one too",
@@ -89,6 +94,17 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
             type=erp.type if erp else "",
         )
     return _rejected(status, erp, where) if erp else _bare(status, headers, where)
+
+
+def _lacks_scope(status: int, challenge: str, where: str) -> ForbiddenError:
+    """RFC 6750 section 3.1: the token is good, and for something else."""
+    needed = _SCOPE.search(challenge)
+    return ForbiddenError(
+        f"{where}: the token lacks a scope{f' of: {needed[1]}' if needed else ''} ({status})",
+        where=where,
+        status=status,
+        hint="`erpsync identities` shows what was granted; add it to `scope` and to the Trusted Application's Scope",
+    )
 
 
 def unreachable(error: Exception, where: str) -> UnreachableError:

@@ -1,7 +1,6 @@
 """The gate of one identity server: few token requests at once, none while it asks for patience."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
@@ -51,5 +50,4 @@ class ServerGate:
             wait = min(2.0 ** min(self._refused - 1, 10), _LONGEST_OWN_WAIT)
         else:
             return
-        spread = random.uniform(1.0, 1.1)  # noqa: S311 - a spread
-        self._closed_until = max(self._closed_until, self._clock.boot() + wait * spread)
+        self._closed_until = max(self._closed_until, self._clock.boot() + wait)

@@ -77,6 +77,7 @@ class TokenManager:
         self._version = 0
         self._forced_at: float | None = None
         self._refused: AccessToken | None = None
+        self._trouble: ErpsyncError | None = None  # of the flight under way, which goes on
         self._looked_at = 0.0
 
     async def token(self, *, min_valid: timedelta = _ZERO, max_age: timedelta | None = None) -> AccessToken:
@@ -200,11 +201,13 @@ class TokenManager:
             flight.result()  # a fault of ours is everybody's
 
     def _raise_failure(self) -> NoReturn:
-        if self._failure is None:
+        """What stands in the way, for this caller alone."""
+        error = self._failure.error if self._failure else self._trouble
+        if error is None:
             raise TokenEndpointError(
                 f"no token for {self._identity.name} yet: the identity server takes its time", retryable=True
             )
-        raise copy.copy(self._failure.error) from self._failure.error.__cause__
+        raise copy.copy(error) from error.__cause__
 
     # -- the flight ------------------------------------------------------------------------------------------------
 
@@ -232,7 +235,7 @@ class TokenManager:
 
     async def _renew(self, trigger: str, phase: Phase, *, only_if_new: bool) -> None:
         """The flight: get a token and hold it, or note why there is none."""
-        self._looked_at = self._clock.boot()
+        self._looked_at, self._trouble = self._clock.boot(), None
         try:
             if only_if_new and not await self._source.changed():
                 return
@@ -262,7 +265,9 @@ class TokenManager:
             return not patient or late or state.attempt_number >= _COLD_TRIES
 
         def tell(state: RetryCallState) -> None:
-            self._report.trying_again(_error(state), trigger, state.upcoming_sleep)
+            error = _error(state)
+            self._trouble = error if isinstance(error, ErpsyncError) else None
+            self._report.trying_again(error, trigger, state.upcoming_sleep)
 
         async def fetch() -> tuple[HeldToken, Fetched]:
             fetched = await self._recall() or await self._source.fetch()

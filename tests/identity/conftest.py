@@ -1,13 +1,18 @@
 """A token manager against a scripted server, with a clock in hand."""
 
+import asyncio
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from erpsync.core.clock import Clock, ManualClock
 from erpsync.core.instance import Identity
@@ -26,6 +31,51 @@ TOKEN_PATH = "/id/connect/token"
 NIGHT = Identity("night", "acme", "my.trusted.app/service", (), scope=("read", "update"))
 TLS = ssl.create_default_context()  # slow to make, so made once
 SECRET = "correct-horse-battery"
+DISCOVERY = "/id/.well-known/openid-configuration"
+DOWN = http({"error": "temporarily_unavailable"}, 503)
+REFUSED = http({"error": "invalid_client"}, 400)
+
+
+def seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)
+
+
+class BenchClock(ManualClock):
+    """A clock that knows whether the machine is at work, which takes no time of its own."""
+
+    requests_under_way = 0
+
+
+class WatchedTransport(httpx2.AsyncHTTPTransport):
+    """A real transport that tells the clock of its requests."""
+
+    def __init__(self, clock: BenchClock) -> None:
+        super().__init__(verify=TLS, trust_env=False)
+        self._clock = clock
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self._clock.requests_under_way += 1
+        try:
+            return await super().handle_async_request(request)
+        finally:
+            self._clock.requests_under_way -= 1
+
+
+async def passing(clock: BenchClock, work: Any) -> Any:
+    """The result of `work`, time passing a second at a time whenever nothing else happens."""
+    task = asyncio.ensure_future(work)
+    while not (await asyncio.wait({task}, timeout=0.01))[0]:
+        if not clock.requests_under_way:
+            clock.advance(seconds(1))
+    return await task
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for a fact of the outside world, at most five seconds."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.002)
 
 
 def grant(token: str = "opaque-token-1", **fields: object) -> dict[str, object]:
@@ -40,7 +90,7 @@ class Bench:
 
     server: ScriptedServer
     client: httpx2.AsyncClient
-    clock: ManualClock = field(default_factory=ManualClock)
+    clock: BenchClock
     redactor: Redactor = field(default_factory=Redactor)
     events: list[tuple[str, str, dict[str, object]]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=lambda: [SECRET])
@@ -137,11 +187,19 @@ class Bench:
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
     """A server that describes itself rightly and gives good tokens until told otherwise."""
-    async with ScriptedServer() as server, httpx2.AsyncClient(verify=TLS, trust_env=False) as client:
-        bench = Bench(server, client)
+    clock = BenchClock()
+    async with ScriptedServer() as server, httpx2.AsyncClient(transport=WatchedTransport(clock)) as client:
+        bench = Bench(server, client, clock)
         document = {"issuer": bench.issuer, "token_endpoint": server.url + TOKEN_PATH}
-        server.script["/id/.well-known/openid-configuration"] = http(document)
+        server.script[DISCOVERY] = http(document)
         bench.answers(http(grant()))
         yield bench
         for manager in bench.managers:
             await manager.close()
+
+
+@pytest.fixture(scope="session")
+def signing_key() -> str:
+    """A private key in PEM; making one takes a moment."""
+    key = rsa.generate_private_key(65537, 2048)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()

@@ -2,50 +2,31 @@
 
 import asyncio
 import contextlib
-import time
 from datetime import timedelta
-from typing import Any
 
-import httpx2
 import pytest
 
-from erpsync.core.clock import ManualClock, SystemClock
+from erpsync.core.clock import SystemClock
 from erpsync.core.errors import (
     ConfigError,
-    DiscoveryError,
     IdentityError,
     SecretUnavailableError,
     TokenEndpointError,
 )
-from erpsync.identity.gate import ServerGate
 from erpsync.identity.status import TokenState
-from tests.identity.conftest import NIGHT, SECRET, TLS, TOKEN_PATH, Bench, grant
+from tests.identity.conftest import (
+    DOWN,
+    NIGHT,
+    REFUSED,
+    SECRET,
+    TOKEN_PATH,
+    Bench,
+    grant,
+    passing,
+    seconds,
+    until,
+)
 from tests.servers.scripted import Seen, http
-
-DOWN = http({"error": "temporarily_unavailable"}, 503)
-REFUSED = http({"error": "invalid_client"}, 400)
-DISCOVERY = "/id/.well-known/openid-configuration"
-
-
-def seconds(value: float) -> timedelta:
-    return timedelta(seconds=value)
-
-
-async def passing(clock: ManualClock, work: Any) -> Any:
-    """The result of `work`, time passing a second at a time whenever nothing else happens."""
-    task = asyncio.ensure_future(work)
-    while not (await asyncio.wait({task}, timeout=0.01))[0]:
-        clock.advance(seconds(1))
-    return await task
-
-
-async def until(condition: Any) -> None:
-    """Waits for a fact of the outside world, at most five seconds."""
-    deadline = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        await asyncio.sleep(0.002)
-
 
 # -- one request for all ---------------------------------------------------------------------------------------------
 
@@ -92,26 +73,6 @@ async def test_cancelled_first_caller_harms_nobody(bench: Bench) -> None:
     assert bench.token_requests == 1
 
 
-@pytest.mark.parametrize("case", ["T44"])
-async def test_gate_bounds_the_requests_at_one_server(bench: Bench, case: str) -> None:
-    """T44: a hundred jobs of three identities make three requests, two at a time."""
-    inside, most = 0, 0
-    gate = ServerGate(bench.clock)
-
-    async def counted(_: Seen) -> bytes:
-        nonlocal inside, most
-        inside += 1
-        most = max(most, inside)
-        await asyncio.sleep(0.01)
-        inside -= 1
-        return http(grant())
-
-    bench.answers(counted)
-    managers = [bench.manager(gate=gate, name=f"night-{number}") for number in range(3)]
-    await asyncio.gather(*(managers[number % 3].token() for number in range(100)))
-    assert (bench.token_requests, most) == (3, 2)
-
-
 async def test_error_reaches_every_waiter(bench: Bench) -> None:
     """Those who waited together fail together, each with an exception of his own."""
     bench.answers(REFUSED)
@@ -151,30 +112,6 @@ async def test_early_renewal_leaves_room_for_trouble(bench: Bench) -> None:
     assert manager.status().state is TokenState.AGING
 
 
-async def test_short_tokens_are_used(bench: Bench) -> None:
-    """T06: a token of 30 s is asked for once in its life and not for each request."""
-    bench.answers(http(grant(expires_in=30)))
-    manager = bench.manager()
-    for _ in range(26):
-        await manager.token()
-        bench.clock.advance(seconds(1))
-    assert bench.token_requests == 1
-    assert any("30 s" in str(doubt["doubt"]) for doubt in bench.named("token.answer_doubted"))
-
-
-async def test_lifetime_counts_from_sending(bench: Bench) -> None:
-    """T09: what the answer took is part of the token's life."""
-
-    async def slow(_: Seen) -> bytes:
-        bench.clock.advance(seconds(10))
-        return http(grant(expires_in=60))
-
-    bench.answers(slow)
-    start = bench.clock.now()
-    token = await bench.manager().token()
-    assert token.expires_at == start + seconds(60)
-
-
 async def test_token_that_is_over_on_arrival_is_no_token(bench: Bench) -> None:
     """An answer that took longer than the token lives is a failure that may pass, not a loop of requests."""
 
@@ -200,47 +137,7 @@ async def test_caller_may_ask_for_a_longer_life(bench: Bench) -> None:
     assert bench.named("token.renewed")[1]["trigger"] == "run"
 
 
-@pytest.mark.parametrize("step", [timedelta(hours=4), timedelta(hours=-4)])
-async def test_clock_steps_never_lengthen_a_life(bench: Bench, step: timedelta) -> None:
-    """T57: the token is over when either clock says so; a clock set back gives it no more time."""
-    bench.answers(http(grant("one")), http(grant("two")))
-    manager = bench.manager()
-    await manager.token()
-    bench.clock.step(step)
-    assert (await manager.token()).value == ("two" if step > timedelta(0) else "one")
-    bench.clock.advance(seconds(3600))
-    assert (await manager.token()).value != "one"
-
-
-async def test_skew_is_measured(bench: Bench) -> None:
-    """T56: the server's Date against our clock is shown, told once above 30 s, and changes no lifetime."""
-    bench.answers(http(grant(), headers={"Date": "Thu, 01 Jan 2026 00:10:00 GMT"}))
-    manager = bench.manager()
-    token = await manager.token()
-    assert token.expires_at - bench.clock.now() == seconds(3600)
-    assert manager.status().clock_skew_seconds == 600
-    assert "clock" in str(bench.named("token.answer_doubted")[0]["doubt"])
-
-
 # -- outages ---------------------------------------------------------------------------------------------------------
-
-
-async def test_outage_is_survived_while_the_token_lives(bench: Bench) -> None:
-    """T29: with the server away the token is used to the end; one warning, and a few requests only."""
-    bench.answers(http(grant()), DOWN)
-    manager = bench.manager()
-    await manager.token()
-    bench.clock.advance(seconds(3541))
-    for _ in range(48):
-        assert (await manager.token()).value == "opaque-token-1"
-        await until(lambda: manager.status().state is not TokenState.FETCHING)
-        bench.clock.advance(seconds(1))
-    failures = [level for name, level, _ in bench.events if name == "token.renewal_failed"]
-    assert failures.count("warning") == 1
-    assert 2 <= bench.token_requests - 1 <= 8
-    bench.answers(http(grant("after")))
-    bench.clock.advance(seconds(8))
-    assert (await manager.token()).value == "after"
 
 
 async def test_cold_callers_wait_for_retries(bench: Bench) -> None:
@@ -269,43 +166,6 @@ async def test_cold_failure_is_shared_for_a_moment(bench: Bench) -> None:
     assert (await manager.token()).value == "back"
 
 
-async def test_retry_after_holds_all_callers(bench: Bench) -> None:
-    """T30: 429 with Retry-After: no request of anybody before that time."""
-    bench.answers(http({"error": "slow_down"}, 429, {"Retry-After": "120"}), http(grant()))
-    manager = bench.manager()
-    for _ in range(3):
-        with pytest.raises(TokenEndpointError):
-            await manager.token()
-        bench.clock.advance(seconds(39))
-    assert bench.token_requests == 1
-    assert manager.status().next_renewal_at is not None
-    bench.clock.advance(seconds(20))
-    assert (await manager.token()).value == "opaque-token-1"
-
-
-async def test_silent_server_is_given_up(bench: Bench) -> None:
-    """T41: a server that accepts and says nothing costs 15 s a try; one request at a time is in flight."""
-    forever = asyncio.Event()
-
-    async def silent(_: Seen) -> bytes:
-        await forever.wait()
-        return b""
-
-    bench.answers(silent)
-    manager = bench.manager()
-    waiting = asyncio.gather(manager.token(), manager.token(), return_exceptions=True)
-    await until(lambda: bench.token_requests == 1)
-    for _ in range(4):
-        bench.clock.advance(seconds(4))
-        await asyncio.sleep(0.002)
-    await until(lambda: len(bench.named("token.renewal_failed")) == 1)
-    assert "15 s" in str(bench.named("token.renewal_failed")[0]["error_message"])
-    bench.clock.advance(seconds(30))
-    errors = await waiting
-    assert all(isinstance(error, TokenEndpointError) and error.retryable for error in errors)
-    forever.set()
-
-
 async def test_unreachable_host_is_worth_waiting_for(bench: Bench) -> None:
     """A connection refused is retryable and names the host."""
     manager = bench.manager(issuer="http://127.0.0.1:9/id")
@@ -326,25 +186,6 @@ async def test_large_answer_is_cut_off(bench: Bench) -> None:
 # -- refusals --------------------------------------------------------------------------------------------------------
 
 
-async def test_refusal_parks_the_identity(bench: Bench) -> None:
-    """T25: credentials refused: an error at once for everybody, told once; asked again after 15 minutes."""
-    bench.answers(REFUSED)
-    manager = bench.manager()
-    for _ in range(14):
-        with pytest.raises(TokenEndpointError) as caught:
-            await manager.token()
-        assert caught.value.credentials
-        assert not caught.value.retryable
-        bench.clock.advance(seconds(60))
-    assert bench.token_requests == 1
-    assert manager.status().state is TokenState.REJECTED
-    assert [level for name, level, _ in bench.events if name == "token.rejected"] == ["error"]
-    bench.answers(http(grant()))
-    bench.clock.advance(seconds(61))
-    assert (await manager.token()).value == "opaque-token-1"
-    assert bench.named("token.renewed")[0]["trigger"] == "probe"
-
-
 async def test_new_secret_ends_the_parking(bench: Bench) -> None:
     """A secret that changed is tried with the next call, without waiting for the probe."""
     bench.answers(REFUSED, http(grant()))
@@ -355,37 +196,6 @@ async def test_new_secret_ends_the_parking(bench: Bench) -> None:
     bench.clock.advance(seconds(5))
     assert (await manager.token()).value == "opaque-token-1"
     assert bench.server.requests(TOKEN_PATH)[1].form["client_secret"] == ["a-new-and-better-secret"]
-
-
-async def test_second_secret_takes_over(bench: Bench) -> None:
-    """T54: with two secrets the second is tried when the first is refused, remembered, and reported."""
-
-    async def knows(seen: Seen) -> bytes:
-        return http(grant()) if seen.form["client_secret"] == ["secret-two"] else REFUSED
-
-    bench.answers(knows)
-    bench.secrets[:] = ["secret-one", "secret-two"]
-    manager = bench.manager()
-    await manager.token()
-    assert (bench.token_requests, manager.status().secret_in_use) == (2, 1)
-    assert "number 2" in str(bench.named("token.answer_doubted")[0]["doubt"])
-    bench.clock.advance(seconds(3600))
-    await manager.token()
-    assert bench.token_requests == 3
-
-
-async def test_secret_rolled_over_during_the_request(bench: Bench) -> None:
-    """T25: a refusal is followed by reading the secret again; a new one is tried at once."""
-
-    async def rolled(seen: Seen) -> bytes:
-        if seen.form["client_secret"] == ["brand-new-secret"]:
-            return http(grant())
-        bench.secrets[:] = ["brand-new-secret"]
-        return REFUSED
-
-    bench.answers(rolled)
-    assert (await bench.manager().token()).value == "opaque-token-1"
-    assert bench.named("token.rejected") == []
 
 
 async def test_missing_secret_parks_until_it_is_there(bench: Bench) -> None:
@@ -424,24 +234,6 @@ async def test_refusal_does_not_take_the_living_token(bench: Bench) -> None:
 
 
 # -- the API says 401 ------------------------------------------------------------------------------------------------
-
-
-async def test_fifty_refusals_cost_one_renewal(bench: Bench) -> None:
-    """T35: fifty callers with the same refused token lead to one request and one new token."""
-    bench.answers(http(grant("one")), http(grant("two")))
-    manager = bench.manager()
-    old = await manager.token()
-
-    async def refused() -> str:
-        manager.invalidate(old.version, "401")
-        return (await manager.token()).value
-
-    assert set(await asyncio.gather(*(refused() for _ in range(50)))) == {"two"}
-    assert bench.token_requests == 2
-    assert len(bench.named("token.invalidated")) == 1
-    manager.invalidate(old.version, "a late one")
-    assert (await manager.token()).value == "two"
-    assert bench.named("token.renewed")[1]["trigger"] == "refused"
 
 
 async def test_renewals_by_force_are_a_minute_apart(bench: Bench) -> None:
@@ -499,56 +291,6 @@ async def test_no_scope_asks_for_none(bench: Bench) -> None:
     token = await bench.manager(scope=()).token()
     assert "scope" not in bench.server.requests(TOKEN_PATH)[0].form
     assert token.scope == ("read", "update")
-
-
-async def test_redirects_are_not_followed(bench: Bench) -> None:
-    """T42: the secret goes to the token endpoint and nowhere else."""
-    bench.answers(http(b"", 307, {"Location": f"{bench.server.url}/elsewhere"}))
-    with pytest.raises(TokenEndpointError):
-        await bench.manager().token()
-    assert bench.server.requests("/elsewhere") == []
-
-
-async def test_proxy_that_refuses_is_named(bench: Bench) -> None:
-    """T43: a proxy that wants credentials is an error of configuration; its own are not shown."""
-    bench.server.script["id.example:443"] = http(b"", 407)
-    proxy = bench.server.url.replace("//", "//user:proxy-password@")
-    async with httpx2.AsyncClient(verify=TLS, proxy=proxy) as client:
-        bench.client = client
-        with pytest.raises(DiscoveryError) as caught:
-            await bench.manager(issuer="https://id.example/id").token()
-    assert not caught.value.retryable
-    assert "`proxy`" in caught.value.hint
-    assert "proxy-password" not in repr((caught.value, bench.events))
-
-
-# -- discovery -------------------------------------------------------------------------------------------------------
-
-
-async def test_known_endpoint_outlives_discovery(bench: Bench) -> None:
-    """T59: the description is read once a day, and does for a week while it cannot be read."""
-    manager = bench.manager()
-    await manager.token()
-    bench.clock.advance(timedelta(hours=12))
-    await manager.token()
-    assert len(bench.server.requests(DISCOVERY)) == 1
-    bench.server.script[DISCOVERY] = http(b"", 503)
-    bench.clock.advance(timedelta(days=3))
-    await manager.token()
-    assert len(bench.server.requests(DISCOVERY)) == 2
-    bench.clock.advance(timedelta(days=5))
-    with pytest.raises(IdentityError):
-        await passing(bench.clock, manager.token())
-
-
-async def test_other_host_for_tokens_is_told_once(bench: Bench) -> None:
-    """T60: a token endpoint on another host is used, and noted."""
-    endpoint = bench.server.url.replace("127.0.0.1", "localhost") + TOKEN_PATH
-    bench.server.script[DISCOVERY] = http({"issuer": bench.issuer, "token_endpoint": endpoint})
-    manager = bench.manager()
-    await manager.token()
-    assert "localhost" in str(bench.named("token.answer_doubted")[0]["doubt"])
-    assert manager.status().token_endpoint == endpoint
 
 
 # -- secrecy, status, end --------------------------------------------------------------------------------------------
