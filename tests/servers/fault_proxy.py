@@ -1,6 +1,7 @@
 """A TCP proxy that spoils what passes: put it between a client and a real server."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 from collections import deque
@@ -88,10 +89,12 @@ class FaultProxy:
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            answers.cancel()
-            await asyncio.gather(answers, return_exceptions=True)
             upstream_writer.close()
             writer.close()
+            answers.cancel()
+            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                await asyncio.gather(answers, return_exceptions=True)
+                await asyncio.gather(upstream_writer.wait_closed(), writer.wait_closed())
             self._tasks.discard(task)
 
     async def _answers(
