@@ -9,8 +9,8 @@ from erpsync.core.duration import parse_duration
 def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -> datetime:
     """An aware UTC instant from "2026-03-29T03:30" (in `zone` where it names none), "18:00" or "24h" (ago).
 
-    A time of day means the newest one that is over; `ahead` it means the next one, and "24h" is from now on.
-    ValueError says what is accepted.
+    A time of day, perhaps with seconds, means the newest one that is over; `ahead` it means the next one, and "24h" is
+    from now on. ValueError says what is accepted.
     """
     local = ZoneInfo(zone)
     try:
@@ -19,7 +19,8 @@ def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -
     except ValueError:
         pass
     try:
-        clock = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - a time of day has no zone
+        form = "%H:%M:%S" if text.count(":") == 2 else "%H:%M"
+        clock = datetime.strptime(text, form).time()  # noqa: DTZ007 - a time of day has no zone
         today = datetime.combine(now.astimezone(local).date(), clock, local)
         if ahead:
             return (today if today > now else today + timedelta(days=1)).astimezone(UTC)

@@ -10,6 +10,8 @@ from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagO
 from erpsync.cli.output import note, print_json, say, table
 from erpsync.core.job import Dst
 
+_FOLLOWERS = 10  # jobs without fire times of their own that are named one by one
+
 
 def next_(
     context: typer.Context,
@@ -33,12 +35,13 @@ def next_(
         return
     if not found:
         some = expr is not None or workspace_of(context).configuration.jobs
-        why = (
-            "no job has a fire time ahead; those with { after } follow their parents"
-            if some
-            else "no jobs are defined"
-        )
-        note(f"nothing is due: {why}")
+        note(f"nothing is due: {'no job has a fire time ahead' if some else 'no jobs are defined'}")
+    if expr is None:
+        followers = _followers(context, jobs, instance, tag)
+        for job, follows in followers[:_FOLLOWERS]:
+            note(f"{job} comes {follows}")
+        if len(followers) > _FOLLOWERS:
+            note(f"{len(followers) - _FOLLOWERS} more come after others")
     columns = ("at", "utc", "job", "note") if expr is None else ("at", "utc", "note")
     rows = ([time[column] for column in columns] for time in found)
     say("local times carry their offset")
@@ -83,6 +86,23 @@ def _of_jobs(
         times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay, job=job)
         found += [(time.utc, time.document(job.name)) for time in times]
     return [document for _, document in sorted(found, key=lambda pair: pair[0])]
+
+
+def _followers(
+    context: typer.Context, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
+) -> list[tuple[str, str]]:
+    """The jobs that come after others, and after whom."""
+    from erpsync.cli.jobs import schedule_texts
+    from erpsync.control.selection import select_jobs
+    from erpsync.core.job import After
+
+    jobs = workspace_of(context).configuration.jobs
+    return [
+        (job.name, schedule_texts([schedule])[0])
+        for job in select_jobs(jobs, patterns or (), instances=instances or (), tags=tags or ())
+        for schedule in job.schedules
+        if isinstance(schedule, After) and job.enabled
+    ]
 
 
 def _instant(text: str | None, zone: str) -> datetime:

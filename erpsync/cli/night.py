@@ -61,7 +61,8 @@ def _print(found: "Review", times: Times) -> None:
         table(("job", "what", "times", "at", "why", "next"), rows, fold=("why",))
     say()
     ages = (
-        (name, times(at), format_duration(found.until - at) if at else "-") for name, at in found.data.items()
+        (name, times(found.data[name]), "-" if age is None else format_duration(age))
+        for name, age in found.ages.items()
     )
     table(("data of", "as of", "age"), ages)
 

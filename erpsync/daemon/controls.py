@@ -202,12 +202,13 @@ class DaemonControls:
             for status in self._house.connections.identities()
             if status.expires_at is not None
         }
-        fires = {job: at for at, job in self._fires()}
+        engine = self._house.engine
+        starts = {job: at for _, job in self._fires() if (at := engine.next_start(job)) is not None}
         late = {each.job for each in self.overdue()}
         expected = {
             (table.job.name, table.job.instance or ""): table.job.name in late for table in self._tables
         }
-        return Snapshot(running, self._waiting(), fires, expiries, self.lag, expected)
+        return Snapshot(running, self._waiting(), starts, expiries, self.lag, expected)
 
     def _with_progress(self, run: Run) -> dict[str, object]:
         progress = self._house.runner.progress(run.id)

@@ -80,9 +80,15 @@ class Review:
     def is_fine(self) -> bool:
         return not self.findings
 
+    @property
+    def ages(self) -> dict[str, timedelta | None]:
+        """How old each enabled job's data is, never less than nothing; None where it never succeeded."""
+        none = timedelta(0)
+        return {name: max(self.until - at, none) if at else None for name, at in self.data.items()}
+
     def document(self) -> dict[str, object]:
         """The public JSON form."""
-        age = {name: (self.until - at).total_seconds() if at else None for name, at in self.data.items()}
+        age = {name: age.total_seconds() if age is not None else None for name, age in self.ages.items()}
         return {
             "since": utc_text(self.since),
             "until": utc_text(self.until),

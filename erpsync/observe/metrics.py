@@ -32,7 +32,7 @@ class Snapshot:
 
     running: Mapping[str, int] = field(default_factory=dict)
     waiting: Mapping[str, int] = field(default_factory=dict)
-    next_fires: Mapping[str, datetime] = field(default_factory=dict)
+    next_starts: Mapping[str, datetime] = field(default_factory=dict)
     token_expiries: Mapping[str, datetime] = field(default_factory=dict)
     loop_lag_seconds: float = 0.0
     overdue: Mapping[tuple[str, str], bool] = field(default_factory=dict)
@@ -147,7 +147,10 @@ class _SnapshotCollector(Collector):
             overdue.add_metric(labels, is_overdue)
         yield overdue
         yield _gauges(
-            "erpsync_next_fire_timestamp_seconds", "Next fire time", "job_name", _seconds(now.next_fires)
+            "erpsync_next_fire_timestamp_seconds",
+            "When the next fire time starts, spread, blackout and window included",
+            "job_name",
+            _seconds(now.next_starts),
         )
         yield _gauges(
             "erpsync_token_expiry_timestamp_seconds",

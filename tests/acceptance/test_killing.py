@@ -144,3 +144,52 @@ def _require_witnessed(store: Store, runs: list[Run], witness: Path) -> None:
             assert ends == ["lost"] * (len(ends) - 1) + ["succeeded"]
         else:
             assert run.id not in last_attempt or run.attempts > 0
+
+
+HOLD = '''
+import asyncio
+from pathlib import Path
+from erpsync import JobContext, JobResult, Settings, job
+
+class Options(Settings):
+    witness: str
+
+@job("hold", repeatable=True)
+async def hold(ctx: JobContext[Options]) -> JobResult:
+    """Says that it is here, and does not let itself be cancelled until it is let go."""
+    with open(ctx.settings.witness, "a") as file:
+        file.write(f"{ctx.run_id} {ctx.attempt}\\n")
+    while not Path(ctx.settings.witness + ".done").exists():
+        try:
+            await asyncio.sleep(0.02)
+        except asyncio.CancelledError:
+            pass
+    return ctx.result()
+'''
+
+
+@pytest.mark.slow
+def test_what_a_newer_run_replaces_stays_replaced_after_a_crash(site: Site) -> None:
+    """Killed between the claim of a run and the end of the one it replaces: the old one ends as replaced and is
+    never entered again, the new one runs."""
+    witness = site.folder / "witness"
+    site.write(HOLD, "plugins/hold.py")
+    keys = f'plugin = "hold"\nschedule = "manual"\noverlap = "replace"\nwith = {{ witness = "{witness}" }}'
+    site.write(f"{BASE}\n[jobs.hold]\n{keys}\n")
+    with site.daemon() as daemon:
+        assert site.erpsync("trigger", "hold").returncode == 0
+        eventually(witness.exists, "the first run is entered")
+        assert site.erpsync("trigger", "hold").returncode == 0
+        newer, older = site.runs("hold")
+        assert (older["state"], newer["attempts"]) == ("running", 0)
+        daemon.kill()
+        daemon.wait()
+    with site.daemon() as daemon:
+        eventually(lambda: len(witness.read_text().splitlines()) == 2, "the newer run is entered")
+        (site.folder / "witness.done").touch()
+        eventually(lambda: site.runs("hold")[0]["state"] == "finished", "it ends")
+        assert site.stop(daemon) == 0
+
+    fates = [(run["outcome"], run["reason"]) for run in site.runs("hold")]
+    assert fates == [("succeeded", None), ("cancelled", "replaced")]
+    assert witness.read_text().splitlines() == [f"{older['id']} 1", f"{newer['id']} 1"]

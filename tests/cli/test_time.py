@@ -94,6 +94,27 @@ def test_simulate_refuses_nonsense(erpsync: Type, arguments: list[str], hint: st
     assert hint in said.err
 
 
+def test_night_begins_at_the_second_that_is_asked_for(erpsync: Type) -> None:
+    """A time of day may have seconds; what is none is a usage error."""
+    assert "T04:05:30Z" in erpsync("night", "--since", "04:05:30", "--format", "json").json["since"]
+    assert erpsync("night", "--since", "04:05:61").code == 2
+    assert erpsync("night", "--since", "4:5:30:1").code == 2
+
+
+def test_next_names_the_parents_of_what_comes_after(erpsync: Type, shifted: Path) -> None:
+    """A job that follows others has no fire time of its own; beside the table it is said whom it follows."""
+    alone = erpsync("next", "later")
+    assert (alone.code, "later comes after night, say on partial, skipped, succeeded" in alone.err) == (
+        0,
+        True,
+    )
+    all_ = erpsync("next")
+    assert "later comes after night, say" in all_.err
+    assert "later" not in all_.out
+    document = erpsync("next", "--format", "json")
+    assert "later" not in {time["job"] for time in document.json}
+
+
 def test_night_finds_silence_without_any_daemon(erpsync: Type) -> None:
     """Where no daemon has ever planned, the fire times of the night are findings: exit 1, with what to type."""
     said = erpsync("night", "--since", "24h", "--format", "json")
@@ -133,6 +154,7 @@ def test_night_of_asked_runs(erpsync: Type, folder: Path) -> None:
     [
         ("06:00", "2026-05-02T03:00:00+00:00"),
         ("19:00", "2026-05-01T16:00:00+00:00"),
+        ("06:00:30", "2026-05-02T03:00:30+00:00"),
         ("2h", "2026-05-01T14:00:00+00:00"),
         ("2026-05-03", "2026-05-02T21:00:00+00:00"),
     ],

@@ -43,6 +43,13 @@ def test_a_quiet_night_is_fine() -> None:
     ]
 
 
+def test_data_is_never_younger_than_now() -> None:
+    """A success that ended after the question, or under a clock that was ahead, is of age zero."""
+    found = looked(ended(Outcome.SUCCEEDED, at=NOW + timedelta(minutes=1)))
+    assert found.ages == {"products": timedelta(0)}
+    assert found.document()["data"][0]["age_seconds"] == 0  # type: ignore[index]
+
+
 def test_silence_is_a_finding() -> None:
     """A fire time that nobody has planned is found, by a mark that stays behind or that never was."""
     for found in (

@@ -14,11 +14,14 @@ import httpx2
 import pytest
 
 from erpsync.control.client import DaemonRefusedError
+from erpsync.core.calendar import spread_delay
 from tests.daemon.conftest import Site, eventually
 
 
 def test_from_start_to_drain(site: Site) -> None:
     """It becomes ready, runs its jobs, answers health checks, and ends well at SIGTERM, leaving nothing behind."""
+    with site.file.open("a") as file:
+        file.write('[jobs.spread]\nplugin = "long"\nschedule = "0 0 1 1 *"\nspread = "8h"\n')
     with site.daemon() as daemon:
         site.ready()
         eventually(lambda: len(site.succeeded()) >= 3, "runs succeed")
@@ -32,7 +35,11 @@ def test_from_start_to_drain(site: Site) -> None:
     assert runs is not None
     assert int(runs[1]) >= 3
     assert 'erpsync_token_requests_total{identity="service",outcome="succeeded"} 1.0' in page
-    assert "erpsync_next_fire_timestamp_seconds" in page
+    starts = re.search(r'erpsync_next_fire_timestamp_seconds\{job_name="spread"\} (\S+)', page)
+    assert starts is not None
+    start = datetime.fromtimestamp(float(starts[1]), UTC)
+    fire = datetime(start.year, 1, 1, tzinfo=UTC)
+    assert start - fire == spread_delay("spread", timedelta(hours=8))
     assert [event["event"] for event in site.events("daemon.stopped")] == ["daemon.stopped"]
     assert not (site.folder / "data" / "control.sock").exists()
     for path in (site.folder / "data").rglob("*"):
