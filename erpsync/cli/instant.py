@@ -9,8 +9,8 @@ from erpsync.core.duration import parse_duration
 def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -> datetime:
     """An aware UTC instant from "2026-03-29T03:30" (in `zone` where it names none), "18:00" or "24h" (ago).
 
-    A time of day, perhaps with seconds, means the newest one that is over; `ahead` it means the next one, and "24h" is
-    from now on. ValueError says what is accepted.
+    A time of day, perhaps with seconds, means the newest one that is over; `ahead` it means the next one, and "24h"
+    is from now on. ValueError says what is accepted.
     """
     local = ZoneInfo(zone)
     try:
