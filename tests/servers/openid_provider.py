@@ -24,15 +24,17 @@ class OpenIdProvider:
     def put_client(
         self,
         client_id: str,
-        client_secret: str,
+        client_secret: str = "",
         *,
+        jwks: dict[str, Any] | None = None,
         auth_method: str = "client_secret_basic",
         ttl: int = 3600,
     ) -> None:
-        """Adds a client or changes it at once."""
+        """Adds a client or changes it at once; `jwks` are its public keys, in place of a secret."""
         client = {
             "client_id": client_id,
             "client_secret": client_secret,
+            "jwks": jwks,
             "auth_method": auth_method,
             "ttl": ttl,
         }

@@ -1,7 +1,7 @@
 // A real OpenID provider (npm oidc-provider) for tests: Client Credentials under /id, and a side door under /_test.
 //
 // Prints "READY <issuer>" when it accepts connections. Environment: PORT (0 takes a free one).
-// Side door: PUT /_test/clients {client_id, client_secret, auth_method, ttl} adds or changes a client at once;
+// Side door: PUT /_test/clients {client_id, client_secret, jwks, auth_method, ttl} adds or changes a client at once;
 //            GET and DELETE /_test/stats {requests, byClient, inFlight, mostInFlight} of the token endpoint.
 import { createServer } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
@@ -38,12 +38,14 @@ function makeProvider(issuer) {
     routes: {
       token: '/connect/token',
       introspection: '/connect/introspect',
+      revocation: '/connect/revoke',
       jwks: '/.well-known/openid-configuration/jwks',
     },
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: () => true },
+      revocation: { enabled: true },
       resourceIndicators: {
         enabled: true,
         defaultResource: (_context, _client, asked) => asked ?? AUDIENCE,
@@ -61,11 +63,11 @@ function makeProvider(issuer) {
   return provider.callback();
 }
 
-function putClient({ client_id, client_secret, auth_method = 'client_secret_basic', ttl = 3600 }) {
+function putClient({ client_id, client_secret, jwks, auth_method = 'client_secret_basic', ttl = 3600 }) {
   lifetimes.set(client_id, ttl);
   clients.set(client_id, {
     client_id,
-    client_secret,
+    ...(jwks ? { jwks } : { client_secret }),
     token_endpoint_auth_method: auth_method,
     grant_types: ['client_credentials'],
     response_types: [],
