@@ -5,6 +5,8 @@ import contextlib
 from datetime import timedelta
 
 import pytest
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import (
@@ -368,3 +370,106 @@ async def test_identity_is_named_in_every_event(bench: Bench) -> None:
         "token.rejected",
     }
     assert {fields["identity"] for _, _, fields in bench.events} == {NIGHT.name}
+
+
+async def test_age_is_told_by_both_clocks(bench: Bench) -> None:
+    """A token that must be young is young on the wall clock and on the boot-time clock."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    manager = bench.manager()
+    first = await manager.token(max_age=seconds(60))
+    bench.clock.advance(seconds(59))
+    assert await manager.token(max_age=seconds(60)) is first
+    bench.clock.advance(seconds(2))
+    bench.clock.step(seconds(-3600))
+    assert (await manager.token(max_age=seconds(60))).value == "two"
+    assert bench.token_requests == 2
+
+
+# -- ready in time ---------------------------------------------------------------------------------------------------
+
+
+async def test_cold_identity_is_made_ready(bench: Bench) -> None:
+    """What is prepared waits for its run; preparing again costs nothing."""
+    manager = bench.manager()
+    for _ in range(3):
+        await manager.prepare()
+    assert bench.token_requests == 1
+    assert manager.status().state is TokenState.FRESH
+    bench.clock.advance(seconds(3545))
+    bench.answers(http(grant("two")))
+    await manager.prepare()
+    assert (await manager.token()).value == "two"
+
+
+async def test_preparing_never_raises(bench: Bench) -> None:
+    """A refusal is told once, by the event; who prepares hears nothing."""
+    bench.answers(REFUSED)
+    manager = bench.manager()
+    for _ in range(3):
+        await manager.prepare()
+    assert bench.token_requests == 1
+    assert len(bench.named("token.rejected")) == 1
+    bench.answers(DOWN)
+    other = bench.manager(name="other")
+    await passing(bench.clock, other.prepare())
+    assert other.status().state is TokenState.BACKOFF
+
+
+async def test_survival_is_foretold(bench: Bench) -> None:
+    """The status says how long the identity works on without its server, to the second that the token is given."""
+    manager = bench.manager()
+    assert manager.status().survives_seconds == 0
+    await manager.token()
+    bench.answers(DOWN)
+    bench.clock.advance(seconds(600))
+    foretold = manager.status().survives_seconds
+    assert foretold == 3600 - 600 - 10
+    bench.clock.advance(seconds(foretold - 1))
+    assert (await passing(bench.clock, manager.token())).value == "opaque-token-1"
+    bench.clock.advance(seconds(2))
+    assert manager.status().state in (TokenState.EXPIRED, TokenState.BACKOFF)
+
+
+async def test_client_without_a_secret(bench: Bench) -> None:
+    """Client authentication "none" sends the client's name and nothing else; no secret is looked for."""
+
+    def read() -> list[str]:
+        raise AssertionError("nobody should look")
+
+    await bench.manager(auth_method="none", secrets=read).token()
+    seen = bench.server.requests(TOKEN_PATH)[0]
+    assert set(seen.form) == {"grant_type", "client_id", "scope"}
+    assert "authorization" not in seen.headers
+
+
+@pytest.mark.parametrize(
+    "secret", ["no key at all", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"]
+)
+async def test_key_that_is_none(bench: Bench, secret: str) -> None:
+    """A private key that cannot sign parks the identity before anything is sent; a good one wakes it."""
+    bench.secrets[:] = [secret]
+    manager = bench.manager(auth_method="private_key_jwt")
+    with pytest.raises(SecretUnavailableError) as caught:
+        await manager.token()
+    assert "openssl" in caught.value.hint
+    assert bench.token_requests == 0
+    assert manager.status().state is TokenState.REJECTED
+
+
+async def test_assertions_are_used_once(bench: Bench, signing_key: str) -> None:
+    """Each request is signed anew, for the token endpoint, for at most a minute; the key itself stays here."""
+    bench.secrets[:] = [signing_key]
+    manager = bench.manager(auth_method="private_key_jwt", key_id="k1")
+    await manager.token()
+    bench.clock.advance(seconds(3600))
+    await manager.token()
+    sent = [seen.form for seen in bench.server.requests(TOKEN_PATH)]
+    claims = [jwt.decode(form["client_assertion"][0], RSAKey.import_key(signing_key)) for form in sent]
+    assert len({each.claims["jti"] for each in claims}) == 2
+    for each in claims:
+        assert each.header == {"typ": "JWT", "alg": "RS256", "kid": "k1"}
+        assert each.claims["iss"] == each.claims["sub"] == NIGHT.client_id
+        assert each.claims["aud"] == bench.server.url + TOKEN_PATH
+        assert each.claims["exp"] - each.claims["iat"] <= 60
+    assert {"client_secret"} & set(sent[0]) == set()
+    assert "PRIVATE" not in str(sent)
