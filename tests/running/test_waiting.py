@@ -288,7 +288,7 @@ async def test_back_off_is_as_long_as_it_was(desk: MakeDesk, define: Define) -> 
     retry = {"retry": RetryPolicy()}
     at = desk(define("failing", attempts=["UnreachableError", ""], options=retry), clock=clock)
     run = await at.offer("failing")
-    await waits_for(at, run, "back-off")
+    await at.hear("run.waiting")
     clock.step(-HOUR)
     at.runner.pause(Pause("failing", NOON))
     at.runner.resume("failing")
