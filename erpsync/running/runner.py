@@ -139,9 +139,9 @@ class Runner:
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
         left = await self.recover()
-        newest = {run.job: run.created_at for run in left}  # the oldest first
+        newest = {run.job: run.created_at for run in left}  # written last, whatever the clock said
         for run in left:
-            if self._replaces(run) and run.created_at < newest[run.job]:
+            if self._replaces(run) and run.created_at != newest[run.job]:
                 await self._finish(
                     run, Outcome.CANCELLED, "replaced", RunFailure("RunCancelledError", _REPLACED)
                 )

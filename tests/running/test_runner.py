@@ -302,3 +302,21 @@ async def test_unfinished_runs_are_taken_up_at_start(desk: MakeDesk, define: Def
     assert (at.ledger(once).outcome, at.ledger(once).reason) == ("abandoned", "owner died")
     assert at.ledger(gone).reason == "the job is no longer configured"
     assert {fields["run_id"] for fields in at.told("run.recovered")} == {running.id, once.id, gone.id}
+
+
+async def test_what_was_replaced_before_a_crash_ends_whatever_the_clock_said(
+    desk: MakeDesk, define: Define
+) -> None:
+    """Of the runs that a start finds, the one written last is the newest, also where the clock was set back between;
+    those that were claimed together with it stay."""
+    at = desk(define("quick", options={"overlap": "replace"}))
+    now = at.clock.now()
+    older = await at.claim("quick", created_at=now + timedelta(hours=9))
+    newer = [await at.claim("quick", created_at=now) for _ in range(2)]
+    await at.runner.start()
+    ended = [await at.finished(run) for run in (older, *newer)]
+    assert [(run.outcome, run.reason) for run in ended] == [
+        ("cancelled", "replaced"),
+        ("succeeded", None),
+        ("succeeded", None),
+    ]
