@@ -173,33 +173,27 @@ class Runner:
             if run.id not in self._live:
                 self._room.enter(run)
 
-    def rename(self, renamed: Mapping[str, str]) -> None:
-        """Jobs have other names now; what of them runs or waits goes on under these."""
-        self._preparation.forget([*renamed, *renamed.values()])
-        for attempt in self._live.values():
-            if attempt.run.job in renamed:
-                attempt.run = replace(attempt.run, job=renamed[attempt.run.job])
-        self._adopt(self._jobs, frozenset(renamed.values()), renamed)
-
     def adopt(
         self,
         jobs: Mapping[str, Job],
         touched: Collection[str],
+        renamed: Mapping[str, str],
         *,
         max_runs: int,
         instance_limits: Mapping[str, int],
         pools: Mapping[str, int],
     ) -> None:
-        """Go on with other jobs, of which `touched` are new or changed, and with other limits.
+        """Go on with other jobs and limits; `touched` are new or changed, `renamed` gives new names by former ones.
 
         Attempts that run keep the settings they began with; what waits takes the new ones. What waits of a removed
         job is abandoned, what runs of it is finished.
         """
-        self._admission.limit(max_runs, instance_limits, pools)
-        self._adopt(jobs, touched, {})
-
-    def _adopt(self, jobs: Mapping[str, Job], touched: Collection[str], renamed: Mapping[str, str]) -> None:
         self._jobs = jobs
+        self._admission.limit(max_runs, instance_limits, pools)
+        self._preparation.forget([*renamed, *renamed.values()])
+        for attempt in self._live.values():
+            if attempt.run.job in renamed:
+                attempt.run = replace(attempt.run, job=renamed[attempt.run.job])
         for job in {*touched, *renamed}:
             for run_id in self._room.of_job(job):
                 self._admission.withdraw(run_id)  # its pool or its name may be another one

@@ -361,18 +361,9 @@ class Engine:
             if table.job.name in self._tables:
                 self._set_due(table.job.name)
 
-    async def adopt_former(self) -> dict[str, str]:
-        """Let renamed jobs take over what the state knows of their former names: before anything is taken up.
-
-        The new name of each job that was renamed just now, by its former one.
-        """
-        renamed = {}
-        for name, job in self._jobs.items():
-            for former in job.formerly:
-                if await self._store.write(rename_job, Rename(former, name)):
-                    renamed[former] = name
-                    self._emit("job.renamed", job=name, former=former)
-        return renamed
+    async def adopt_former(self) -> None:
+        """Let renamed jobs take over what the state knows of their former names: before anything is taken up."""
+        await self._rename(self._jobs)
 
     def prepare(self, jobs: Mapping[str, Job]) -> Adoption:
         """Make ready to go on with other jobs; may be called in a thread, and changes nothing.
@@ -386,21 +377,23 @@ class Engine:
         tables = {name: self._tables[name] if name in same else timetable(job) for name, job in jobs.items()}
         return Adoption(jobs, tables, successions(jobs.values()), frozenset(jobs.keys() - same))
 
-    async def adopt(self, adoption: Adoption, on_renamed: Callable[[Mapping[str, str]], None]) -> None:
+    async def adopt(self, adoption: Adoption, on_swap: Callable[[Mapping[str, str]], None]) -> None:
         """Go on with other jobs. Unchanged ones keep their timers; of removed ones and of those with another
-        schedule the open span is one missed range; new ones begin now. `on_renamed` is called before anything of a
-        renamed job is claimed.
+        schedule the open span is one missed range; new ones begin now.
+
+        `on_swap` is called with the new names of renamed jobs by their former ones, while nothing is being claimed.
 
         Raises:
             StoreError: the jobs are taken over, and what could not be written is tried again.
         """
         async with self._looking:  # a claim under way is one of the old jobs
             gone = [table for name, table in self._tables.items() if name not in adoption.tables]
+            renamed = await self._rename(adoption.jobs)
             self._jobs, self._tables, self._rules = adoption.jobs, adoption.tables, adoption.rules
+            on_swap(renamed)
             for table in gone:
                 self._due.pop(table.job.name, None)
-            if renamed := await self.adopt_former():
-                on_renamed(renamed)
+            if renamed:
                 await self._learn_again()
             self._alarms.set((table, None) for table in gone)
         touched = adoption.touched | set(renamed.values())
@@ -412,6 +405,18 @@ class Engine:
             self._gather(touched)
             raise
         self._alarms.set((self._tables[name], self._due.get(name)) for name in touched)
+
+    async def _rename(self, jobs: Mapping[str, Job]) -> dict[str, str]:
+        """Carry the state of former names over to these jobs; the new name of each, by its former one."""
+        former_names = {former: name for name, job in jobs.items() for former in job.formerly}
+        follow = {name: self._rules[former] for former, name in former_names.items() if former in self._rules}
+        self._rules = {**self._rules, **follow}  # a parent that ends meanwhile has either name
+        renamed = {}
+        for former, name in former_names.items():
+            if await self._store.write(rename_job, Rename(former, name)):
+                renamed[former] = name
+                self._emit("job.renamed", job=name, former=former)
+        return renamed
 
     async def _learn_again(self) -> None:
         """What the state holds of each job."""
