@@ -15,7 +15,7 @@ from erpsync.cli.next import next_
 from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
 from erpsync.cli.pause import pause, resume
-from erpsync.cli.plan import plan
+from erpsync.cli.plan import plan, reload
 from erpsync.cli.run import run, trigger
 from erpsync.cli.serve import daemon, sandbox
 from erpsync.cli.simulate import simulate
@@ -65,6 +65,7 @@ app.command()(doctor)
 app.command()(trigger)
 app.command()(pause)
 app.command()(resume)
+app.command()(reload)
 app.command()(plugins)
 app.add_typer(store_app, name="store")
 app.command()(sandbox)

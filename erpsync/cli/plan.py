@@ -83,3 +83,14 @@ def _change(change: Mapping[str, Any]) -> str:
 def _short(value: object) -> str:
     text = "none" if value is None else str(value)
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def reload(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002
+    """Let the daemon take the changed files over while runs are going; exit 78 where they are refused."""
+    workspace = workspace_of(context)
+    with workspace.client() as client:
+        carried_out = client.reload()
+    if format == "json":
+        print_json(carried_out)
+    else:
+        print_plan(carried_out, workspace.configuration.daemon.timezone)

@@ -1,5 +1,6 @@
 """`daemon` and `sandbox`: the commands that stay until they are told to stop."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -8,12 +9,26 @@ from erpsync.cli.options import workspace_of
 from erpsync.cli.output import note, say
 
 
-def daemon(context: typer.Context) -> int:
-    """The service: plans and runs the jobs until SIGTERM or Ctrl-C, then drains."""
+def daemon(
+    context: typer.Context,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Do not fall back to the configuration accepted last.")
+    ] = False,
+) -> int:
+    """The service: plans and runs the jobs until SIGTERM or Ctrl-C, then drains; SIGHUP reloads.
+
+    A start with broken files runs the configuration that was accepted last, and says so.
+    """
+    from erpsync.config.find import find_configuration
+    from erpsync.daemon.acceptance import accept, accept_or_go_back
     from erpsync.daemon.service import serve
 
     workspace = workspace_of(context)
-    return serve(workspace.configuration, workspace.redactor)
+    path = find_configuration(workspace.explicit, os.environ)
+    accepted = accept(path, os.environ) if strict else accept_or_go_back(path, os.environ)
+    for problem in accepted.refused:
+        note(problem.text())
+    return serve(accepted, workspace.redactor)
 
 
 def sandbox(

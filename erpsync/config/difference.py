@@ -14,6 +14,7 @@ _RESTART = (
     ("daemon.state", lambda c: c.daemon.state),
     ("daemon.plugins", lambda c: c.daemon.plugins),
     ("daemon.log", lambda c: (c.daemon.log_format, c.daemon.log_level)),
+    ("secrets", lambda c: c.secrets),
     ("control", lambda c: c.control),
     ("metrics", lambda c: c.metrics),
 )

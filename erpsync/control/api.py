@@ -13,8 +13,9 @@ from starlette.exceptions import HTTPException
 
 from erpsync.control.body_limit import BodyLimit
 from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
+from erpsync.core.problem import Problem
 from erpsync.core.run import Run
 from erpsync.version import __version__
 
@@ -98,6 +99,10 @@ class Controls(Protocol):
         StoreError."""
         ...
 
+    async def reload(self, requested_by: str) -> Document:
+        """Take the changed files over; the plan that was carried out. ConfigError, StoreError: nothing changed."""
+        ...
+
 
 class Desk(Protocol):
     """What may be seen of identities and asked of them; no answer holds a token."""
@@ -168,6 +173,14 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
     async def resume(request: Request, wish: ResumeRequest) -> Document:
         return await controls.resume(wish.jobs, _peer(request))
 
+    @app.post("/reload", summary="Take the changed files over")
+    async def reload(request: Request) -> Document:
+        return await controls.reload(_peer(request))
+
+    @app.exception_handler(ConfigError)
+    async def unusable(_request: Request, error: ConfigError) -> JSONResponse:
+        return _answer(409, type(error).__name__, error.message, error.hint, error.problems)
+
     @app.exception_handler(ErpsyncError)
     async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:
         missing = isinstance(error, UnknownJobError | UnknownNameError | UnknownRunError)
@@ -197,5 +210,8 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-def _answer(status: int, kind: str, message: str, hint: str) -> JSONResponse:
-    return JSONResponse({"error": {"type": kind, "message": message, "hint": hint}}, status)
+def _answer(
+    status: int, kind: str, message: str, hint: str, problems: Sequence[Problem] = ()
+) -> JSONResponse:
+    found = {"problems": [problem.document() for problem in problems]} if problems else {}
+    return JSONResponse({"error": {"type": kind, "message": message, "hint": hint, **found}}, status)

@@ -11,7 +11,8 @@ from urllib.parse import quote
 import httpx2
 
 from erpsync.control.selection import UnknownJobError
-from erpsync.core.errors import ErpsyncError, NoDaemonError
+from erpsync.core.errors import ConfigError, ErpsyncError, NoDaemonError
+from erpsync.core.problem import Problem
 
 _PATIENCE = 10.0  # seconds for an answer, beyond the wait that was asked for
 _LONG_PATIENCE = 120.0  # where thousands of jobs may be meant
@@ -101,6 +102,11 @@ class ControlClient:
         answer: dict[str, Any] = self._ask("POST", "/resume", json=wish, timeout=_LONG_PATIENCE)
         return answer
 
+    def reload(self) -> dict[str, Any]:
+        """Have the changed files taken over; the plan that was carried out. Raises ConfigError with all problems."""
+        plan: dict[str, Any] = self._ask("POST", "/reload", timeout=_LONG_PATIENCE)
+        return plan
+
     def _ask(self, method: str, path: str, **request: Any) -> Any:
         self._knock()
         try:
@@ -136,6 +142,8 @@ def _refusal(answer: httpx2.Response) -> ErpsyncError:
             f"the daemon answered {answer.status_code}",
             "same version?",
         )
+    if kind == ConfigError.__name__ and "problems" in error:
+        return ConfigError([Problem(**problem) for problem in error["problems"]])
     if kind == UnknownJobError.__name__:
         return UnknownJobError(message, hint=hint)
     return DaemonRefusedError(message, kind=kind, retryable=answer.status_code == 503, hint=hint)

@@ -27,10 +27,10 @@ class Accepted:
     since: datetime | None = None
     refused: tuple[Problem, ...] = ()
 
-    def keep(self, now: datetime) -> None:
+    def keep(self, now: datetime, data: Path) -> None:
         """Remember the files as they were read: a later start with broken ones runs these. Raises OSError."""
         if self.recording is not None:
-            keep(self.recording, self.configuration.path, now, self.configuration.daemon.data)
+            keep(self.recording, self.configuration.path, now, data)
 
 
 def accept(path: Path, environ: Mapping[str, str]) -> Accepted:

@@ -1,6 +1,6 @@
 """The object graph: every room's objects, made from a configuration and put together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,6 +11,7 @@ from erpsync.config.seal import seal_keys
 from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
 from erpsync.core.event import Emit
+from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
@@ -26,11 +27,16 @@ from erpsync.scheduling.handover import hand_over
 from erpsync.store.state import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Composition:
-    """What works together in one process. `parked` names the jobs that cannot run, with the reasons."""
+    """What works together in one process. `parked` names the jobs that cannot run, with the reasons.
+
+    A reload replaces `configuration` and `parked`, nothing else.
+    """
 
     configuration: Configuration
+    resolver: SecretResolver
+    catalog: PluginCatalog
     clock: Clock
     emit: Emit
     store: Store
@@ -78,7 +84,6 @@ def compose(
     sealed = sealed_store(configuration, resolver, emit)
     connections = Connections(configuration, resolver, clock, emit, redactor, sealed)
     store = Store.open(configuration.daemon.state)
-    planned = {name: job for name, job in configuration.jobs.items() if name not in parked}
 
     def handed_over(connection: Connection, finished: Sequence[Run], now: datetime) -> list[Run]:
         runs = hand_over(connection, finished, engine.rules, now)
@@ -96,21 +101,30 @@ def compose(
         emit=emit,
         redactor=redactor,
         max_runs=configuration.daemon.max_runs,
-        instance_limits={
-            name: instance.max_runs
-            for name, instance in configuration.instances.items()
-            if instance.max_runs is not None
-        },
+        instance_limits=instance_limits(configuration),
         pools=configuration.pools,
         following=lambda job, instant: engine.following_fire(job, instant),
         hand_over=handed_over,
         patience=_PATIENCE_ALONE if alone else None,
     )
-    engine = Engine(planned, store, clock, emit, runner.offer, runner.replace)
+    engine = Engine(planned_jobs(configuration, parked), store, clock, emit, runner.offer, runner.replace)
     desk = IdentityDesk(
         configuration, connections, resolver, slots=tuple, clock=clock, emit=emit, redactor=redactor
     )
-    return Composition(configuration, clock, emit, store, connections, desk, runner, engine, parked)
+    return Composition(
+        configuration, resolver, catalog, clock, emit, store, connections, desk, runner, engine, parked
+    )
+
+
+def planned_jobs(configuration: Configuration, parked: Container[str]) -> dict[str, Job]:
+    """The jobs that fire."""
+    return {name: job for name, job in configuration.jobs.items() if name not in parked}
+
+
+def instance_limits(configuration: Configuration) -> dict[str, int]:
+    """How many runs at once the instances allow that have a limit of their own."""
+    limits = ((name, instance.max_runs) for name, instance in configuration.instances.items())
+    return {name: limit for name, limit in limits if limit is not None}
 
 
 def sealed_store(configuration: Configuration, resolver: SecretResolver, emit: Emit) -> SealedStore | None:

@@ -99,6 +99,8 @@ class Connections:
         self._sites: dict[str, InstanceSite] = {}
         self._gates: dict[str, ServerGate] = {}
         self._tokens: dict[str, TokenManager] = {}
+        self._retired: list[TokenManager] = []
+        self._retired_sites: list[InstanceSite] = []
         self._connections: dict[tuple[str | None, str | None], Connection] = {}
 
     def of_job(self, job: Job) -> Connection:
@@ -145,10 +147,32 @@ class Connections:
         """A token by a real request, see `TokenManager.probe`. Raises IdentityError, SecretUnavailableError."""
         return await self._manager_of(identity).probe()
 
+    def adopt(self, configuration: Configuration) -> None:
+        """Go on with another configuration: the ways to changed instances and of changed identities are made anew
+        when a job needs them; what runs keeps the old ones, which end with the process."""
+        before, self._configuration = self._configuration, configuration
+        moved = {
+            name for name in self._sites if before.instances.get(name) != configuration.instances.get(name)
+        } - {_NOWHERE.name}
+        others = {
+            name
+            for name in self._tokens
+            if before.identities.get(name) != configuration.identities.get(name)
+            or before.identities[name].instance in moved
+        }
+        self._retired += [self._tokens.pop(name) for name in others]
+        self._retired_sites += [self._sites.pop(name) for name in moved]
+        self._connections = {
+            key: connection
+            for key, connection in self._connections.items()
+            if key[0] not in moved and key[1] not in others
+        }
+
     async def close(self) -> None:
         """End renewals under way and close all connections."""
-        await asyncio.gather(*(manager.close() for manager in self._tokens.values()))
-        await asyncio.gather(*(site.client.aclose() for site in self._sites.values()))
+        await asyncio.gather(*(manager.close() for manager in (*self._tokens.values(), *self._retired)))
+        sites = (*self._sites.values(), *self._retired_sites)
+        await asyncio.gather(*(site.client.aclose() for site in sites))
 
     def _connection(self, name: str | None, identity: str | None) -> Connection:
         site = self.site(name)

@@ -14,6 +14,7 @@ from erpsync.core.run import Outcome, Run, State, utc_text
 from erpsync.daemon.compose import Composition
 from erpsync.daemon.desk import identity_trouble
 from erpsync.daemon.overdue import Overdue, overdue
+from erpsync.daemon.reload import Reload
 from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot
 from erpsync.scheduling.timetable import timetable
@@ -28,18 +29,22 @@ _SOON = 10  # fire times that `status` shows
 class DaemonControls:
     """The Controls of the control API, over one composition. `lag` is what the service measures."""
 
-    def __init__(self, composition: Composition) -> None:
+    def __init__(self, composition: Composition, reload: Reload | None = None) -> None:
+        """Without `reload` the configuration stays."""
         self._house = composition
+        self._reload = reload
         self._started_at = composition.clock.now()
         self.lag = 0.0
         self.ready = False
         self.held: Hold | None = None
         self._claims_fail = ""
-        self._tables = [
-            timetable(job) for job in composition.configuration.jobs.values() if job.due_by is not None
-        ]
+        self._learn_jobs()
         self._successes: dict[str, datetime] = {}
         self._told_overdue: dict[str, datetime] = {}
+
+    def _learn_jobs(self) -> None:
+        jobs = self._house.configuration.jobs.values()
+        self._tables = [timetable(job) for job in jobs if job.due_by is not None]
 
     def status(self) -> dict[str, object]:
         """See the `status` command; instants are UTC text."""
@@ -50,6 +55,9 @@ class DaemonControls:
             "started_at": utc_text(self._started_at),
             "configuration": str(house.configuration.path.resolve()),
             "fingerprint": house.configuration.fingerprint,
+            "accepted_at": utc_text(self._reload.accepted.since) if self._reload else None,
+            "refused": [problem.document() for problem in self._reload.refused] if self._reload else [],
+            "restart": list(self._reload.restart) if self._reload else [],
             "state": str(house.configuration.daemon.state),
             "timezone": house.configuration.daemon.timezone,
             "ready": self.ready,
@@ -71,6 +79,7 @@ class DaemonControls:
 
     def problems(self) -> list[str]:
         """What is not as it should be, one sentence each; empty on a quiet day."""
+        stale = self._stale()
         parked = [
             f"job {job} is parked: {problem.message}"
             for job, problems in self._house.parked.items()
@@ -84,7 +93,28 @@ class DaemonControls:
         late = [
             f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
         ]
-        return [*self.unready(), *parked, *troubled, *late]
+        return [*self.unready(), *stale, *parked, *troubled, *late]
+
+    def _stale(self) -> list[str]:
+        """How what runs differs from what the files say."""
+        if self._reload is None:
+            return []
+        first = next((each for each in self._reload.refused if each.severity == "error"), None)
+        refused = (
+            [f"the configuration files are refused, an older one runs: {first.message}"] if first else []
+        )
+        waiting = ", ".join(self._reload.restart)
+        return refused + ([f"a restart is needed for: {waiting}"] if waiting else [])
+
+    async def reload(self, requested_by: str) -> dict[str, object]:
+        """Take the changed files over; the plan that was carried out. ConfigError, StoreError."""
+        if self._reload is None:
+            raise RuntimeError("there is nothing to reload here")
+        if self.held is not None:
+            raise HeldError(f"the state is held: {self.held.reason}", hint="erpsync resume --all")
+        plan = await self._reload(requested_by)
+        self._learn_jobs()
+        return plan.document()
 
     def unready(self) -> list[str]:
         """Why nothing could start now."""

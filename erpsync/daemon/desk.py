@@ -37,10 +37,17 @@ class IdentityDesk:
     ) -> None:
         """`slots` tells how the licence slots of the instances stand."""
         self._slots = slots
-        self._identities = configuration.identities
-        self._instances = configuration.instances
+        self._parts = (resolver, clock, emit)
         self._connections = connections
         self._redactor = redactor
+        self.adopt(configuration)
+
+    def adopt(self, configuration: Configuration) -> None:
+        """Speak of another configuration from now on."""
+        resolver, clock, emit = self._parts
+        connections, redactor = self._connections, self._redactor
+        self._identities = configuration.identities
+        self._instances = configuration.instances
         self._doctor = Doctor(configuration, connections, resolver, clock=clock, emit=emit, redactor=redactor)
 
     def identities(self, names: Iterable[str] | None = None) -> list[Document]:

@@ -16,12 +16,15 @@ _SPREAD = 5.0  # seconds: forty identities of one server do not ask at once
 
 
 class Forethought:
-    """Calls `prepare` with the name of each identity whose jobs are about to start, once a start."""
+    """Calls `prepare` with the name of each identity whose jobs are about to start, once a start.
+
+    `jobs` gives those of the moment.
+    """
 
     def __init__(
         self,
         engine: Engine,
-        jobs: Mapping[str, Job],
+        jobs: Callable[[], Mapping[str, Job]],
         prepare: Callable[[str], Awaitable[None]],
         clock: Clock,
     ) -> None:
@@ -45,7 +48,7 @@ class Forethought:
     def _look(self) -> None:
         now = self._clock.now()
         for job, start in self._engine.starting_within(AHEAD):
-            identity = self._jobs[job].identity
+            identity = self._jobs()[job].identity
             if identity is None or self._prepared.get(identity, now) > now:
                 continue
             self._prepared[identity] = start

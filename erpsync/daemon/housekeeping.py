@@ -1,6 +1,7 @@
 """Forgetting, as [daemon] retention says: old runs from the ledger, old logs from the disk."""
 
 import asyncio
+from collections.abc import Callable
 
 from erpsync.config.configuration import Retention
 from erpsync.core.clock import Clock
@@ -15,11 +16,13 @@ _EVERY = 3600.0
 _BREATH = 0.5  # seconds between two transactions of it
 
 
-async def keep_house(retention: Retention, store: Store, logs: RunLog, clock: Clock, emit: Emit) -> None:
+async def keep_house(
+    retention: Callable[[], Retention], store: Store, logs: RunLog, clock: Clock, emit: Emit
+) -> None:
     """Forget once an hour, for ever; what the state refuses is left for the next time."""
     await clock.sleep(_FIRST)
     while True:
-        await tidy(retention, store, logs, clock, emit)
+        await tidy(retention(), store, logs, clock, emit)
         await clock.sleep(_EVERY)
 
 

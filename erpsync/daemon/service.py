@@ -1,6 +1,7 @@
 """The daemon's life: start in order, serve until told to stop, drain, stop in reverse."""
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
@@ -8,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
@@ -22,12 +24,14 @@ from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
+from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.forethought import Forethought
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
+from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
@@ -50,7 +54,7 @@ class AddressTakenError(ErpsyncError):
     retryable = True
 
 
-def serve(configuration: Configuration, redactor: Redactor) -> int:
+def serve(accepted: Accepted, redactor: Redactor) -> int:
     """Be the daemon of this configuration until SIGTERM or SIGINT; the exit code.
 
     Raises:
@@ -58,10 +62,10 @@ def serve(configuration: Configuration, redactor: Redactor) -> int:
     """
     os.umask(0o077)
     _allow_files()
-    lock = OwnerLock(configuration.daemon.state)
+    lock = OwnerLock(accepted.configuration.daemon.state)
     lock.acquire("daemon")
     try:
-        service = Service(configuration, redactor)
+        service = Service(accepted, redactor)
         _spare_the_collector()
         with plugins_print_to(sys.stderr, redactor):
             return asyncio.run(service.run())
@@ -72,8 +76,10 @@ def serve(configuration: Configuration, redactor: Redactor) -> int:
 class Service:
     """One daemon in one event loop."""
 
-    def __init__(self, configuration: Configuration, redactor: Redactor) -> None:
-        self._configuration = configuration
+    def __init__(self, accepted: Accepted, redactor: Redactor) -> None:
+        configuration = accepted.configuration
+        self._accepted = accepted
+        self._configuration = configuration  # as it was at the start
         self._redactor = redactor
         self._metrics = Metrics(self._snapshot)
         daemon = configuration.daemon
@@ -82,31 +88,42 @@ class Service:
         self._faults = FaultTally()
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
+        self._reloads: set[asyncio.Task[None]] = set()
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
         """Start, wait for a signal, drain and stop."""
         adopt_foreign_logs(self._emit)
         loop = asyncio.get_running_loop()
+        loop.add_signal_handler(
+            signal.SIGHUP, lambda: None
+        )  # nothing can be reloaded yet, and nothing ends by it
         loop.set_exception_handler(self._tell_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, number)
-        loop.add_signal_handler(signal.SIGHUP, self._tell_hangup)
         async with AsyncExitStack() as stack:
             house = await self._start(stack)
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up, house)
             await self._signals.get()
             code = await self._drain(house)
         self._emit("daemon.stopped", code=code)
         await _leave_the_deaf(code)
         return code
 
-    def _tell_hangup(self) -> None:
-        """A terminal that closes, or a hand used to other daemons: neither may end this one."""
-        self._emit(
-            "daemon.hangup_ignored",
-            level="warning",
-            hint="restart the daemon to take a changed configuration",
-        )
+    def _hang_up(self, house: Composition) -> None:
+        """Reload; what is wrong is told by events."""
+        assert self._controls is not None
+        self._notifier.tell(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
+        task = asyncio.create_task(self._reload(house, self._controls), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, house: Composition, controls: DaemonControls) -> None:
+        try:
+            with contextlib.suppress(ErpsyncError):
+                await controls.reload("SIGHUP")
+        finally:
+            self._notifier.tell(READY=1, STATUS=_stand(house))
 
     async def _start(self, stack: AsyncExitStack) -> Composition:
         """Everything, lowest first; the stack undoes it in reverse order."""
@@ -121,10 +138,12 @@ class Service:
             stack.callback(metrics_listener.close)
         house = compose(configuration, self._redactor, SystemClock(), self._emit)
         stack.push_async_callback(house.close)
-        controls = self._controls = DaemonControls(house)
+        reload = Reload(house, self._accepted)
+        controls = self._controls = DaemonControls(house, reload)
         await self._restore(house, controls)
         stack.push_async_callback(house.stop)
         await self._take_over(house, controls)
+        await reload.keep()
         await self._serve(
             stack, control_application(controls, house.desk, self._emit), listener, PeerProtocol
         )
@@ -132,13 +151,19 @@ class Service:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
         pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
         stack.callback(pulse.cancel)
-        forethought = Forethought(house.engine, configuration.jobs, house.connections.prepare, house.clock)
+        forethought = Forethought(
+            house.engine, lambda: house.configuration.jobs, house.connections.prepare, house.clock
+        )
         ahead = asyncio.create_task(forethought.run(), name="forethought")
         stack.callback(ahead.cancel)
         due_watch = asyncio.create_task(self._watch_due(controls), name="due")
         stack.callback(due_watch.cancel)
         tidying = keep_house(
-            configuration.daemon.retention, house.store, run_log_of(configuration), house.clock, self._emit
+            lambda: house.configuration.daemon.retention,
+            house.store,
+            run_log_of(configuration),
+            house.clock,
+            self._emit,
         )
         housekeeping = asyncio.create_task(tidying, name="housekeeping")
         stack.callback(housekeeping.cancel)
@@ -165,7 +190,7 @@ class Service:
         self._notifier.tell(STOPPING=1, STATUS=f"waiting for {running} runs")
         self._emit("daemon.draining", running=running)
         await house.engine.stop()
-        draining = asyncio.ensure_future(house.runner.drain(self._configuration.daemon.drain))
+        draining = asyncio.ensure_future(house.runner.drain(house.configuration.daemon.drain))
         again = asyncio.ensure_future(self._signals.get())
         await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
@@ -235,7 +260,9 @@ class Service:
             jobs=enabled,
             parked=len(house.parked),
         )
-        self._notifier.tell(READY=1, STATUS=f"{enabled} jobs, {len(house.parked)} parked")
+        if self._accepted.refused:
+            tell_refused(house, ConfigError(self._accepted.refused), "start")
+        self._notifier.tell(READY=1, STATUS=_stand(house))
 
     def _observe(self, event: str, fields: Mapping[str, object]) -> None:
         if self._controls is not None:
@@ -254,6 +281,12 @@ class Service:
         }
         if count := self._faults.count(tuple(fault.values()), loop.time()):
             self._emit("daemon.faulted", level="error", count=count, **fault)
+
+
+def _stand(house: Composition) -> str:
+    """The line that systemctl shows."""
+    enabled = sum(job.enabled for job in house.configuration.jobs.values())
+    return f"{enabled} jobs, {len(house.parked)} parked"
 
 
 def _bind_metrics(configuration: Configuration) -> socket.socket | None:

@@ -54,6 +54,7 @@ class PluginCatalog:
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._loaded: dict[str, Plugin] = {}
+        self._stamps: dict[str, tuple[Path, int]] = {}
 
     def find(self, name: str) -> Plugin:
         """The plugin of this name, or at a dotted path "package.module:attribute".
@@ -63,7 +64,13 @@ class PluginCatalog:
         """
         if name not in self._loaded:
             self._loaded[name] = _at_path(name) if ":" in name else self._named(name)
+            self._stamps |= _stamp(name, self._loaded[name])
         return self._loaded[name]
+
+    def refresh(self) -> list[str]:
+        """Take new files; the names of plugins that are loaded and whose file has changed since."""
+        self.__dict__.pop("_found", None)
+        return [name for name, (file, written) in self._stamps.items() if _written(file) != written]
 
     def all(self, *, details: bool = False) -> list[PluginInfo]:
         """Every plugin and every file that cannot be used, by name; `details` imports them for their settings."""
@@ -108,6 +115,20 @@ class PluginCatalog:
         broken = [f"{found.info.origin}: {found.info.error}" for found in self._found if found.info.error]
         hint = f'did you mean "{close[0]}"?' if close else "; ".join(broken) or "erpsync plugins"
         return PluginLoadError(f'there is no plugin "{name}"', hint=hint)
+
+
+def _stamp(name: str, plugin: Plugin) -> dict[str, tuple[Path, int]]:
+    """The file that a plugin was loaded from, and when it was written; nothing where there is none."""
+    module = sys.modules.get(plugin.function.__module__)
+    file = getattr(module, "__file__", None)
+    return {name: (Path(file), _written(Path(file)))} if file else {}
+
+
+def _written(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _in_folder(folder: Path) -> Iterator[_Found]:
