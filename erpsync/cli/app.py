@@ -30,6 +30,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_ABOUT_THE_FILES = frozenset(
+    {"check", "plan", "next", "simulate", "run", "jobs", "daemon", "plugins", "schema"}
+)
+
 
 @app.callback()
 def options(
@@ -44,6 +48,7 @@ def options(
         typer.echo(f"erpsync {__version__}")
         raise typer.Exit
     workspace_of(context).explicit = config
+    workspace_of(context).files_as_they_are = context.invoked_subcommand in _ABOUT_THE_FILES
 
 
 app.command()(demo)

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from erpsync.core.errors import ConfigError
 from erpsync.core.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -25,15 +26,31 @@ class Workspace:
 
     def __init__(self) -> None:
         self.explicit: Path | None = None
+        self.files_as_they_are = False
         self.redactor = Redactor()
 
     @cached_property
     def configuration(self) -> "Configuration":
-        """The configuration. Raises ConfigError with all problems."""
+        """The configuration; while the files are broken the one that a daemon accepted last, unless
+        `files_as_they_are` matter. Raises ConfigError with all problems.
+        """
         from erpsync.config.find import find_configuration
         from erpsync.config.load import load_configuration
 
-        return load_configuration(find_configuration(self.explicit, os.environ), os.environ)
+        path = find_configuration(self.explicit, os.environ)
+        try:
+            return load_configuration(path, os.environ)
+        except ConfigError:
+            if self.files_as_they_are:
+                raise
+        from erpsync.cli.output import note
+        from erpsync.daemon.acceptance import accept_or_go_back
+
+        accepted = accept_or_go_back(path, os.environ)
+        note(
+            f"{path} is broken (erpsync check); this goes by what was accepted at {accepted.since:%Y-%m-%d %H:%M} UTC"
+        )
+        return accepted.configuration
 
     def examined(self) -> "Configuration":
         """What can be understood of the configuration, errors among its problems."""
@@ -48,7 +65,7 @@ class Workspace:
         if daemon["configuration"] != str(ours.path.resolve()):
             return f"the daemon of this state runs another configuration: {daemon['configuration']}"
         if daemon["fingerprint"] != ours.fingerprint:
-            return "the daemon runs an older configuration; restart it to take the changes"
+            return "the daemon runs an older configuration; erpsync plan shows the changes, reload takes them"
         return ""
 
     @contextmanager

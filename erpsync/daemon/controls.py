@@ -238,7 +238,10 @@ class DaemonControls:
         expected = {
             (table.job.name, table.job.instance or ""): table.job.name in late for table in self._tables
         }
-        return Snapshot(running, self._waiting(), starts, expiries, self.lag, expected)
+        refused = self._reload is not None and bool(self._reload.refused)
+        return Snapshot(
+            running, self._waiting(), starts, expiries, self.lag, expected, refused, bool(self._stale())
+        )
 
     def _with_progress(self, run: Run) -> dict[str, object]:
         progress = self._house.runner.progress(run.id)

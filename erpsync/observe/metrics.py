@@ -27,7 +27,8 @@ _NAMED_REASONS = frozenset({"skipped", "missed", "abandoned", "cancelled"})  # e
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """What is true at this moment; instants are aware UTC. `waiting` counts runs by what they wait for, `overdue`
-    holds each (job, instance) from which a success is expected by a time of day.
+    holds each (job, instance) from which a success is expected by a time of day. The configuration is refused
+    where its files were broken at the last look, stale where they say something else than what runs.
     """
 
     running: Mapping[str, int] = field(default_factory=dict)
@@ -36,6 +37,8 @@ class Snapshot:
     token_expiries: Mapping[str, datetime] = field(default_factory=dict)
     loop_lag_seconds: float = 0.0
     overdue: Mapping[tuple[str, str], bool] = field(default_factory=dict)
+    config_refused: bool = False
+    config_stale: bool = False
 
 
 class Metrics:
@@ -157,6 +160,14 @@ class _SnapshotCollector(Collector):
             "End of the token",
             "identity",
             _seconds(now.token_expiries),
+        )
+        yield GaugeMetricFamily(
+            "erpsync_config_last_reload_successful",
+            "0: the files were refused",
+            value=not now.config_refused,
+        )
+        yield GaugeMetricFamily(
+            "erpsync_config_stale", "1: the files say something else than what runs", value=now.config_stale
         )
         yield GaugeMetricFamily(
             "erpsync_loop_lag_seconds", "How late the event loop wakes", value=now.loop_lag_seconds

@@ -176,7 +176,7 @@ def test_all_problems_are_told_at_once(site: Site) -> None:
         + '[jobs.second]\nplugin = "miror"\nschedule = "61 2 * * *"\nidentity = "service"\n'
     )
     codes = [problem["code"] for problem in json.loads(site.erpsync("check", "--format", "json").stdout)]
-    assert sorted(codes) == ["E103", "E119", "E201", "E202", "E301"]
+    assert sorted(code for code in codes if code.startswith("E")) == ["E103", "E119", "E201", "E202", "E301"]
 
 
 def test_a_wrong_client_secret_is_refused_with_the_field_to_mend(site: Site) -> None:
@@ -282,17 +282,15 @@ def test_a_trigger_that_starts_nothing_says_so(site: Site) -> None:
         assert site.stop(daemon) == 0
 
 
-def test_a_changed_configuration_and_a_hangup_are_told(site: Site) -> None:
-    """A daemon that runs an older configuration is said to; SIGHUP does not end it."""
+def test_a_changed_configuration_is_told(site: Site) -> None:
+    """A daemon that runs an older configuration is said to, with the remedy."""
     with site.daemon() as daemon:
-        daemon.send_signal(signal.SIGHUP)
         site.write(BASE + MIRROR + '[jobs.later]\nplugin = "mirror"\nidentity = "service"\nenabled = false\n')
-        assert "restart it" in site.erpsync("status").stdout
+        assert "erpsync plan" in site.erpsync("status").stdout
         done = site.erpsync("run", "products")
         assert done.returncode == 0
-        assert "restart it" in done.stderr
+        assert "erpsync plan" in done.stderr
         assert site.stop(daemon) == 0
-    assert "daemon.hangup_ignored" in site.outputs[-1]
 
 
 def test_without_a_daemon_there_is_nobody_to_ask(site: Site) -> None:
