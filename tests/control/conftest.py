@@ -11,8 +11,9 @@ import pytest
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
 from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
-from erpsync.core.errors import StoreUnavailableError, TokenEndpointError
+from erpsync.core.errors import ConfigError, StoreUnavailableError, TokenEndpointError
 from erpsync.core.event import silent
+from erpsync.core.problem import Problem
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.server import EmbeddedServer
 
@@ -82,6 +83,9 @@ class Desk:
     async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> dict[str, object]:
         self.heard.append(("resume", jobs, requested_by))
         return {"resumed": ["products"], "released": False}
+
+    async def reload(self, requested_by: str) -> dict[str, object]:
+        raise ConfigError([Problem("E103", "error", 'unknown key "shedule"', "erpsync.toml", 3, 1)])
 
 
 @pytest.fixture

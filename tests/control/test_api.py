@@ -14,7 +14,7 @@ import pytest
 from erpsync.cli.exit_code import code_of_error
 from erpsync.control.client import ControlClient, DaemonRefusedError
 from erpsync.control.selection import UnknownJobError
-from erpsync.core.errors import NoDaemonError
+from erpsync.core.errors import ConfigError, NoDaemonError
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -63,6 +63,13 @@ async def test_pauses_say_until_when_and_why(served: Any, socket_path: Path) -> 
         await ask(socket_path, lambda client: client.pause(["a"], until.replace(tzinfo=None), None))
 
 
+async def test_a_refused_reload_arrives_with_every_problem(served: Any, socket_path: Path) -> None:
+    """The client raises what the daemon found, with its places."""
+    with pytest.raises(ConfigError) as caught:
+        await ask(socket_path, lambda client: client.reload())
+    assert caught.value.problems[0].text().splitlines()[1] == "  --> erpsync.toml:3:1"
+
+
 @pytest.mark.parametrize(
     ("job", "error", "retryable"),
     [
@@ -97,7 +104,10 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert "parms" in answers[0].json()["error"]["message"]
     runs = {"/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
     identities = {"/identities", "/identities/{name}", "/identities/{name}/fetch"}
-    assert set(paths) == {"/status", "/pause", "/resume", "/instances/{name}/examine"} | runs | identities
+    assert (
+        set(paths)
+        == {"/status", "/pause", "/reload", "/resume", "/instances/{name}/examine"} | runs | identities
+    )
 
 
 @pytest.mark.parametrize(
