@@ -38,7 +38,7 @@ async def foreseeing(folder: Path, clock: ManualClock, jobs: Iterable[Job]) -> A
     named = {job.name: job for job in jobs}
     engine, asked = Engine(named, store, clock, silent, lambda runs: None), Asked(clock)
     await engine.start()
-    looking = asyncio.create_task(Forethought(engine, named, asked.prepare, clock).run())
+    looking = asyncio.create_task(Forethought(engine, lambda: named, asked.prepare, clock).run())
     await asyncio.sleep(0)
     yield asked
     looking.cancel()
