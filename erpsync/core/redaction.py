@@ -1,8 +1,11 @@
 """Removing secrets and tokens from text before anyone sees it."""
 
 import base64
+import html
 import json
 import re
+import threading
+from collections.abc import Collection, Iterator
 from urllib.parse import quote, quote_plus
 
 _SHAPES = re.compile(
@@ -26,37 +29,61 @@ _MARKS = (
 )
 """Each shape holds one of these, in some case: a quick look at them spares most lines the search."""
 _MASK = "[redacted]"
-_SHORTEST = 4  # shorter values would tear ordinary words apart
+SHORTEST = 4
+"""Characters of the shortest value that is removed: shorter ones would tear ordinary words apart."""
+_FEW = 64  # forms that are looked for one by one, which is quickest
+_PASSING = 8  # values an owner has at a time that come and go
+
+_Head = tuple[str, ...]  # the first characters of a value, as zip() gives them
 
 
 class Redactor:
     """Knows the secret values of this process and removes them, and whatever looks like a token, from text.
 
     One object is shared by everything that learns secrets and everything that writes text. Safe from several
-    threads: learning replaces one pattern by another.
+    threads. Ten thousand values cost a look at each character of a text, and no more.
     """
 
     def __init__(self) -> None:
-        self._known: frozenset[str] = frozenset()
-        self._pattern: re.Pattern[str] | None = None
+        self._heads: dict[_Head, tuple[str, ...]] = {}  # values by their first characters, the longest first
+        self._few: tuple[str, ...] | None = ()  # all of them; None where they are many
+        self._passing: dict[str, list[str]] = {}
+        self._learning = threading.Lock()
 
     def learn(self, *values: str) -> None:
         """From now on these values appear in no text that passes through here."""
-        plain = {part for value in values for part in (value, *value.splitlines()) if len(part) >= _SHORTEST}
-        fresh = {form for part in plain for form in _forms(part)}
-        if fresh <= self._known:
-            return
-        self._known |= fresh
-        longest_first = sorted(self._known, key=len, reverse=True)
-        self._pattern = re.compile("|".join(re.escape(value) for value in longest_first))
+        for part in {part for value in values for part in (value, *value.splitlines())}:
+            if len(part) >= SHORTEST and part not in self._heads.get(_head(part), ()):
+                self._change(_forms(part), ())
+
+    def learn_passing(self, owner: str, value: str) -> None:
+        """The same for a value that another one will replace: of each owner only the newest are remembered."""
+        kept = self._passing.setdefault(owner, [])
+        if len(value) >= SHORTEST and value not in kept:
+            over = [] if len(kept) < _PASSING else [kept[0]]
+            self._passing[owner] = [*kept[len(over) :], value]
+            self._change(_forms(value), {form for each in over for form in _forms(each)})
+
+    def _change(self, come: Collection[str], go: Collection[str]) -> None:
+        with self._learning:
+            for head in {_head(form) for form in (*come, *go)}:
+                fresh = {form for form in come if _head(form) == head}
+                values = fresh | {*self._heads.get(head, ())} - {*go}
+                if values:
+                    self._heads[head] = tuple(sorted(values, key=len, reverse=True))
+                else:
+                    del self._heads[head]
+            if self._few is not None:
+                few = tuple(value for values in self._heads.values() for value in values)
+                self._few = few if len(few) <= _FEW else None
 
     def __call__(self, text: str) -> str:
         """`text` without secrets, and such that it can be written down: lone surrogates become escapes."""
         plain = text.isascii()
         if not plain:
             text = text.encode("utf-8", "backslashreplace").decode()
-        if self._pattern is not None:
-            text = self._pattern.sub(_MASK, text)
+        if self._holds_known(text):
+            text = self._masked(text)
         low = text.lower()
         if plain and not any(
             mark in low for mark in _MARKS
@@ -64,15 +91,61 @@ class Redactor:
             return text
         return _SHAPES.sub(_MASK, text)
 
+    def _holds_known(self, text: str) -> bool:
+        """A quick look: no secret where it says so."""
+        if self._few is not None:
+            return any(map(text.__contains__, self._few))
+        return not self._heads.keys().isdisjoint(zip(text, text[1:], text[2:], text[3:], strict=False))
+
+    def _masked(self, text: str) -> str:
+        """The leftmost and longest known values replaced."""
+        parts, done = [], 0
+        for at in range(len(text) - SHORTEST + 1):
+            if at >= done and (values := self._heads.get(_head(text[at : at + SHORTEST]))):
+                value = next((value for value in values if text.startswith(value, at)), None)
+                if value is not None:
+                    parts += [text[done:at], _MASK]
+                    done = at + len(value)
+        return "".join([*parts, text[done:]])
+
+
+def _head(text: str) -> _Head:
+    return tuple(text[:SHORTEST])
+
 
 def _forms(value: str) -> set[str]:
-    """A value as it stands in text, in JSON and reprs, in forms and URLs, and in base 64."""
-    return {
-        value,
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-        repr(value)[1:-1],
-        quote(value, safe=""),
-        quote_plus(value),
-        base64.b64encode(value.encode("utf-8", "surrogatepass")).decode(),
+    """A value as it stands in text, in JSON and reprs, in HTML, in forms and URLs, and inside anything in base 64."""
+    worn = {value, value.strip(), " ".join(value.split())}  # what tidies text up leaves these
+    quoted = {
+        quoted
+        for text in worn
+        for safe in ("", "/", "!'()*")  # forms, paths, and what JavaScript leaves as it is
+        for quoted in (
+            quote(text, safe=safe, errors="surrogatepass"),
+            quote_plus(text, safe, errors="surrogatepass"),
+        )
     }
+    forms = {
+        *worn,
+        *(json.dumps(text)[1:-1] for text in worn),
+        *(json.dumps(text, ensure_ascii=False)[1:-1] for text in worn),
+        *(repr(text)[1:-1] for text in worn),
+        *(html.escape(text) for text in worn),
+        *quoted,
+        *(_ESCAPE.sub(lambda match: match[0].lower(), text) for text in quoted),
+        *_in_base64(value.encode("utf-8", "surrogatepass")),
+    }
+    return {form for form in forms if len(form) >= SHORTEST}
+
+
+_ESCAPE = re.compile("%[0-9A-F]{2}")
+
+
+def _in_base64(value: bytes) -> Iterator[str]:
+    """The characters that stand for all of `value` but a few bits, wherever it lies in what was encoded."""
+    for before in range(3):
+        text = base64.b64encode(bytes(before) + value).decode()
+        whole = (before + len(value)) * 8 // 6
+        core = text[(before * 8 + 5) // 6 : whole]
+        yield core
+        yield core.replace("+", "-").replace("/", "_")

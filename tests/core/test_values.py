@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import hashlib
+import html
 import json
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, quote_plus
@@ -54,12 +56,15 @@ def test_a_learnt_secret_never_passes(secret: str, before: str, after: str) -> N
     assert secret not in shown or secret in "[redacted]"
 
 
-@pytest.mark.parametrize("secret", ['p@ss "w/rd+1', "Тайна-7", "a\\b\ncd ef"])
+@pytest.mark.parametrize("secret", ['p@ss "w/rd+1', "Тайна-7", "a\\b\ncd ef", "  space\tat ends ", "x" * 500])
 def test_a_learnt_secret_passes_in_no_form(secret: str) -> None:
     """Quoted for a URL, escaped in JSON or a repr, in base 64: a known value stays inside."""
     redactor = Redactor()
     redactor.learn(secret)
+    about = f"my.app/service:{secret}"
     forms = [
+        base64.b64encode(about.encode()).decode(), base64.urlsafe_b64encode(about.encode()).decode(),
+        quote(secret, safe="").lower(), html.escape(secret), " ".join(secret.split()), secret.strip(),
         quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1], base64.b64encode(secret.encode()).decode(),
     ]  # fmt: skip
@@ -97,6 +102,27 @@ def test_hostile_text_is_searched_once() -> None:
     """Long text without an end in sight does not cost its square, which would be hours here."""
     hostile = "eyJ" * 400_000
     assert Redactor()(hostile) == hostile
+
+
+def test_ten_thousand_secrets_cost_no_more_than_a_hundred() -> None:
+    """All of them are removed, and learning them takes the time it takes, not its square."""
+    redactor = Redactor()
+    secrets = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(10_000)]
+    for secret in secrets:
+        redactor.learn(secret)
+    shown = redactor(" ".join(f"<{secret}>" for secret in secrets))
+    assert shown == " ".join(["<[redacted]>"] * len(secrets))
+
+
+def test_of_what_passes_only_the_newest_is_remembered() -> None:
+    """Tokens come and go by the thousand: each owner's newest stay inside, and memory does not grow."""
+    redactor = Redactor()
+    tokens = [f"opaque-token-{number:04}" for number in range(1000)]
+    for token in tokens:
+        redactor.learn_passing("night@acme", token)
+    redactor.learn_passing("other@acme", "another-one")
+    shown = redactor(f"{tokens[-1]} {tokens[-3]} another-one {tokens[0]}")
+    assert shown == f"[redacted] [redacted] [redacted] {tokens[0]}"
 
 
 def test_short_words_are_not_torn_apart() -> None:
