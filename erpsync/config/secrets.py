@@ -17,7 +17,7 @@ from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
 from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.problem import Problem, Severity
-from erpsync.core.redaction import Redactor
+from erpsync.core.redaction import SHORTEST, Redactor
 from erpsync.core.secret import SecretReference
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
@@ -55,6 +55,11 @@ class SecretResolver:
         value = self._read(reference)
         if not value:
             raise SecretUnavailableError(f'the secret "{reference}" is empty', hint=_REMEDY[reference.kind])
+        if len(value) < SHORTEST:
+            raise SecretUnavailableError(
+                f'the secret "{reference}" has fewer than {SHORTEST} characters',
+                hint="take a longer one: so short a value cannot be kept out of what is told",
+            )
         self._redactor.learn(value)
         return value
 

@@ -64,6 +64,10 @@ class Redactor:
             self._passing[owner] = [*kept[len(over) :], value]
             self._change(_forms(value), {form for each in over for form in _forms(each)})
 
+    def knows(self, value: str) -> bool:
+        """Whether this is a secret itself."""
+        return value in self._heads.get(_head(value), ())
+
     def _change(self, come: Collection[str], go: Collection[str]) -> None:
         with self._learning:
             for head in {_head(form) for form in (*come, *go)}:
@@ -130,6 +134,7 @@ def _forms(value: str) -> set[str]:
         *(json.dumps(text)[1:-1] for text in worn),
         *(json.dumps(text, ensure_ascii=False)[1:-1] for text in worn),
         *(repr(text)[1:-1] for text in worn),
+        *(repr(text.encode("utf-8", "surrogatepass"))[2:-1] for text in worn),
         *(html.escape(text) for text in worn),
         *quoted,
         *(_ESCAPE.sub(lambda match: match[0].lower(), text) for text in quoted),

@@ -308,7 +308,7 @@ class TokenManager:
     def _hold(self, fetched: Fetched) -> HeldToken:
         grant, fixed = fetched.grant, fetched.origin == "fixed"
         if self._redactor(grant.access_token) == grant.access_token:
-            self._redactor.learn(grant.access_token)  # opaque: no shape gives it away
+            self._redactor.learn_passing(self._identity.name, grant.access_token)  # no shape gives it away
         life = min(grant.lifetime, (NEVER - fetched.sent_at).total_seconds())
         ends = fetched.sent_boot + life
         if fixed:

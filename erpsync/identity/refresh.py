@@ -105,7 +105,7 @@ class RefreshSource:
         """The exchange; where the answer was lost the same refresh token is shown once more, at once."""
         clock = self._client.clock
         began = clock.boot()
-        self._client.redactor.learn(token)
+        self._client.redactor.learn_passing(self._client.identity.name, token)
         try:
             return await self._client.request("refresh_token", refresh_token=token)
         except TokenEndpointError as error:
@@ -124,7 +124,8 @@ class RefreshSource:
     def _take_over(self, stored: StoredToken) -> Fetched:
         clock = self._client.clock
         self._given = stored.access_token
-        self._client.redactor.learn(*filter(None, (stored.refresh_token, stored.id_token)))
+        for token in filter(None, (stored.refresh_token, stored.id_token)):
+            self._client.redactor.learn_passing(self._client.identity.name, token)
         grant = Grant(stored.access_token, stored.lifetime, stored.scope)
         return Fetched(
             grant, stored.sent_at, clock.boot() - self._age(stored), basis=stored.basis, origin="stored"

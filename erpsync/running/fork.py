@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ class Child:
 class ForkServer:
     """The fork server of this daemon: started at its first use, and again should it die."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_secret: Callable[[str], bool]) -> None:
+        self._is_secret = is_secret
         self._program: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._asked: deque[asyncio.Future[Child]] = deque()
@@ -39,16 +41,25 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
-            # -P: the folder we happen to stand in is no place to import from; ERPSYNC_* may be secrets.
+            # -P: the folder we happen to stand in is no place to import from; no secret of ours in its environment.
             self._program = subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-P", "-m", "erpsync.running.fork_server", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith("ERPSYNC_")},
+                env=self._environment(),
             )
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._read)
+
+    def _environment(self) -> dict[str, str]:
+        """Ours without what is secret, by value or perhaps by name."""
+        items = os.environ.items()
+        return {
+            name: value
+            for name, value in items
+            if not name.startswith("ERPSYNC_") and not self._is_secret(value.rstrip("\r\n"))
+        }
 
     async def fork(self, descriptors: list[int]) -> Child:
         """A new child with these descriptors: channel, requests, stdout, stderr.

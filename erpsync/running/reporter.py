@@ -26,8 +26,8 @@ class RunReporter:
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         """Append to the run's log; a full disk takes the line, never the run."""
-        said = {self._redactor(_text(name)): self._clean(value) for name, value in fields.items()}
-        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._redactor(_text(event))}
+        said = {self._text(name): self._clean(value) for name, value in fields.items()}
+        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._text(event)}
         try:
             self._run_logs.append(self._run_id, {**record, **said, **record})
         except OSError:
@@ -53,20 +53,21 @@ class RunReporter:
             case datetime():
                 return utc_text(value) if value.tzinfo else value.isoformat()
             case Mapping():
-                return {self._redactor(_text(name)): self._clean(inner) for name, inner in value.items()}
+                return {self._text(name): self._clean(inner) for name, inner in value.items()}
             case list() | tuple() | set() | frozenset():
                 return [self._clean(inner) for inner in value]
             case _:
-                return self._redactor(_text(value))
+                return self._text(value)
+
+    def _text(self, value: object) -> str:
+        """Redacted before it is cut, lest half of a secret be left."""
+        text = _plain(value)
+        shown = self._redactor(text[: 2 * _LONGEST])
+        return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(text)} characters)"
 
 
-def _text(value: object) -> str:
+def _plain(value: object) -> str:
     try:
-        text = str(value)
-        return (
-            (text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({len(text)} characters)")
-            .encode(errors="replace")
-            .decode()
-        )
+        return str(value).encode(errors="replace").decode()
     except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"

@@ -94,7 +94,7 @@ class Runner:
         self._jitter = jitter
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._preparation = Preparation(catalog, secrets, store)
-        self._fork_server = ForkServer()
+        self._fork_server = ForkServer(redactor.knows)
         self._workbench = Workbench(
             preparation=self._preparation,
             connections=connections,

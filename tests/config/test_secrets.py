@@ -80,6 +80,7 @@ def test_the_value_is_read_anew_and_known_to_the_redactor(tmp_path: Path) -> Non
     [
         ({"secret": "../key"}, "cannot be the name"),
         ({"secret": "empty"}, "is empty"),
+        ({"secret": "short"}, "fewer than 4 characters"),
         ({"secret": "folder"}, "cannot read"),
         ({"secret": "binary"}, "no UTF-8"),
         ({"secret": "large"}, "too much"),
@@ -99,6 +100,7 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path, table: dict[str, object]
     """With what is wrong, never with a value."""
     write(tmp_path / "key", VALUE)
     write(tmp_path / "s" / "empty", "\n")
+    write(tmp_path / "s" / "short", "abc")
     (tmp_path / "s" / "folder").mkdir()
     (tmp_path / "s" / "binary").write_bytes(b"\xff")
     write(tmp_path / "s" / "large", "x" * 70_000)

@@ -9,6 +9,7 @@ import pytest
 
 from erpsync.core.redaction import Redactor
 from erpsync.observe.logging import ForeignHandler, configure_logging, emitter
+from erpsync.observe.output import plugins_print_to
 
 SECRET = "correct-horse-Батерия-\"staple'"
 
@@ -93,3 +94,15 @@ def test_libraries_speak_through_events() -> None:
     (line,) = lines(stream)
     assert (line["event"], line["level"], line["logger"]) == ("library.warned", "warning", "somebody")
     assert line["message"] == "look at [redacted]"
+
+
+def test_what_is_printed_in_pieces_is_seen_as_one() -> None:
+    """Lines are held back until they end: two halves of a secret do not pass, and nothing is lost at the end."""
+    redactor, inner = Redactor(), io.StringIO()
+    redactor.learn(SECRET)
+    with plugins_print_to(inner, redactor):
+        print("a", SECRET[:9], sep="", end="", flush=True)
+        print(SECRET[9:], end="")
+        assert inner.getvalue() == ""
+        print("\nthe last words", end="")
+    assert inner.getvalue() == "a[redacted]\nthe last words\n"
