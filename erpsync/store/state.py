@@ -29,11 +29,11 @@ from erpsync.store.copy import keep_before_upgrade
 from erpsync.store.database_fault import DATABASE_FAULTS, RETRYABLE, meaning_of
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
+from erpsync.store.task import Answer, Operation, Task, tell
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
-_Operation = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 _GROUP = 1000  # items in one transaction at most, so that none waits long
 
 
@@ -49,7 +49,7 @@ class Store:
         self.path = path
         self._readers = _engine(path, begin="BEGIN", read_only=True)
         self._writers = None if read_only else _engine(path, begin="BEGIN IMMEDIATE", read_only=False)
-        self._queue: SimpleQueue[_Task | None] = SimpleQueue()
+        self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     @classmethod
@@ -75,41 +75,43 @@ class Store:
             raise _translated(error, path) from error
         return store
 
-    def submit(self, operation: _Operation, item: Any) -> "Future[Any]":
+    def submit(self, operation: Operation, item: Any) -> "Future[Any]":
         """Queue one item; the future is resolved after the commit, or with a StoreError."""
-        task = _Task(operation, item)
-        self._queue.put(task)
-        return task.future
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # a queued write cannot be taken back
+        self._queue.put(Task(operation, item, future))
+        return future
 
     async def write(
-        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Answer]], item: Item
-    ) -> Answer:
+        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Result]], item: Item
+    ) -> Result:
         """Do one item durably. A cancelled caller may find it done nevertheless."""
-        result: Answer = await asyncio.wrap_future(self.submit(operation, item))
-        return result
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.put(Task(operation, item, future))
+        return await future
 
     def write_now(
-        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Answer]], item: Item
-    ) -> Answer:
+        self, operation: Callable[[Connection, Sequence[Item]], Sequence[Result]], item: Item
+    ) -> Result:
         """`write` for callers without an event loop."""
-        result: Answer = self.submit(operation, item).result()
+        result: Result = self.submit(operation, item).result()
         return result
 
     async def read(
         self,
-        query: Callable[Concatenate[Connection, Arguments], Answer],
+        query: Callable[Concatenate[Connection, Arguments], Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
-    ) -> Answer:
+    ) -> Result:
         """Run a query in a thread."""
         return await asyncio.to_thread(lambda: self.read_now(query, *args, **kwargs))
 
     def read_now(
         self,
-        query: Callable[Concatenate[Connection, Arguments], Answer],
+        query: Callable[Concatenate[Connection, Arguments], Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
-    ) -> Answer:
+    ) -> Result:
         """Run a query here and now, on a consistent snapshot."""
         try:
             with self._readers.begin() as connection:
@@ -150,7 +152,7 @@ class Store:
     def _write_queued(self, connection: Connection) -> None:
         open_end = True
         while open_end:
-            tasks: list[_Task] = []
+            tasks: list[Task] = []
             task = self._queue.get()
             while task is not None:
                 tasks.append(task)
@@ -159,44 +161,25 @@ class Store:
                 task = self._queue.get()
             open_end = task is not None
             if tasks:
-                self._commit(connection, tasks)
+                tell(self._commit(connection, tasks))
 
-    def _commit(self, connection: Connection, tasks: "list[_Task]") -> None:
+    def _commit(self, connection: Connection, tasks: list[Task]) -> list[Answer]:
         """One transaction for all; where it fails, one for each, so that a bad item harms nobody else."""
-        groups: dict[_Operation, list[_Task]] = {}
+        groups: dict[Operation, list[Task]] = {}
         for task in tasks:
             groups.setdefault(task.operation, []).append(task)
-        results: list[tuple[_Task, Any]] = []
+        answers: list[Answer] = []
         try:
             with connection.begin():
                 for operation, group in groups.items():
-                    answers = operation(connection, [task.item for task in group])
-                    results += zip(group, answers, strict=True)
+                    results = operation(connection, [task.item for task in group])
+                    answers += [Answer(task, result) for task, result in zip(group, results, strict=True)]
         except Exception as error:  # noqa: BLE001 - whatever an operation raises belongs to its caller
             if len(tasks) > 1 and meaning_of(error) not in RETRYABLE:
-                for task in tasks:
-                    self._commit(connection, [task])
-            else:  # one alone, or the database itself: locked, full
-                for task in tasks:
-                    task.fail(error, self.path)
-            return
-        for task, answer in results:
-            task.future.set_result(answer)
-
-
-class _Task:
-    """One queued item and the future of its answer."""
-
-    __slots__ = ("future", "item", "operation")
-
-    def __init__(self, operation: _Operation, item: Any) -> None:
-        self.operation = operation
-        self.item = item
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # a queued write cannot be taken back
-
-    def fail(self, error: Exception, path: Path) -> None:
-        self.future.set_exception(_translated(error, path) if isinstance(error, DATABASE_FAULTS) else error)
+                return [answer for task in tasks for answer in self._commit(connection, [task])]
+            # one alone, or the database itself: locked, full
+            return [Answer(task, error=_known(error, self.path)) for task in tasks]
+        return answers
 
 
 def _make_place(path: Path, read_only: bool) -> None:
@@ -271,6 +254,10 @@ def _newer(found: str) -> SchemaMismatchError:
         f"the state database has schema {found}, this erpsync knows {REVISION} at most",
         hint="run the newer erpsync that wrote it",
     )
+
+
+def _known(error: Exception, path: Path) -> Exception:
+    return _translated(error, path) if isinstance(error, DATABASE_FAULTS) else error
 
 
 def _translated(error: Exception, path: Path) -> StoreError:

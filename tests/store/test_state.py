@@ -1,7 +1,9 @@
 """The store: opening, group commit, durability, failures."""
 
+import asyncio
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
@@ -107,6 +109,34 @@ def test_reading_before_any_state_says_what_to_do(tmp_path: Path) -> None:
         Store.open(tmp_path / "none.db", read_only=True)
     assert "daemon" in caught.value.hint
     assert not (tmp_path / "none.db").exists()
+
+
+async def test_who_gives_up_waiting_harms_nobody(store: Store) -> None:
+    """A write whose caller was cancelled is done nevertheless, and its neighbours are answered."""
+    given_up = asyncio.create_task(store.write(note, "one"))
+    await asyncio.sleep(0)  # it is queued
+    given_up.cancel()
+    await store.write(note, "two")
+    assert store.read_now(count) == 2
+
+
+def test_an_event_loop_that_has_ended_harms_nobody(store: Store) -> None:
+    """The writer goes on where nobody is left to be answered."""
+    held = threading.Event()
+
+    def hold(connection: Connection, items: list[str]) -> list[int]:
+        held.wait()
+        return note(connection, items)
+
+    async def write_and_leave() -> None:
+        leaving = asyncio.create_task(store.write(hold, "one"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+
+    asyncio.run(write_and_leave())
+    held.set()
+    assert store.write_now(note, "two")
+    assert store.read_now(count) == 2
 
 
 async def test_writes_are_awaited(store: Store) -> None:
