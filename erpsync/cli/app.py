@@ -11,6 +11,7 @@ from erpsync.cli.doctor import doctor
 from erpsync.cli.history import logs, runs, show
 from erpsync.cli.identities import identities, token
 from erpsync.cli.jobs import jobs_app
+from erpsync.cli.login import login, logout
 from erpsync.cli.next import next_
 from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
@@ -73,5 +74,7 @@ app.command()(resume)
 app.command()(reload)
 app.command()(plugins)
 app.add_typer(store_app, name="store")
+app.command()(login)
+app.command()(logout)
 app.command()(sandbox)
 app.command()(schema)

@@ -9,6 +9,7 @@ from erpsync.config.section import IdentitySection
 from erpsync.core.instance import AuthMethod, GrantKind, Identity, Instance
 
 _OF_REFERENCE_TOKEN = ("token", "token_header", "token_expires")
+_OF_PERSON = ("redirect_uri",)
 _OF_ANY_GRANT = ("grant", "instance")
 _METHODS: Mapping[str, tuple[AuthMethod, ...]] = {
     "client_secret": ("client_secret_post", "client_secret_basic"),
@@ -72,7 +73,7 @@ def _check_keys(
     for key in table:
         if key in IdentitySection.model_fields and not _belongs(key, section.grant):
             message = f'{key} has no meaning for the grant "{section.grant}"'
-            document.add("E105", message, where((key,)), hint=_hint(section.grant))
+            document.add("E105", message, where((key,)), hint=_hint(key, section.grant))
     needed = "token" if section.grant == "reference_token" else "client_id"
     if needed not in table:
         document.add("E106", f"{needed} is missing", where((needed,)))
@@ -94,10 +95,14 @@ def _check_method(document: Document, method: AuthMethod, table: Mapping[str, ob
 
 
 def _belongs(key: str, grant: GrantKind) -> bool:
+    if key in _OF_PERSON:
+        return grant == "authorization_code"
     return key in _OF_ANY_GRANT or (key in _OF_REFERENCE_TOKEN) == (grant == "reference_token")
 
 
-def _hint(grant: GrantKind) -> str:
+def _hint(key: str, grant: GrantKind) -> str:
+    if key in _OF_PERSON:
+        return 'it goes with grant = "authorization_code"'
     if grant == "reference_token":
         return 'a reference token is sent as it is: token = { secret = "name" } says all'
     return 'it goes with grant = "reference_token"'

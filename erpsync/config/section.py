@@ -122,6 +122,18 @@ def _https(value: str) -> str:
     return value
 
 
+def _loopback(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        plain = parts.scheme == "http" and "@" not in parts.netloc and not parts.query and not parts.fragment
+        if plain and parts.hostname in ("127.0.0.1", "::1", "localhost") and parts.port != 0:
+            return value
+    except ValueError:
+        pass
+    message = "{key} must be an address of this machine like http://127.0.0.1:8401/callback"
+    raise fault("E105", message, "`erpsync login` listens there while somebody signs in")
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
@@ -270,6 +282,7 @@ _TIME_SCHEMA = {"type": "string", "pattern": r"^([01]\d|2[0-3]):[0-5]\d$|\$\{", 
 _DAY_SCHEMA = {"description": "a day, like 2026-12-31, quoted or not", "examples": ["2026-12-31"]}
 _DAY_OF_YEAR_SCHEMA = {"type": "string", "pattern": r"^\d\d?-\d\d?$", "examples": ["12-31"]}
 _MONTH_DAY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 31}, {"const": "L"}]}
+_LOOPBACK_SCHEMA = {"type": "string", "examples": ["http://127.0.0.1:8401/callback"]}
 _EXPIRY_SCHEMA = {"description": "the last day, like 2026-12-31, or an offset date-time"}
 _INSTANT_SCHEMA: dict[str, Any] = {"description": "an offset date-time, like 2026-12-31T23:00:00+02:00"}
 
@@ -283,6 +296,7 @@ Words = Annotated[tuple[Text, ...], BeforeValidator(_words), WithJsonSchema(_LIS
 Tags = Annotated[frozenset[Text], BeforeValidator(_list), WithJsonSchema(_LIST_SCHEMA)]
 PathText = Annotated[str, AfterValidator(_path)]
 Url = Annotated[str, AfterValidator(_https)]
+LoopbackUri = Annotated[str, AfterValidator(_loopback), WithJsonSchema(_LOOPBACK_SCHEMA)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Duration = Annotated[timedelta, PlainValidator(_duration), WithJsonSchema(_DURATION_SCHEMA)]
 Span = Annotated[
@@ -396,6 +410,7 @@ class IdentitySection(Section):
     token: Reference | None = None
     token_header: TokenScheme = "bearer"  # noqa: S105 - no password
     token_expires: Expiry | None = None
+    redirect_uri: LoopbackUri | None = None
 
 
 class InstanceSection(Section):

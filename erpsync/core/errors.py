@@ -3,7 +3,7 @@
     ErpsyncError                 .retryable  .hint
     ├─ ConfigError               carries every Problem found
     │  └─ SecretUnavailableError
-    ├─ IdentityError             DiscoveryError · TokenEndpointError · LoginRequiredError
+    ├─ IdentityError             DiscoveryError · TokenEndpointError · LoginRequiredError · SignInError
     ├─ ErpNetError               instance, method, path
     │  ├─ UnreachableError · ThrottledError · LicenseExhaustedError · ServerFaultError
     │  └─ RejectedError          UnauthorizedError · ForbiddenError · NotFoundError · InvalidQueryError
@@ -101,6 +101,14 @@ class TokenEndpointError(IdentityError):
 
 class LoginRequiredError(IdentityError):
     """A person's identity has nothing to get tokens with: somebody has to sign in."""
+
+
+class SignInError(IdentityError):
+    """A person's sign-in has not worked."""
+
+    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.retryable = retryable
 
 
 class ErpNetError(ErpsyncError):

@@ -46,7 +46,8 @@ class Identity:
     A service asks for tokens by "client_credentials", a person signs in once ("authorization_code"), a
     "reference_token" (ERP.net's PAT and SAT) was made by hand and is sent as it is: then `token` says where it is,
     `token_scheme` how it is sent and `token_expires` (aware UTC) until when it was issued. `private_key` (PEM) and
-    `key_id` belong to "private_key_jwt".
+    `key_id` belong to "private_key_jwt"; `redirect_uri` is where a person's browser comes back to on this machine, if
+    the server wants one exact address.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Identity:
     token: SecretReference | None = None
     token_scheme: TokenScheme = "bearer"  # noqa: S105 - no password
     token_expires: datetime | None = None
+    redirect_uri: str | None = None
 
     @property
     def secrets(self) -> tuple[SecretReference, ...]:

@@ -98,6 +98,7 @@ class Connections:
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._sites: dict[str, InstanceSite] = {}
         self._gates: dict[str, ServerGate] = {}
+        self._people: dict[str, RefreshSource] = {}
         self._tokens: dict[str, TokenManager] = {}
         self._retired: list[TokenManager] = []
         self._retired_sites: list[InstanceSite] = []
@@ -168,6 +169,15 @@ class Connections:
             if key[0] not in moved and key[1] not in others
         }
 
+    def people(self) -> list[tuple[TokenManager, RefreshSource]]:
+        """Everybody who may have signed in, whether a job uses the identity or not."""
+        names = [
+            name
+            for name, identity in self._configuration.identities.items()
+            if identity.grant == "authorization_code"
+        ]
+        return [(self._manager_of(name), self._people[name]) for name in names]
+
     async def close(self) -> None:
         """End renewals under way and close all connections."""
         await asyncio.gather(*(manager.close() for manager in (*self._tokens.values(), *self._retired)))
@@ -218,7 +228,7 @@ class Connections:
                 redactor=self._redactor,
             )
         elif identity.grant == "authorization_code":
-            source = RefreshSource(self.token_client(identity, site), drawer)
+            source = self._people[identity.name] = RefreshSource(self.token_client(identity, site), drawer)
         else:
             client = self.token_client(identity, site)
             source = ClientCredentialsSource(client)

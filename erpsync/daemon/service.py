@@ -33,6 +33,7 @@ from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
 from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
+from erpsync.identity.keep_alive import keep_signed_in
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
 from erpsync.observe.metrics import Metrics
@@ -156,6 +157,8 @@ class Service:
         )
         ahead = asyncio.create_task(forethought.run(), name="forethought")
         stack.callback(ahead.cancel)
+        signed_in = keep_signed_in(house.connections.people, house.clock)
+        stack.callback(asyncio.create_task(signed_in, name="people").cancel)
         due_watch = asyncio.create_task(self._watch_due(controls), name="due")
         stack.callback(due_watch.cancel)
         tidying = keep_house(

@@ -30,6 +30,8 @@ class ServerMetadata:
     end_session_endpoint: str | None = None
     grants: tuple[str, ...] = ()
     signing_algorithms: tuple[str, ...] = ()
+    sends_issuer: bool = False
+    """It names itself in the answer to a sign-in (RFC 9207)."""
     skew: float | None = None
 
 
@@ -83,6 +85,7 @@ def _checked(document: Mapping[str, object], issuer: str) -> ServerMetadata:
         end_session_endpoint=_endpoint(document.get("end_session_endpoint")),
         grants=_words(document.get("grant_types_supported")),
         signing_algorithms=_words(document.get("token_endpoint_auth_signing_alg_values_supported")),
+        sends_issuer=document.get("authorization_response_iss_parameter_supported") is True,
     )
 
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from erpsync.core.clock import Clock
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import ErpsyncError, LoginRequiredError
 from erpsync.core.token import AccessToken
 
 Renewal = Literal["late", "early"]
@@ -129,8 +129,11 @@ def next_step(failed: Failure | None, phase: Phase, now: float, looked_at: float
     """What may be done `now`, when the source was last asked or looked at `looked_at` (boot-time clock)."""
     if failed is None or now >= failed.next_try(phase):
         return Next.ASK
-    parked = not failed.error.retryable
-    return Next.LOOK if parked and now - looked_at >= _LOOK_APART_SECONDS else Next.WAIT
+    signed_out = isinstance(
+        failed.error, LoginRequiredError
+    )  # a look at a file, where secrets may be commands
+    apart = 0.0 if signed_out else _LOOK_APART_SECONDS
+    return Next.LOOK if not failed.error.retryable and now - looked_at >= apart else Next.WAIT
 
 
 def failure(error: ErpsyncError, at: float, count: int) -> Failure:

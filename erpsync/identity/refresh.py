@@ -8,11 +8,10 @@ attempt, ask, store the answer, and only then use it.
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from erpsync.core.errors import LoginRequiredError, TokenEndpointError
-from erpsync.core.instance import Identity
 from erpsync.identity.client import TokenClient
 from erpsync.identity.sealed import Attempt, Drawer, StoredToken, fingerprint
 from erpsync.identity.source import Fetched, Grant, SourceFacts
@@ -25,11 +24,6 @@ _LIFE_PUBLIC = timedelta(hours=24)
 _LIFE_CONFIDENTIAL = timedelta(days=30)
 
 
-def keep_alive_after(identity: Identity) -> timedelta:
-    """When a refresh token should be used at the latest: after two thirds of its life (ERP.net: token-lifetime)."""
-    return (_LIFE_PUBLIC if identity.auth_method == "none" else _LIFE_CONFIDENTIAL) * (2 / 3)
-
-
 class RefreshSource:
     """Fetches tokens for a person who has signed in. A `TokenSource`; without `drawer` nobody can have."""
 
@@ -37,7 +31,12 @@ class RefreshSource:
         self._client = client
         self._drawer = drawer
         self._name = client.identity.name
+        life = _LIFE_PUBLIC if client.identity.auth_method == "none" else _LIFE_CONFIDENTIAL
+        self.keep_alive_after = life * (2 / 3)
+        """Without a renewal for so long a refresh token is used, lest it ends (ERP.net: token-lifetime)."""
+        self._refreshed_at: datetime | None = None  # as long as there is something to keep alive
         self._given: str | None = None  # the access token that the manager has from here
+        self._signed_out = False
         self._unsaved: StoredToken | None = None  # came from the server, and the disk has refused it
 
     async def fetch(self) -> Fetched:
@@ -54,10 +53,14 @@ class RefreshSource:
                 f"{self._name} is a person, and there is no seal_key to keep a sign-in with",
                 hint=f"set seal_key in [daemon], then erpsync login {self._name}",
             )
+        self._signed_out = False
         async with drawer.lock():
             await self._save_unsaved(drawer)
             stored = await asyncio.to_thread(drawer.load)
+            alive = stored is not None and stored.refresh_token and not stored.refused
+            self._refreshed_at = stored.refreshed_at if stored and alive else None
             if stored is None:
+                self._signed_out = True
                 raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
             if stored.access_token != self._given and self._left(stored) > min(
                 _WORTH_SECONDS, stored.lifetime / 2
@@ -71,11 +74,16 @@ class RefreshSource:
 
     async def changed(self) -> bool:
         """Whether somebody has signed in or out, or the secrets are others than those read last."""
-        return self.is_changed_elsewhere() or await self._client.changed()
+        return self.is_changed_elsewhere() or (not self._signed_out and await self._client.changed())
 
     def is_changed_elsewhere(self) -> bool:
         """Whether another process has written what is stored; cheap."""
         return self._drawer is not None and self._drawer.changed()
+
+    def is_due(self) -> bool:
+        """Whether the refresh token has to be used now, whoever needs a token."""
+        since = self._refreshed_at
+        return since is not None and self._client.clock.now() - since >= self.keep_alive_after
 
     def facts(self) -> SourceFacts:
         """What it has seen."""
@@ -95,10 +103,11 @@ class RefreshSource:
                 raise TokenEndpointError(f"{self._name} was renewed elsewhere", retryable=True) from error
             why = _why(error, stored.attempt)
             await asyncio.to_thread(drawer.save, replace(stored, refused=why))
+            self._refreshed_at = None
             raise self._refused(why) from error
         self._unsaved = _renewed(stored, fetched)
         await self._save_unsaved(drawer)
-        self._given = fetched.grant.access_token
+        self._given, self._refreshed_at = fetched.grant.access_token, fetched.sent_at
         return fetched
 
     async def _ask(self, token: str) -> Fetched:
@@ -138,6 +147,7 @@ class RefreshSource:
         return max((self._client.clock.now() - stored.sent_at).total_seconds(), 0.0)
 
     def _refused(self, why: str) -> LoginRequiredError:
+        self._signed_out = True
         return LoginRequiredError(
             f"{self._name} is not signed in any more: the identity server does not renew its tokens ({why})",
             hint=self._hint,

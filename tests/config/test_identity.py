@@ -107,3 +107,37 @@ def test_every_kind_of_secret_is_looked_for(load: Load, tmp_path: Path) -> None:
     for name in ("sat", "key"):
         write(tmp_path / "s" / name, "dragon-tree-7")
     assert secret_problems(configuration, look) == []
+
+
+def test_where_a_browser_comes_back(load: Load) -> None:
+    """A person may name one exact address of this machine."""
+    address = "http://127.0.0.1:8401/back"
+    identity = only(load, f'grant = "authorization_code"\nclient_id = "x"\nredirect_uri = "{address}"\n')
+    assert identity.redirect_uri == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://127.0.0.1:8401/back",
+        "http://10.0.0.1:8401/back",
+        "http://127.0.0.1.example.com/",
+        "http://ann@127.0.0.1/",
+        "http://127.0.0.1/?a=b",
+        "http://127.0.0.1:0/",
+        "http://127.0.0.1:port/",
+        "somewhere",
+    ],
+)
+def test_where_a_browser_must_not_come_back(problems: Problems, address: str) -> None:
+    """Anything but a plain loopback address would send a code to somebody else."""
+    text = f'{ACME}[identities.one]\ninstance = "acme"\ngrant = "authorization_code"\nclient_id = "x"\n'
+    (problem,) = problems(text + f'redirect_uri = "{address}"\n')
+    assert (problem.code, problem.key) == ("E105", "identities.one.redirect_uri")
+
+
+def test_a_service_has_no_browser(problems: Problems) -> None:
+    """redirect_uri goes with people only, and the help says so."""
+    text = f'{ACME}[identities.one]\ninstance = "acme"\nclient_id = "x"\nclient_secret = {{ env = "X" }}\n'
+    (problem,) = problems(text + 'redirect_uri = "http://127.0.0.1/"\n')
+    assert (problem.code, "authorization_code" in problem.help) == ("E105", True)

@@ -38,6 +38,7 @@ def test_the_configurations_pass_the_check(tmp_path: Path) -> None:
     """What the README shows is accepted without errors or warnings."""
     titles = (
         "A first job",
+        "A person's identity",
         "Forty customers, one definition",
         "Every night, once, and never in office hours",
     )

@@ -6,19 +6,22 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 
 from erpsync.core.errors import LoginRequiredError, StoreUnavailableError, TokenEndpointError
 from erpsync.core.instance import Identity
+from erpsync.identity.keep_alive import LOOK_SECONDS, keep_signed_in
 from erpsync.identity.manager import TokenManager
-from erpsync.identity.refresh import RefreshSource, keep_alive_after
+from erpsync.identity.refresh import RefreshSource
 from erpsync.identity.sealed import Drawer, SealedStore, StoredToken, fingerprint
 from erpsync.identity.status import TokenState
 from tests.identity.conftest import TOKEN_PATH, Bench, grant
@@ -192,7 +195,6 @@ async def test_T51_refused(desk: Desk) -> None:
         "LoginRequiredError"
     ]
     desk.sign_in("access-2", "refresh-2")
-    desk.bench.clock.advance(timedelta(seconds=10))
     assert (await manager.token()).value == "access-2"
     assert manager.status().state is TokenState.FRESH
 
@@ -323,10 +325,41 @@ async def test_nothing_is_told(desk: Desk) -> None:
     assert "unknown token" in caught.value.message
 
 
-def test_keep_alive() -> None:
-    """Two thirds of a day for public clients, of thirty days for confidential ones."""
-    assert keep_alive_after(ANN) == timedelta(hours=16)
-    assert keep_alive_after(replace(ANN, auth_method="client_secret_post")) == timedelta(days=20)
+@pytest.mark.parametrize(
+    ("method", "due"), [("none", timedelta(hours=16)), ("client_secret_post", timedelta(days=20))]
+)
+async def test_kept_alive(desk: Desk, method: Any, due: timedelta) -> None:
+    """A refresh token that nobody needs is used after two thirds of its life: a day for public clients, thirty for
+    others; not before, and again after as long."""
+    desk.sign_in()
+    desk.bench.answers(answer(2), answer(3))
+    source = desk.source(replace(ANN, auth_method=method))
+    await source.fetch()
+    desk.bench.clock.advance(due - timedelta(minutes=1))
+    assert not source.is_due()
+    desk.bench.clock.advance(timedelta(minutes=1))
+    assert source.is_due()
+    async with _kept(desk, source):
+        await _until(lambda: desk.stored().access_token == "access-2")
+        await _until(lambda: not source.is_due())
+        desk.bench.clock.advance(due)
+        await _until(lambda: _passes(desk) and desk.stored().access_token == "access-3")
+    assert desk.sent == ["refresh-1", "refresh-2"]
+
+
+async def test_signed_in_and_out_elsewhere(desk: Desk) -> None:
+    """A daemon notices within seconds that somebody has signed in, as somebody else, and out, by other processes."""
+    async with _kept(desk, desk.source()) as manager:
+        desk.sign_in("access-1")
+        await _until(lambda: _passes(desk) and _held(manager) == "access-1")
+        desk.sign_in("access-2")
+        await _until(lambda: _passes(desk) and _held(manager) == "access-2")
+        desk.bench.clock.advance(timedelta(minutes=2))
+        desk.drawer().clear()
+        await _until(lambda: _passes(desk) and manager.held is None)
+        with pytest.raises(LoginRequiredError, match="nobody has signed in"):
+            await manager.token()
+    assert desk.sent == []
 
 
 _PROCESS = """
@@ -415,10 +448,34 @@ async def test_T47_killed_before_it_could_store(desk: Desk) -> None:
     assert desk.sent == ["refresh-1", "refresh-1"]
 
 
-async def _told(bench: Bench, event: str) -> None:
+@asynccontextmanager
+async def _kept(desk: Desk, source: RefreshSource) -> AsyncIterator[TokenManager]:
+    manager = desk.manager(source)
+    keeping = asyncio.create_task(keep_signed_in(lambda: [(manager, source)], desk.bench.clock))
+    try:
+        yield manager
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+def _passes(desk: Desk) -> bool:
+    desk.bench.clock.advance(timedelta(seconds=LOOK_SECONDS))
+    return True
+
+
+def _held(manager: TokenManager) -> str | None:
+    return manager.held.value if manager.held else None
+
+
+async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(30):
-        while not bench.named(event):  # noqa: ASYNC110 - what is told is looked at
+        while not condition():  # noqa: ASYNC110 - what others do is looked at
             await asyncio.sleep(0.01)
+
+
+async def _told(bench: Bench, event: str) -> None:
+    await _until(lambda: bench.named(event))
 
 
 def _held_back(asked: asyncio.Event, go: asyncio.Event, late: bytes) -> Script:

@@ -1,0 +1,32 @@
+"""People stay signed in: refresh tokens are used before they end; who signs in or out elsewhere is noticed."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from erpsync.core.clock import Clock
+from erpsync.core.errors import ErpsyncError
+from erpsync.identity.manager import TokenManager
+from erpsync.identity.refresh import RefreshSource
+
+LOOK_SECONDS = 1.0
+"""Between two looks; one costs no more than asking the file system about a file."""
+
+
+async def keep_signed_in(
+    people: Callable[[], Sequence[tuple[TokenManager, RefreshSource]]], clock: Clock
+) -> None:
+    """Look after everybody there is until cancelled; what goes wrong the manager tells."""
+    while True:
+        await asyncio.gather(*(_look_after(manager, source) for manager, source in people()))
+        await clock.sleep(LOOK_SECONDS)
+
+
+async def _look_after(manager: TokenManager, source: RefreshSource) -> None:
+    with suppress(ErpsyncError):
+        if source.is_changed_elsewhere():
+            if held := manager.held:
+                manager.invalidate(held.version, "somebody has signed in or out")
+            await manager.token()
+        elif source.is_due():
+            await manager.token(max_age=source.keep_alive_after)
