@@ -8,42 +8,27 @@ share its result, and may go away without harm.
 import asyncio
 import contextvars
 import copy
-import math
-import random
+from dataclasses import replace
 from datetime import timedelta
 from typing import NoReturn
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError, IdentityError, TokenEndpointError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
-from erpsync.core.token import NEVER, AccessToken
+from erpsync.core.token import AccessToken
+from erpsync.identity.acquisition import Acquisition
 from erpsync.identity.keeper import TokenKeeper
-from erpsync.identity.life import (
-    Failure,
-    HeldToken,
-    Next,
-    Phase,
-    Renewal,
-    failure,
-    next_step,
-    reading_windows,
-    windows,
-)
+from erpsync.identity.life import Failure, HeldToken, Next, Phase, Renewal, failure, next_step
 from erpsync.identity.report import TokenReport
-from erpsync.identity.source import Fetched, TokenSource
+from erpsync.identity.source import TokenSource
 from erpsync.identity.status import IdentityStatus, status_of
 
 _ZERO = timedelta(0)
 _COLD_PATIENCE = 30.0
 _EXPIRING_PATIENCE = 5.0
-_COLD_TRIES = 5
-_COLD_SECONDS = 60.0
 _FORCED_APART = 60.0
-_full_jitter = wait_random_exponential(multiplier=1, max=30)
 
 
 class TokenManager:
@@ -65,20 +50,18 @@ class TokenManager:
     ) -> None:
         self._identity = identity
         self._source = source
-        self._keeper = keeper
-        self._recalled = keeper is None
         self._clock = clock
         self._report = TokenReport(identity.name, emit, clock)
-        self._redactor = redactor
-        self._renewal: Renewal = renewal
+        self._acquisition = Acquisition(
+            identity, source, keeper=keeper, clock=clock, redactor=redactor, renewal=renewal
+        )
         self._held: HeldToken | None = None
         self._flight: asyncio.Task[None] | None = None
         self._failure: Failure | None = None
-        self._version = 0
-        self._forced_at: float | None = None
-        self._refused: AccessToken | None = None
         self._trouble: ErpsyncError | None = None  # of the flight under way, which goes on
         self._looked_at = 0.0
+        self._refused: AccessToken | None = None
+        self._forced_at: float | None = None
 
     async def token(self, *, min_valid: timedelta = _ZERO, max_age: timedelta | None = None) -> AccessToken:
         """A token that can be used now; see `Auth.token`. A fresh one costs neither a lock nor a switch of tasks.
@@ -126,8 +109,8 @@ class TokenManager:
 
     async def recall(self) -> None:
         """Hold what the process before left, if it can be used: to show it, and not to ask for another."""
-        if self._held is None and (fetched := await self._recall()) is not None:
-            self._held = self._hold(fetched)
+        if self._held is None and (recalled := await self._acquisition.recall()) is not None:
+            self._held = recalled[0]
 
     async def probe(self) -> AccessToken:
         """A token by a real request now, whatever is held or was refused before: somebody wants to know.
@@ -138,10 +121,10 @@ class TokenManager:
             IdentityError: retryable where waiting can help.
             SecretUnavailableError: the secret cannot be read.
         """
-        fetched, held = await self._source.fetch(), self._held
-        fresh = self._hold(fetched)
-        if held is None or held.phase(held.left(self._clock)) is Phase.EXPIRED:
-            await self._take(fresh, fetched, "asked")
+        wanted = self.held is None
+        fresh, origin = await self._acquisition.fresh(keep=wanted)
+        if wanted:
+            self._take(fresh, origin, "asked")
         return fresh.token
 
     def status(self) -> IdentityStatus:
@@ -165,13 +148,14 @@ class TokenManager:
 
     async def _token_near_its_end(self, min_valid: timedelta, max_age: timedelta | None) -> AccessToken:
         """Start or join the renewal; wait for it as long as the phase of the held token demands."""
-        until = self._clock.boot() + _COLD_PATIENCE
+        asked = self._clock.boot()
+        until = asked + _COLD_PATIENCE
         while True:
             held = self._held
             left = held.left(self._clock) if held else 0.0
             phase = held.phase(left) if held else Phase.EXPIRED
             wanted = min(min_valid.total_seconds(), held.promise) if held else 0.0
-            old = held is not None and self._is_older(held, max_age)
+            old = held is not None and self._is_older(held, max_age, asked)
             flight = self._start(phase, short=old or left <= wanted)
             if held is not None and not old and phase is Phase.AGING and left > wanted:
                 return held.token
@@ -180,13 +164,14 @@ class TokenManager:
                 await self._wait(flight, min(until, soon) if phase is Phase.EXPIRING else until)
             held = self._held
             alive = held is not None and held.phase(held.left(self._clock)) is not Phase.EXPIRED
-            if held is not None and alive and not self._is_older(held, max_age):
+            if held is not None and alive and not self._is_older(held, max_age, asked):
                 return held.token
             if flight is None or self._clock.boot() >= until or (flight.done() and self._failure is not None):
                 self._raise_failure()
 
-    def _is_older(self, held: HeldToken, max_age: timedelta | None) -> bool:
-        return max_age is not None and held.is_older(max_age, self._clock)
+    def _is_older(self, held: HeldToken, max_age: timedelta | None, asked: float) -> bool:
+        """What was requested after the caller `asked` is young enough, however long it took."""
+        return max_age is not None and held.sent_at_boot < asked and held.is_older(max_age, self._clock)
 
     async def _wait(self, flight: asyncio.Task[None], until: float) -> None:
         """Wait for the flight without being able to harm it."""
@@ -236,109 +221,38 @@ class TokenManager:
     async def _renew(self, trigger: str, phase: Phase, *, only_if_new: bool) -> None:
         """The flight: get a token and hold it, or note why there is none."""
         self._looked_at, self._trouble = self._clock.boot(), None
+
+        def tell(error: ErpsyncError, wait: float) -> None:
+            self._trouble = error
+            self._report.trying_again(error, trigger, wait)
+
         try:
             if only_if_new and not await self._source.changed():
                 return
-            held, fetched = await self._obtain(trigger, patient=phase is Phase.EXPIRED)
+            patient = phase is Phase.EXPIRED
+            held, origin = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
+            self._require_other(held, trigger)
         except ErpsyncError as error:
             failed = self._failure
             self._failure = failure(error, self._clock.boot(), failed.count + 1 if failed else 1)
             self._report.failed(self._failure, failed, trigger)
         else:
-            await self._take(held, fetched, trigger)
+            self._take(held, origin, trigger)
 
-    async def _take(self, held: HeldToken, fetched: Fetched, trigger: str) -> None:
-        """From now on this is the token; it is kept before anybody uses it."""
-        if self._keeper is not None and fetched.origin == "issued":
-            await self._keeper.keep(fetched)
-        before = self._held
-        self._held, self._failure, self._refused = held, None, None
-        if before is None or before.token is not held.token:
-            self._report.held(held, fetched.origin, trigger)
-
-    async def _obtain(self, trigger: str, *, patient: bool) -> tuple[HeldToken, Fetched]:
-        """One exchange; with nothing to serve meanwhile, several."""
-        began = self._clock.boot()
-
-        def enough(state: RetryCallState) -> bool:
-            late = self._clock.boot() - began + state.upcoming_sleep > _COLD_SECONDS
-            return not patient or late or state.attempt_number >= _COLD_TRIES
-
-        def tell(state: RetryCallState) -> None:
-            error = _error(state)
-            self._trouble = error if isinstance(error, ErpsyncError) else None
-            self._report.trying_again(error, trigger, state.upcoming_sleep)
-
-        async def fetch() -> tuple[HeldToken, Fetched]:
-            fetched = await self._recall() or await self._source.fetch()
-            return self._usable(fetched, trigger), fetched
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda error: isinstance(error, ErpsyncError) and error.retryable),
-            wait=_polite_wait,
-            stop=enough,
-            sleep=self._clock.sleep,
-            before_sleep=tell,
-            reraise=True,
-        )
-        return await retrying(fetch)
-
-    async def _recall(self) -> Fetched | None:
-        """The token of the process before; it is looked for once."""
-        if self._recalled:
-            return None
-        assert self._keeper is not None
-        fetched = await self._keeper.recall()
-        self._recalled = True
-        return fetched
-
-    def _usable(self, fetched: Fetched, trigger: str) -> HeldToken:
-        """The token as it will be held, its life counted from the moment the request was sent."""
-        held = self._hold(fetched)
-        if held.phase(held.left(self._clock)) is Phase.EXPIRED:
-            raise TokenEndpointError("the token was over before it arrived", retryable=True)
-        refused = self._refused is not None and self._refused.value == held.token.value
-        if held.fixed and refused and trigger != "probe":
+    def _require_other(self, held: HeldToken, trigger: str) -> None:
+        """A token made by hand that the API has refused stays refused until it is replaced, or is probed again."""
+        if held.fixed and self._refused and self._refused.value == held.token.value and trigger != "probe":
             raise IdentityError(
                 f"the API refuses the reference token of {self._identity.name}",
                 hint="it was revoked or has expired: make a new one and write it where `token` says",
             )
-        return held
 
-    def _hold(self, fetched: Fetched) -> HeldToken:
-        grant, fixed = fetched.grant, fetched.origin == "fixed"
-        if self._redactor(grant.access_token) == grant.access_token:
-            self._redactor.learn_passing(self._identity.name, grant.access_token)  # no shape gives it away
-        life = min(grant.lifetime, (NEVER - fetched.sent_at).total_seconds())
-        ends = fetched.sent_boot + life
-        if fixed:
-            leads, promise = reading_windows(life), 0.0
-        else:
-            leads = windows(life, self._renewal, jitter=random.random())  # noqa: S311 - a spread
-            promise = ends - self._clock.boot() - leads.hard
-        token = self._token(fetched, fixed=fixed)
-        return HeldToken(token, fetched.sent_boot, ends, leads, promise, fixed)
-
-    def _token(self, fetched: Fetched, *, fixed: bool) -> AccessToken:
-        """The same as before where a token made by hand is, else one of a new version."""
-        grant, held = fetched.grant, self._held
-        if fixed and held is not None and held.token.value == grant.access_token:
-            return held.token
-        endless = math.isinf(grant.lifetime)
-        expires_at = NEVER if endless else fetched.sent_at + timedelta(seconds=grant.lifetime)
-        self._version += 1
-        scheme = self._identity.token_scheme
-        return AccessToken(
-            grant.access_token, self._version, fetched.sent_at, expires_at, grant.scope, scheme
-        )
-
-
-def _polite_wait(state: RetryCallState) -> float:
-    """Full jitter, and never less than the server asks for."""
-    asked = getattr(_error(state), "retry_after", None)
-    seconds = asked.total_seconds() * random.uniform(1.0, 1.1) if asked else 0.0  # noqa: S311 - a spread
-    return max(_full_jitter(state), seconds)
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+    def _take(self, held: HeldToken, origin: str, trigger: str) -> None:
+        """From now on this is the token. One made by hand stays what it was until it is another."""
+        before = self._held
+        same = before is not None and held.fixed and before.token.value == held.token.value
+        if before is not None and same:
+            held = replace(held, token=before.token)
+        self._held, self._failure, self._refused = held, None, None
+        if not same:
+            self._report.held(held, origin, trigger)

@@ -473,3 +473,18 @@ async def test_assertions_are_used_once(bench: Bench, signing_key: str) -> None:
         assert each.claims["exp"] - each.claims["iat"] <= 60
     assert {"client_secret"} & set(sent[0]) == set()
     assert "PRIVATE" not in str(sent)
+
+
+async def test_no_age_is_too_young(bench: Bench) -> None:
+    """Who wants a token of this very moment gets the one requested for him, however long that took."""
+
+    async def slow(_: Seen) -> bytes:
+        bench.clock.advance(seconds(5))
+        return http(grant(f"token-{bench.token_requests}"))
+
+    bench.answers(slow)
+    manager = bench.manager()
+    assert (await manager.token(max_age=seconds(0))).value == "token-1"
+    bench.clock.advance(seconds(1))
+    assert (await manager.token(max_age=seconds(0))).value == "token-2"
+    assert bench.token_requests == 2

@@ -1,0 +1,132 @@
+"""Getting a token of one identity: from the process before, or from the source, several times if need be."""
+
+import math
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
+
+from erpsync.core.clock import Clock
+from erpsync.core.errors import ErpsyncError, TokenEndpointError
+from erpsync.core.instance import Identity
+from erpsync.core.redaction import Redactor
+from erpsync.core.token import NEVER, AccessToken
+from erpsync.identity.keeper import TokenKeeper
+from erpsync.identity.life import HeldToken, Phase, Renewal, reading_windows, windows
+from erpsync.identity.source import Fetched, TokenSource
+
+_COLD_TRIES = 5
+_COLD_SECONDS = 60.0
+_full_jitter = wait_random_exponential(multiplier=1, max=30)
+
+Tell = Callable[[ErpsyncError, float], None]
+"""Hears of an attempt that failed, and how many seconds later the next one follows."""
+
+
+class Acquisition:
+    """Turns what `source` fetches into tokens with versions, windows and an end on both clocks.
+
+    The token of the process before, which `keeper` has, is looked for once, before the source is asked.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        source: TokenSource,
+        *,
+        keeper: TokenKeeper | None,
+        clock: Clock,
+        redactor: Redactor,
+        renewal: Renewal,
+    ) -> None:
+        self._name = identity.name
+        self._scheme = identity.token_scheme
+        self._source = source
+        self._keeper = keeper
+        self._clock = clock
+        self._redactor = redactor
+        self._renewal: Renewal = renewal
+        self._recalled = keeper is None
+        self._version = 0
+
+    async def patiently(self, tell: Tell) -> tuple[HeldToken, str]:
+        """A token after up to five tries within a minute, and its origin; for who has nothing to go on with.
+
+        Raises:
+            ErpsyncError: what the last attempt ran into.
+        """
+        end = self._clock.boot() + _COLD_SECONDS
+
+        def enough(state: RetryCallState) -> bool:
+            return state.attempt_number >= _COLD_TRIES or self._clock.boot() + state.upcoming_sleep > end
+
+        def told(state: RetryCallState) -> None:
+            error = _error(state)
+            assert isinstance(error, ErpsyncError)
+            tell(error, state.upcoming_sleep)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, ErpsyncError) and error.retryable),
+            wait=_polite_wait,
+            stop=enough,
+            sleep=self._clock.sleep,
+            before_sleep=told,
+            reraise=True,
+        )
+        return await retrying(self.once)
+
+    async def once(self) -> tuple[HeldToken, str]:
+        """A token by one exchange at most, and its origin. Raises ErpsyncErrors."""
+        return await self.recall() or await self.fresh()
+
+    async def recall(self) -> tuple[HeldToken, str] | None:
+        """The token of the process before, the first time somebody wants it. Raises SecretUnavailableError."""
+        if self._recalled or self._keeper is None:
+            return None
+        fetched = await self._keeper.recall()
+        self._recalled = True
+        return (self._held(fetched), fetched.origin) if fetched else None
+
+    async def fresh(self, *, keep: bool = True) -> tuple[HeldToken, str]:
+        """A token from the source and its origin, kept for the next process unless it will not be used."""
+        fetched = await self._source.fetch()
+        held = self._held(fetched)
+        if held.phase(held.left(self._clock)) is Phase.EXPIRED:
+            raise TokenEndpointError("the token was over before it arrived", retryable=True)
+        if keep and self._keeper is not None:
+            await self._keeper.keep(fetched)
+        return held, fetched.origin
+
+    def _held(self, fetched: Fetched) -> HeldToken:
+        grant, fixed = fetched.grant, fetched.origin == "fixed"
+        if self._redactor(grant.access_token) == grant.access_token:
+            self._redactor.learn_passing(self._name, grant.access_token)  # no shape gives it away
+        life = min(grant.lifetime, (NEVER - fetched.sent_at).total_seconds())
+        ends = fetched.sent_boot + life
+        if fixed:
+            leads, promise = reading_windows(life), 0.0
+        else:
+            leads = windows(life, self._renewal, jitter=random.random())  # noqa: S311 - a spread
+            promise = ends - self._clock.boot() - leads.hard
+        return HeldToken(self._token(fetched), fetched.sent_boot, ends, leads, promise, fixed)
+
+    def _token(self, fetched: Fetched) -> AccessToken:
+        grant = fetched.grant
+        endless = math.isinf(grant.lifetime)
+        expires_at = NEVER if endless else fetched.sent_at + timedelta(seconds=grant.lifetime)
+        self._version += 1
+        return AccessToken(
+            grant.access_token, self._version, fetched.sent_at, expires_at, grant.scope, self._scheme
+        )
+
+
+def _polite_wait(state: RetryCallState) -> float:
+    """Full jitter, and never less than the server asks for."""
+    asked = getattr(_error(state), "retry_after", None)
+    seconds = asked.total_seconds() * random.uniform(1.0, 1.1) if asked else 0.0  # noqa: S311 - a spread
+    return max(_full_jitter(state), seconds)
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
