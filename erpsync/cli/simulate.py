@@ -107,7 +107,8 @@ def _note(run: "SimulatedRun", times: Times) -> str:
     waits = [f"waits {format_duration(waited)} for {reason}" for reason, waited in run.waits.items()]
     if run.outcome == "succeeded":
         return "; ".join(waits)
-    many = f", {run.fire_count} until {times(run.fire_until)}" if run.fire_count != 1 else ""
+    number = run.fire_count if run.fire_count > 0 else "many"
+    many = f", {number} until {times(run.fire_until)}" if number != 1 else ""
     return "; ".join([f"{run.outcome}: {run.reason}{many}", *waits])
 
 
@@ -116,7 +117,7 @@ def _print_sum(
 ) -> None:
     outcomes: Counter[str] = Counter()
     for run in runs:
-        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += run.fire_count
+        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += max(run.fire_count, 1)
     waiting = [run for run in runs if run.waits]
     say(f"\n{', '.join(f'{number} {what}' for what, number in outcomes.most_common())}")
     if waiting:

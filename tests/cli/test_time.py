@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from erpsync.cli.instant import parse_instant
+from erpsync.store.pauses import Pause, write_pauses
+from erpsync.store.state import Store
 from tests.cli.conftest import Type
 
 SHIFTED = """
@@ -74,6 +76,27 @@ def test_simulate_draws_the_night(erpsync: Type, shifted: Path) -> None:
     assert "for window" in text
     assert "skipped: blackout" in text
     assert "expected end: 2026-05-02" in text
+
+
+async def test_simulate_knows_what_is_paused_now(erpsync: Type, folder: Path) -> None:
+    """A pause in force passes over its job's fire times, many or few, as one line; the rule for slots is told."""
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write('[jobs.tick]\nplugin = "say"\nschedule = { every = "1s" }\nwith = { text = "tick" }\n')
+    (folder / "data").mkdir()
+    store = Store.open(folder / "data" / "erpsync.db")
+    for job in ("tick", "say"):
+        await store.write(write_pauses, Pause(job, datetime.now(UTC)))
+    store.close()
+    tick, say = sorted(
+        erpsync("simulate", "--from", "0s", "--to", "4h", "--format", "json").json["runs"],
+        key=lambda run: run["job"] != "tick",
+    )
+    assert (tick["reason"], tick["fire_count"], say["reason"]) == ("paused", -1, "paused")
+    assert 2 <= say["fire_count"] <= 4
+    text = erpsync("simulate", "--from", "0s", "--to", "4h").out
+    assert "skipped: paused, many until" in text
+    assert "-1 until" not in text
+    assert "an identity keeps its own until 20m after its last run" in text
 
 
 @pytest.mark.parametrize(
