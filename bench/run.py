@@ -1,4 +1,4 @@
-"""Runs the benches named (`command_line`, `scale`, `mirror`, `fire_time`; all by default) and prints one table."""
+"""Runs the benches named (all by default) and prints one table."""
 
 import os
 import platform
@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 import command_line
 import fire_time
 import mirror
+import reload
 import scale
 from measure import table
 
 BENCHES = {
     "command_line": command_line.figures,
     "scale": scale.figures,
+    "reload": reload.figures,
     "mirror": mirror.figures,
     "fire_time": fire_time.figures,
 }
