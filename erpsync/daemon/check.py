@@ -12,7 +12,7 @@ from erpsync.core.problem import Problem
 from erpsync.core.secret import SecretReference
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import Resolve, validate_settings
-from erpsync.scheduling.check import schedule_problems
+from erpsync.scheduling.check import schedule_faults, schedule_problems
 
 
 def all_problems(
@@ -39,9 +39,8 @@ def all_problems(
 
 def require_schedules(configuration: Configuration) -> None:
     """Raises ConfigError where a schedule is not valid: nothing that needs fire times can go on."""
-    problems = schedule_problems(configuration)
-    if any(problem.severity == "error" for problem in problems):
-        raise ConfigError(problems)
+    if faults := schedule_faults(configuration):
+        raise ConfigError(faults)
 
 
 def parked_jobs(
