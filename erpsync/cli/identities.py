@@ -150,7 +150,7 @@ def _print_one(found: Mapping[str, Any], times: Times) -> None:
         ("asked", " ".join(found["asked_scope"]) or "whatever the application has"),
         ("until", times(found["expires_at"])),
         ("renewal", times(found["next_renewal_at"])),
-        ("survives", f"an outage of the identity server for {_duration(found['survives_seconds'])}"),
+        ("survives", _survives(found["survives_seconds"])),
         (
             "session",
             f"since {times(session['opened_at'])}, until {times(session['ends_at'])}" if session else "-",
@@ -187,9 +187,15 @@ def _trouble(found: Mapping[str, Any]) -> str:
     return "; ".join([*([error["message"]] if error else ()), *found["warnings"]])
 
 
+def _survives(seconds: float | None) -> str:
+    if seconds is None:
+        return "any outage of the identity server: it needs none"
+    return f"an outage of the identity server for {format_duration(seconds)}" if seconds else "no outage"
+
+
 def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else format_duration(seconds)
+    return format_duration(seconds) if seconds else "-"
 
 
 def _skew(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:+.0f}s"
+    return "-" if seconds is None else f"{round(seconds):+d}s"

@@ -7,6 +7,9 @@ import pytest
 
 from erpsync.sandbox.server import Sandbox
 from tests.acceptance.site import BASE, MIRROR, Site
+from tests.daemon.conftest import free_port
+
+__all__ = ["free_port"]
 
 
 @pytest.fixture
