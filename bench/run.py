@@ -10,6 +10,7 @@ import fire_time
 import mirror
 import reload
 import scale
+import tokens
 from measure import table
 
 BENCHES = {
@@ -18,6 +19,7 @@ BENCHES = {
     "reload": reload.figures,
     "mirror": mirror.figures,
     "fire_time": fire_time.figures,
+    "tokens": tokens.figures,
 }
 
 
