@@ -44,7 +44,7 @@ async def loopback(redirect_uri: str = ANY_PORT) -> AsyncIterator[Loopback]:
                 await writer.drain()
                 if right and not came.done():
                     came.set_result(query)
-        except (OSError, ValueError, TimeoutError, EOFError):
+        except (OSError, ValueError, TimeoutError, EOFError, asyncio.LimitOverrunError):
             pass  # somebody knocked and said nothing that a browser says
         finally:
             writer.close()
