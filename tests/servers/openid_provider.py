@@ -29,14 +29,19 @@ class OpenIdProvider:
         jwks: dict[str, Any] | None = None,
         auth_method: str = "client_secret_basic",
         ttl: int = 3600,
+        people: bool = False,
     ) -> None:
-        """Adds a client or changes it at once; `jwks` are its public keys, in place of a secret."""
+        """Adds a client or changes it at once; `jwks` are its public keys, in place of a secret.
+
+        One for `people` signs them in and sends them back to "http://127.0.0.1/" at any port.
+        """
         client = {
             "client_id": client_id,
             "client_secret": client_secret,
             "jwks": jwks,
             "auth_method": auth_method,
             "ttl": ttl,
+            "people": people,
         }
         self._side_door("PUT", "clients", client)
 
