@@ -10,6 +10,7 @@
     │                            BusinessRuleError · ReadOnlyError
     ├─ PluginError               PluginLoadError · InvalidSettingsError · TargetError
     ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
+    │                            LoopBlockedError
     ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
     │                            OwnedElsewhereError · LostLeaseError · HeldError
     └─ NoDaemonError
@@ -243,6 +244,10 @@ class AttemptTimedOutError(RunError):
 
 class ChildDiedError(RunError):
     """The child process ended without a result: by a signal, by os._exit, or with a broken channel."""
+
+
+class LoopBlockedError(RunError):
+    """An `async def` plugin did not let anything else of the daemon go on."""
 
 
 class RunCancelledError(RunError):

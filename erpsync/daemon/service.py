@@ -39,6 +39,7 @@ from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitt
 from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
+from erpsync.running.loop_watch import LoopWatch
 from erpsync.store.installation import Settle, place_of, settle
 from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
@@ -170,6 +171,9 @@ class Service:
         )
         housekeeping = asyncio.create_task(tidying, name="housekeeping")
         stack.callback(housekeeping.cancel)
+        watch = LoopWatch(self._emit)
+        watch.start()
+        stack.callback(watch.stop)
         controls.ready = True
         self._tell_started(house)
         return house

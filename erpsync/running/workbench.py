@@ -20,6 +20,7 @@ from erpsync.running.channel import VERSION, Done, Order, answer_of
 from erpsync.running.connection import Connection
 from erpsync.running.fault import Fault, fault_of
 from erpsync.running.fork import ForkServer
+from erpsync.running.loop_watch import ENTERED, Entered
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
 
@@ -70,6 +71,7 @@ class Workbench:
         self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None
     ) -> Done | Fault:
         run, cursor = attempt.run, Cursor(prepared.cursor)
+        ENTERED.set(Entered(run.id, run.job))
         dry_run = bool(run.params.get("dry_run"))
         http, erp = self._clients(connection, dry_run)
         context = JobContext(

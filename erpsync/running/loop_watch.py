@@ -1,0 +1,129 @@
+"""Noticing a plugin that blocks the event loop: it is named, and what it does is interrupted after a while.
+
+An `async def` plugin that computes or waits without `await` stops every other run of the daemon. A thread watches the
+loop's pulse; a signal lets the main thread say what it is doing, and raises there once it has been too long. What
+does not return to Python, like a long call into C, can be named and not interrupted; systemd's watchdog remains.
+"""
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from erpsync.core.errors import LoopBlockedError
+from erpsync.core.event import Emit
+
+NOTICE, LIMIT = 1.0, 10.0
+"""Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
+_LOOK = 0.25
+_SIGNAL = signal.SIGURG  # ignored where nobody handles it
+_LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The run whose plugin is at work in this task and in those that it started."""
+
+    run_id: str
+    job: str
+
+
+ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
+
+
+class LoopWatch:
+    """Watches the running loop of the main thread from `start` to `stop`.
+
+    Time counts while this process is awake and running, so neither a suspend nor a stopped process is blamed on a
+    plugin.
+    """
+
+    def __init__(self, emit: Emit, *, notice: float = NOTICE, limit: float = LIMIT) -> None:
+        self._emit = emit
+        self._notice, self._limit = notice, limit
+        self._pulse = 0
+        self._blocked = 0.0
+        self._seen: tuple[Entered | None, str] | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="erpsync-loop-watch", daemon=True)
+        self._beat: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """To be called in the loop, in the main thread."""
+        self._loop = asyncio.get_running_loop()
+        self._before = signal.signal(_SIGNAL, self._look)
+        self._tick()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._over.set()
+        self._thread.join()
+        if self._beat is not None:
+            self._beat.cancel()
+        signal.signal(_SIGNAL, self._before)
+
+    def _tick(self) -> None:
+        self._pulse += 1
+        self._beat = self._loop.call_later(_LOOK, self._tick)
+
+    def _watch(self) -> None:
+        main = threading.main_thread().ident
+        assert main is not None
+        pulse, looked, told = -1, time.monotonic(), False
+        while not self._over.wait(_LOOK):
+            now = time.monotonic()
+            passed, looked = min(now - looked, 2 * _LOOK), now
+            if self._pulse != pulse:
+                if told:
+                    self._emit("loop.freed", blocked_seconds=round(self._blocked, 1))
+                pulse, told, self._blocked, self._seen = self._pulse, False, 0.0, None
+                continue
+            self._blocked += passed
+            if self._blocked < self._notice:
+                continue
+            if not told and self._seen is not None:
+                told = self._tell(*self._seen)
+            elif not told and self._blocked > 2 * self._notice:  # it does not come back from where it is
+                told = self._tell(None, _place(sys._current_frames().get(main)))
+            signal.pthread_kill(main, _SIGNAL)
+
+    def _look(self, _number: int, frame: FrameType | None) -> None:
+        """In the main thread, in the middle of whatever it does."""
+        entered = ENTERED.get()
+        if self._blocked < self._notice:
+            return
+        place = _place(frame)
+        self._seen = entered, place
+        if entered is not None and self._blocked >= self._limit:
+            raise LoopBlockedError(
+                f"the plugin blocked the daemon's event loop for {self._blocked:.0f} s at {place}",
+                hint='await what takes time, use asyncio.to_thread, or set isolation = "process" for the job',
+            )
+
+    def _tell(self, entered: Entered | None, place: str) -> bool:
+        self._emit(
+            "loop.blocked",
+            level="warning",
+            run_id=entered.run_id if entered else None,
+            job=entered.job if entered else None,
+            place=place,
+            blocked_seconds=round(self._blocked, 1),
+        )
+        return True
+
+
+def _place(frame: FrameType | None) -> str:
+    """The innermost line that is neither ours nor asyncio's: the plugin's, or that of a library it called."""
+    innermost = frame
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((*_LIBRARIES, "<")):
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
+    return f"{innermost.f_code.co_filename}:{innermost.f_lineno}" if innermost else "an unknown place"
