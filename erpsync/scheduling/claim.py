@@ -18,7 +18,7 @@ from erpsync.core.run import Outcome, Run, State
 from erpsync.scheduling.handover import Succession, hand_over, take_left
 from erpsync.scheduling.planner import COUNTED, OVERLAP, PAUSED, UNKNOWN, Span, merge, plan, room, span_of
 from erpsync.scheduling.timetable import Timetable, read_schedule
-from erpsync.scheduling.trigger import next_after
+from erpsync.scheduling.trigger import newest_until, next_after
 from erpsync.store import schema
 from erpsync.store.ledger import Finish, Growth, find_run, finish_runs, grow_runs, insert_runs, last_runs
 from erpsync.store.marks import Mark, write_marks
@@ -104,8 +104,7 @@ def _claim(connection: Connection, look: Look) -> Claimed:
     for mark in found.corrected:
         _give_back(connection, mark, look.now)
     ended = {run.job for run in found.runs if run.state is State.FINISHED}
-    last = last_runs(connection, ended - look.ahead) if ended else {}
-    runs, growths = merge(found.runs, last)
+    runs, growths = merge(found.runs, _last(connection, look, ended))
     ours = [run for run, new in zip(runs, insert_runs(connection, runs), strict=True) if new]
     grow_runs(connection, growths)
     write_marks(connection, found.marks)
@@ -125,6 +124,23 @@ def _claim(connection: Connection, look: Look) -> Claimed:
         corrected=found.corrected,
         replaced=_replaced(connection, look, pending),
     )
+
+
+def _last(connection: Connection, look: Look, jobs: set[str]) -> dict[str, Run]:
+    """The newest run of each of these jobs that a new range may continue: no other run lies between it and the mark.
+
+    It does where a wrong clock made runs whose time comes only now.
+    """
+    found = last_runs(connection, jobs - look.ahead) if jobs else {}
+    if not found:
+        return {}
+    triggers = {table.job.name: table.trigger for table in look.timetables if table.job.name in found}
+
+    def is_next_to(run: Run, mark: Mark) -> bool:
+        end = run.fire_until or run.fire_at
+        return end == mark.until or end == newest_until(triggers[run.job], mark.until)
+
+    return {job: run for job, run in found.items() if job in look.marks and is_next_to(run, look.marks[job])}
 
 
 def _replaced(connection: Connection, look: Look, pending: Sequence[Run]) -> tuple[str, ...]:

@@ -592,6 +592,29 @@ async def test_what_passed_under_a_wrong_clock_is_given_back_by_its_correction(w
     assert [told["kind"] for told in witness.told("clock.jumped")] == ["correction"]
 
 
+async def test_a_range_does_not_grow_across_a_run_of_a_wrong_clock(witness: Witness) -> None:
+    """Misses before and after a fire time that ran ahead of its time are two ranges: each fire time has one run."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, replace(HOURLY, catch_up="none", overlap="allow"))
+    await engine.start()
+    clock.step(10 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: witness.claimed)
+    clock.step(-10 * HOUR)
+    clock.advance(SWEEP)
+    await until(lambda: engine.next_fire("orders") == NOON + HOUR)
+    for hours in (9, 10, 13):
+        clock.advance(NOON + hours * HOUR + 30 * MINUTE - clock.now())
+        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
+    await engine.stop()
+
+    assert [(run.fire_at, run.fire_count, run.reason) for run in witness.ledger()] == [
+        (NOON + 10 * HOUR, 1, None),
+        (NOON + HOUR, 9, "catch_up_none"),
+        (NOON + 11 * HOUR, 3, "catch_up_none"),
+    ]
+
+
 async def test_what_a_wrong_clock_gave_back_is_no_parent(witness: Witness) -> None:
     """A miss that is taken out of the ledger again is not what a child goes on from."""
     clock = ManualClock(NOON)
