@@ -34,11 +34,11 @@ def configure_logging(
     """
     stream = stream or sys.stderr
     redaction = Redaction(redactor)
-    processors: list[Processor] = [_add_level, _add_time, redaction.render]
+    processors: list[Processor] = [redaction.render]
     if format == "console" or (format == "auto" and stream.isatty()):
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         console = structlog.dev.ConsoleRenderer(colors=stream.isatty())
-        processors = [_add_level, stamp, redaction.clean, console]
+        processors = [structlog.processors.add_log_level, stamp, redaction.clean, console]
     return cast(
         "BindableLogger",
         structlog.wrap_logger(
@@ -109,11 +109,12 @@ class Redaction:
         return {key: self._cleaned(value) for key, value in event.items()}
 
     def render(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
-        """The last processor: one JSON line without secrets.
+        """The only processor of JSON: one line without secrets.
 
         A line without escapes shows every string as it is, so one look at the whole line settles most events.
         """
-        ordered = {key: event.pop(key) for key in ("at", "level", "event")} | dict(event)
+        head = {"at": utc_text(datetime.now(UTC)), "level": method, "event": event["event"]}
+        ordered = {**head, **event, **head}
         line = self._encode(ordered).decode()
         if "\\" not in line and self._redactor(line) == line:
             return line
@@ -131,13 +132,3 @@ class Redaction:
         if isinstance(value, list | tuple | set | frozenset):
             return [self._cleaned(inner) for inner in value]
         return self._redactor(str(value))
-
-
-def _add_level(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    event["level"] = method
-    return event
-
-
-def _add_time(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    event["at"] = utc_text(datetime.now(UTC))
-    return event

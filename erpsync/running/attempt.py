@@ -43,7 +43,7 @@ class LiveAttempt:
 
     async def ending(self) -> Ending:
         """How it ended, once it has."""
-        answer = await asyncio.shield(self._answer)
+        answer = await self._answer
         return Ending(
             answer, counts_of(self.reporter.counts.document()), self.cause, self._cause_text, self._forced
         )

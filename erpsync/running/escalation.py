@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from erpsync.core.calendar import window_end
 from erpsync.core.clock import Clock
@@ -27,9 +27,9 @@ class Escalation:
     def limit(self, attempt: LiveAttempt) -> None:
         """End the attempt when its time-out is over; ask it to, where the job says so, when its window is."""
         limit = attempt.job.timeout
-        text = f"the attempt took longer than its time-out of {format_duration(limit)}"
-        key = ("time-out", attempt.run.id)
-        self._alarm.set(key, limit.total_seconds(), lambda: self.end(attempt, "timed_out", text))
+        self._alarm.set(
+            ("time-out", attempt.run.id), limit.total_seconds(), lambda: self._time_out(attempt, limit)
+        )
         window, now = attempt.job.window, self._clock.now()
         if window is not None and window.at_end == "checkpoint":
             self._ask_at(attempt, window_end(attempt.job, now) or now)
@@ -58,6 +58,10 @@ class Escalation:
         if attempt.abandon():
             self._abandoned.append(attempt)
             self._events.abandoned(attempt.run, in_child=attempt.child is not None)
+
+    def _time_out(self, attempt: LiveAttempt, limit: timedelta) -> None:
+        text = f"the attempt took longer than its time-out of {format_duration(limit)}"
+        self.end(attempt, "timed_out", text)
 
     def _ask_at(self, attempt: LiveAttempt, end: datetime) -> None:
         left = (end - self._clock.now()).total_seconds()

@@ -10,7 +10,7 @@ from erpsync.core.secret import SecretReference
 from erpsync.plugins.contract import Plugin, Settings
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import references, validate_settings
-from erpsync.store.ledger import read_cursor
+from erpsync.store.ledger import read_cursor, read_cursors
 from erpsync.store.state import Store
 
 
@@ -49,6 +49,11 @@ class Preparation:
         self._known: dict[str, _Known] = {}
         self._cursors: dict[str, str | None] = {}
 
+    async def read_cursors(self, jobs: Iterable[str]) -> None:
+        """Know the cursors of all jobs at once; those of others are read when they are needed."""
+        cursors = await self._store.read(read_cursors)
+        self._cursors |= {job: cursors.get(job) for job in jobs}
+
     async def prepare(self, job: Job) -> Prepared:
         """Everything for one attempt; secrets are read again each time.
 
@@ -57,7 +62,11 @@ class Preparation:
         """
         known = self._known.get(job.name)
         if known is None or known.job is not job:
-            known = self._known[job.name] = await asyncio.to_thread(self._learn, job)
+            if self._catalog.loaded(job.plugin):
+                known = self._learn(job)
+            else:  # an import may take seconds
+                known = await asyncio.to_thread(self._learn, job)
+            self._known[job.name] = known
         if job.name not in self._cursors:
             self._cursors[job.name] = await self._store.read(read_cursor, job.name)
         cursor = self._cursors[job.name]
@@ -94,12 +103,13 @@ class Preparation:
         return any(job.enabled and (job.isolation == "process" or job.plugin in blocking) for job in jobs)
 
     def _learn(self, job: Job) -> _Known:
-        """In a thread: an import may take seconds."""
         plugin = self._plugin(job)
         found = references(plugin, job.settings)
         settings = None if found else validate_settings(plugin, job.settings, None)
         return _Known(job, plugin, found, settings)
 
     def _plugin(self, job: Job) -> Plugin:
+        if (loaded := self._catalog.loaded(job.plugin)) is not None:
+            return loaded
         with self._one_at_a_time:
             return self._catalog.find(job.plugin)

@@ -136,6 +136,7 @@ class Runner:
     async def start(self) -> None:
         """Close what a dead owner left behind and take up every unfinished run, those of paused jobs to wait."""
         self._room.set_pauses(await self._store.read(read_pauses))
+        await self._preparation.read_cursors(self._jobs)
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
         left = await self.recover()

@@ -116,13 +116,12 @@ def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
         rows = "1 row" if failed == 1 else f"{failed} rows"
         error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}")
         return replace(end, run_outcome=Outcome.FAILED, reason="failed rows", error=error)
-    end = replace(end, outcome=AttemptOutcome.SUCCEEDED, reason=result.note or None)
-    if failed:
-        return replace(end, run_outcome=Outcome.PARTIAL)
-    moves = result.cursor is not None and not by_hand(run)
+    moves = result.cursor is not None and not failed and not by_hand(run)
     return replace(
         end,
-        run_outcome=Outcome.SUCCEEDED,
+        outcome=AttemptOutcome.SUCCEEDED,
+        run_outcome=Outcome.PARTIAL if failed else Outcome.SUCCEEDED,
+        reason=result.note or None,
         cursor_after=result.cursor if moves else None,
         store_cursor=moves,
     )

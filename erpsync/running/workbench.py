@@ -53,7 +53,8 @@ class Workbench:
         """Prepare, enter the plugin, and give what came of it; raises nothing that a plugin raised."""
         try:
             prepared = await self._preparation.prepare(attempt.job)
-            attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
+            if prepared.cursor != attempt.run.cursor_before:
+                attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
             connection = self._connections(attempt.job)
             if not prepared.in_child(attempt.job):
                 return await self._in_task(attempt, prepared, connection)

@@ -436,6 +436,12 @@ def read_history(connection: Connection, jobs: Collection[str]) -> dict[str, His
     return {job: History(count, cursors.get(job)) for job, count in counts if job in jobs}
 
 
+def read_cursors(connection: Connection) -> dict[str, str]:
+    """The cursors of all jobs that have one."""
+    cursor = schema.cursor.c
+    return {row.job: row.value for row in connection.execute(select(cursor.job, cursor.value))}
+
+
 def read_cursor(connection: Connection, job: str) -> str | None:
     """The cursor that the job's last success left."""
     return connection.scalar(select(schema.cursor.c.value).where(schema.cursor.c.job == job))
