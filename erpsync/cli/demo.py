@@ -41,6 +41,7 @@ from = ["secrets"]
 
 [instances.box]
 url = "{url}"
+license_slots = 4                               # a refused token and a kill -9 leave sessions behind
 
 [identities.night]
 instance = "box"

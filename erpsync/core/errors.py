@@ -139,9 +139,15 @@ class ThrottledError(ErpNetError):
 
 
 class LicenseExhaustedError(ErpNetError):
-    """Every licence slot of the instance is taken; waiting minutes helps."""
+    """Every licence slot of the instance is taken; waiting helps, for `retry_after` where that is known."""
 
     retryable = True
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", retry_after: timedelta | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.retry_after = retry_after
 
 
 class ServerFaultError(ErpNetError):

@@ -7,8 +7,9 @@ from typing import Literal
 IDLE = timedelta(minutes=20)
 ABSOLUTE = timedelta(minutes=60)
 
-SessionKind = Literal["service", "person"]
-"""A service's session ends after an hour even while it is used; a person's lives on while it is used."""
+SessionKind = Literal["service", "reference", "person"]
+"""A service's session ends after an hour even while it is used, and its token with it. So does one of a reference
+token, but the next call opens another with the same token; a person's lives on while it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Session:
     def ends_at(self) -> datetime:
         """The instant at which the server has ended it at the latest, if it is not used any more."""
         idle = self.used_at + IDLE
-        return idle if self.kind == "person" else min(idle, self.opened_at + ABSOLUTE)
+        return min(idle, self.opened_at + ABSOLUTE) if self.kind == "service" else idle
 
 
 @dataclass(frozen=True, slots=True)

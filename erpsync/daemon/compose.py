@@ -82,8 +82,8 @@ def compose(
     catalog = PluginCatalog(configuration.daemon.plugins)
     parked = parked_jobs(configuration, catalog, resolver)
     sealed = sealed_store(configuration, resolver, emit)
-    connections = Connections(configuration, resolver, clock, emit, redactor, sealed)
     store = Store.open(configuration.daemon.state)
+    connections = Connections(configuration, resolver, clock, emit, redactor, sealed, store)
 
     def handed_over(connection: Connection, finished: Sequence[Run], now: datetime) -> list[Run]:
         runs = hand_over(connection, finished, engine.rules, now)
@@ -103,13 +103,20 @@ def compose(
         max_runs=configuration.daemon.max_runs,
         instance_limits=instance_limits(configuration),
         pools=configuration.pools,
+        books=connections.books,
         following=lambda job, instant: engine.following_fire(job, instant),
         hand_over=handed_over,
         patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(planned_jobs(configuration, parked), store, clock, emit, runner.offer, runner.replace)
     desk = IdentityDesk(
-        configuration, connections, resolver, slots=tuple, clock=clock, emit=emit, redactor=redactor
+        configuration,
+        connections,
+        resolver,
+        slots=connections.slots,
+        clock=clock,
+        emit=emit,
+        redactor=redactor,
     )
     return Composition(
         configuration, resolver, catalog, clock, emit, store, connections, desk, runner, engine, parked

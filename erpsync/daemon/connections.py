@@ -17,9 +17,12 @@ from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
+from erpsync.core.session import SlotUse
 from erpsync.core.token import AccessToken
+from erpsync.erpnet.gate import SessionGate
 from erpsync.erpnet.pace import Pace
 from erpsync.erpnet.sites import SiteDirectory
+from erpsync.erpnet.slots import SlotBook
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
@@ -32,6 +35,8 @@ from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.source import TokenSource
 from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.running.connection import Connection
+from erpsync.store.sessions import read_sessions
+from erpsync.store.state import Store
 
 _NOWHERE = Instance("", "oidc")  # for jobs without an instance: any address, never a token
 
@@ -78,7 +83,11 @@ class InstanceSite:
 
 
 class Connections:
-    """Makes each connection when its first job needs it, and keeps it. To be used in one event loop."""
+    """Makes each connection when its first job needs it, and keeps it. To be used in one event loop.
+
+    `books` holds the licence slots of each ERP.net instance. Without `store` there is no ledger of sessions, and
+    nothing may call an API that opens some.
+    """
 
     def __init__(
         self,
@@ -88,13 +97,18 @@ class Connections:
         emit: Emit,
         redactor: Redactor,
         sealed: SealedStore | None = None,
+        store: Store | None = None,
     ) -> None:
         self._configuration = configuration
         self._resolver = resolver
         self._clock = clock
         self._emit = emit
         self._redactor = redactor
+        self._store = store
         self._sealed = sealed
+        self.books: dict[str, SlotBook] = {}
+        self._sessions: dict[str, SessionGate] = {}
+        self._retired_gates: list[SessionGate] = []
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._sites: dict[str, InstanceSite] = {}
         self._gates: dict[str, ServerGate] = {}
@@ -103,6 +117,7 @@ class Connections:
         self._retired: list[TokenManager] = []
         self._retired_sites: list[InstanceSite] = []
         self._connections: dict[tuple[str | None, str | None], Connection] = {}
+        self._open_books()
 
     def of_job(self, job: Job) -> Connection:
         """The connection that all jobs of this identity at this instance share."""
@@ -152,6 +167,7 @@ class Connections:
         """Go on with another configuration: the ways to changed instances and of changed identities are made anew
         when a job needs them; what runs keeps the old ones, which end with the process."""
         before, self._configuration = self._configuration, configuration
+        self._open_books()
         moved = {
             name for name in self._sites if before.instances.get(name) != configuration.instances.get(name)
         } - {_NOWHERE.name}
@@ -163,6 +179,7 @@ class Connections:
         }
         self._retired += [self._tokens.pop(name) for name in others]
         self._retired_sites += [self._sites.pop(name) for name in moved]
+        self._retired_gates += [self._sessions.pop(name) for name in others if name in self._sessions]
         self._connections = {
             key: connection
             for key, connection in self._connections.items()
@@ -178,8 +195,13 @@ class Connections:
         ]
         return [(self._manager_of(name), self._people[name]) for name in names]
 
+    def slots(self) -> list[SlotUse]:
+        """How the licence slots of each ERP.net instance stand, by name."""
+        return [self.books[name].use() for name in sorted(self.books)]
+
     async def close(self) -> None:
         """End renewals under way and close all connections."""
+        await asyncio.gather(*(gate.close() for gate in (*self._sessions.values(), *self._retired_gates)))
         await asyncio.gather(*(manager.close() for manager in (*self._tokens.values(), *self._retired)))
         sites = (*self._sites.values(), *self._retired_sites)
         await asyncio.gather(*(site.client.aclose() for site in sites))
@@ -189,7 +211,7 @@ class Connections:
         instance = site.instance
         transport = AuthorizedTransport(
             base=site.base,
-            auth=self._manager(identity, site) if identity else None,
+            auth=self._auth(identity, site) if identity else None,
             origins=site.origins,
             access=instance.access,
             rate=site.pace,
@@ -207,6 +229,30 @@ class Connections:
             trust = self._trusted(instance.ca_file)
             self._sites[instance.name] = InstanceSite(instance, trust, self._clock)
         return self._sites[instance.name]
+
+    def _open_books(self) -> None:
+        """A book of licence slots for each ERP.net instance, with the sessions that a former life left open."""
+        left = None
+        for name, instance in self._configuration.instances.items():
+            if instance.kind != "erpnet" or self._store is None:
+                continue
+            if name not in self.books:
+                left = self._store.read_now(read_sessions) if left is None else left
+                self.books[name] = SlotBook(name, instance.license_slots, self._clock, self._emit)
+                self.books[name].load(session for session in left if session.instance == name)
+            self.books[name].slots = instance.license_slots
+
+    def _auth(self, name: str, site: InstanceSite) -> TokenManager | SessionGate:
+        """What lets calls pass: at an ERP.net instance a gate, for there they open sessions."""
+        manager, book = self._manager(name, site), self.books.get(site.instance.name)
+        if book is None or self._store is None:
+            return manager
+        if name not in self._sessions:
+            grant = self._configuration.identities[name].grant
+            self._sessions[name] = SessionGate(
+                name, grant, manager, book, store=self._store, clock=self._clock, emit=self._emit
+            )
+        return self._sessions[name]
 
     def _manager_of(self, identity: str) -> TokenManager:
         return self._manager(identity, self.site(self._configuration.identities[identity].instance))

@@ -29,6 +29,8 @@ from erpsync.core.retry_after import retry_after
 from erpsync.erpnet.json import decode
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+"""Errors of requests that no server has seen."""
 _LICENSE_MARK = b"MaximumLicenseCountExceeded"
 _QUERY_TYPES = ("NotSupportedException", "ODataException", "ArgumentException")
 E = TypeVar("E", bound=ErpNetError)
@@ -114,8 +116,7 @@ def unreachable(error: Exception, where: str) -> UnreachableError:
         where=where,
         hint="check that the server is up and the address right; its certificate may need `ca_file`",
     )
-    never_sent = httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError
-    return told if isinstance(error, never_sent) else _uncertain(told, where)
+    return told if isinstance(error, NEVER_SENT) else _uncertain(told, where)
 
 
 def is_sign_in_page(headers: Mapping[str, str], body: bytes) -> bool:

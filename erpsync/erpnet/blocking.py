@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Literal, ParamSpec, TypeVar
 
@@ -35,9 +36,15 @@ class BlockingErp:
         self.action = self._waiting(client.action)
 
     @contextmanager
-    def transaction(self, *, model: Literal["common", "frontend"] = "common") -> Iterator["BlockingErp"]:
+    def transaction(
+        self,
+        *,
+        model: Literal["common", "frontend"] = "common",
+        expected: timedelta = timedelta(minutes=5),
+    ) -> Iterator["BlockingErp"]:
         """See ErpClient.transaction."""
-        with self._portal.wrap_async_context_manager(self._client.transaction(model=model)) as inside:
+        begun = self._client.transaction(model=model, expected=expected)
+        with self._portal.wrap_async_context_manager(begun) as inside:
             yield BlockingErp(inside, self._portal)
 
     def _waiting(self, method: Callable[P, Awaitable[T]]) -> Callable[P, T]:

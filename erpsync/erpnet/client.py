@@ -6,6 +6,7 @@ Reads are tried again after a blip; writes never are. It knows no token: the HTT
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 from urllib.parse import urljoin
 from uuid import UUID
@@ -28,13 +29,14 @@ from erpsync.erpnet.answer import SAFE_METHODS, is_sign_in_page, refusal, unreac
 from erpsync.erpnet.body import TooLargeError, read_whole
 from erpsync.erpnet.json import Collection, decode, decode_collection, encode
 from erpsync.erpnet.query import function_path, options, row_path, set_path
-from erpsync.erpnet.transport import origin
+from erpsync.erpnet.transport import LASTING, origin
 
 Row = dict[str, Any]
 T = TypeVar("T")
 _TRIES = 4
 _LONGEST_WAIT = 60.0
 _ROLLBACK_SECONDS = 10.0
+_LONGEST_TRANSACTION = timedelta(minutes=25)
 _LARGEST_ANSWER = 256 << 20
 _full_jitter = wait_random_exponential(multiplier=0.5, max=10)
 _HEADERS = {"Accept-Language": "en"}  # stable error messages
@@ -185,13 +187,17 @@ class ErpClient:
 
     @asynccontextmanager
     async def transaction(
-        self, *, model: Literal["common", "frontend"] = "common"
+        self,
+        *,
+        model: Literal["common", "frontend"] = "common",
+        expected: timedelta = timedelta(minutes=5),
     ) -> AsyncIterator["ErpClient"]:
         """An API transaction: commits at the end of the block, rolls back when it is left by an exception.
 
-        Use the client it gives. It lives 25 minutes at most; a lost one raises a retryable RejectedError.
+        Use the client it gives. It lives 25 minutes at most; a lost one raises a retryable RejectedError. One that
+        is not `expected` to be over before its session has to end waits for the next session.
         """
-        begun = await self.action("BeginTransaction", {"model": model, "trackChanges": False})
+        begun = await self._begin(model, min(expected, _LONGEST_TRANSACTION))
         number = str(begun.get("value") if isinstance(begun, dict) else begun).strip()
         inside = ErpClient(
             self._client,
@@ -211,6 +217,15 @@ class ErpClient:
         except RejectedError:
             await inside._roll_back()
             raise
+
+    async def _begin(self, model: str, expected: timedelta) -> Any:
+        response = await self._write(
+            "POST",
+            set_path("BeginTransaction"),
+            {"model": model, "trackChanges": False},
+            {LASTING: str(expected.total_seconds())},
+        )
+        return _content(response)
 
     async def _roll_back(self) -> None:
         """As well as can be done: what is not rolled back ends by itself after 25 minutes."""
@@ -267,15 +282,25 @@ class ErpClient:
         return await retrying(attempt)
 
     async def _write(
-        self, method: str, path: str, body: Mapping[str, object] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        extra: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
         content = None if body is None else encode(body)
-        return await self._send(method, await self._service_root() + path, content=content)
+        return await self._send(method, await self._service_root() + path, content=content, extra=extra)
 
     async def _send(
-        self, method: str, url: str, *, content: bytes | None = None, accept: str = "application/json"
+        self,
+        method: str,
+        url: str,
+        *,
+        content: bytes | None = None,
+        accept: str = "application/json",
+        extra: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
-        headers = {**self._headers, "Accept": accept}
+        headers = {**self._headers, "Accept": accept, **(extra or {})}
         if content is not None:
             headers["Content-Type"] = "application/json"
         request = self._client.build_request(method, url, headers=headers, content=content)

@@ -14,11 +14,15 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import ReadOnlyError
 from erpsync.core.event import Emit
 from erpsync.core.token import AccessToken, Auth
-from erpsync.erpnet.answer import SAFE_METHODS, is_license_answer
+from erpsync.erpnet.answer import NEVER_SENT, SAFE_METHODS, is_license_answer
 from erpsync.erpnet.body import TooLargeError, read_whole
+from erpsync.erpnet.gate import Seen, SessionGate
 from erpsync.erpnet.pace import Pace
+from erpsync.erpnet.slots import Lease
 
 Origins = frozenset[str] | Callable[[], Awaitable[frozenset[str]]]
+LASTING = "erpsync-lasting"
+"""A header for us, never sent on: the API transaction that this request begins may take so many seconds."""
 _LARGEST_REFUSAL = 1 << 20
 _PORTS = {"http": 80, "https": 443}
 
@@ -27,15 +31,16 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
     """Requests to `origins` carry the identity's token; requests elsewhere go out bare.
 
     `origins` holds URLs or origins, or yields them (it is asked at each request). Without `auth` no request carries
-    a token. `rate` is requests a second, or a Pace shared with other transports. `doubt` is called when nobody
-    listens where a request goes: its address may have changed. `base` is not closed with it.
+    a token; where it is a SessionGate each request goes out in a session. `rate` is requests a second, or a Pace
+    shared with other transports. `doubt` is called when nobody listens where a request goes: its address may have
+    changed. `base` is not closed with it.
     """
 
     def __init__(
         self,
         *,
         base: httpx2.AsyncBaseTransport,
-        auth: Auth | None,
+        auth: Auth | SessionGate | None,
         origins: Origins,
         access: Literal["full", "read"] = "full",
         rate: float | Pace | None = None,
@@ -72,30 +77,31 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         if self._pace is not None:
             await self._pace.turn()
         if self._auth is None or not await self._is_allowed(request.url):
-            return await self._send(request)
-        token = await self._auth.token()
-        response = await self._send(_with_token(request, token))
+            return await self._send(_copied(request) if LASTING in request.headers else request)
+        ticket = await self._ticket(self._auth, request)
+        response = await self._authorized(request, *ticket)
         if response.status_code != 401:
             return response
-        return await self._after_401(self._auth, request, response, token)
+        return await self._after_401(self._auth, request, response, ticket[0])
 
     async def aclose(self) -> None:
         """Nothing: `base` belongs to whoever made it, and other transports use it."""
 
     async def _after_401(
-        self, auth: Auth, request: httpx2.Request, response: httpx2.Response, token: AccessToken
+        self,
+        auth: Auth | SessionGate,
+        request: httpx2.Request,
+        response: httpx2.Response,
+        token: AccessToken,
     ) -> httpx2.Response:
         """Have the token renewed, and send the request again if there is a newer one; a 401 was not processed."""
-        try:
-            refused = await read_whole(response, _LARGEST_REFUSAL)
-        except TooLargeError:
-            refused = httpx2.Response(response.status_code)
+        refused = await _whole(response)
         if "insufficient_scope" in refused.headers.get("www-authenticate", ""):  # RFC 6750 section 3.1
             return refused
-        if is_license_answer(await refused.aread()):
+        if is_license_answer(refused.content):
             return refused
         auth.invalidate(token.version, f"401 from {request.url.host}")
-        newer = await auth.token()
+        newer, lease = await self._ticket(auth, request)
         if newer.version == token.version or not isinstance(request.stream, httpx2.ByteStream):
             return refused
         self._emit(
@@ -105,7 +111,40 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
             method=request.method,
             path=request.url.path,
         )
-        return await self._send(_with_token(request, newer))
+        return await self._authorized(request, newer, lease)
+
+    async def _ticket(
+        self, auth: Auth | SessionGate, request: httpx2.Request
+    ) -> tuple[AccessToken, Lease | None]:
+        """The token for a request, and where sessions matter the session that it goes out in."""
+        if not isinstance(auth, SessionGate):
+            return await auth.token(), None
+        lasting = float(request.headers.get(LASTING, 0))
+        lease, token = await auth.enter(lasting, within="transactionid" in request.headers)
+        return token, lease
+
+    async def _authorized(
+        self, request: httpx2.Request, token: AccessToken, lease: Lease | None
+    ) -> httpx2.Response:
+        if lease is None:
+            return await self._send(_with_token(request, token))
+        gate, seen = self._auth, Seen.UNKNOWN
+        assert isinstance(gate, SessionGate)
+        sent = gate.sent(lease)
+        try:
+            response = await self._send(_with_token(request, token))
+            if response.status_code >= 400:
+                response = await _whole(response)
+            seen = _seen(response)
+        except NEVER_SENT:
+            seen = Seen.NOTHING
+            raise
+        finally:
+            gate.answered(lease, sent, seen)
+        if response.status_code >= 400 and is_license_answer(response.content):
+            raise gate.refused(lease, f"{request.method} {request.url.path}")
+        lease.transactions += _transactions(request, response)
+        return response
 
     async def _send(self, request: httpx2.Request) -> httpx2.Response:
         try:
@@ -126,11 +165,41 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.host}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
+async def _whole(response: httpx2.Response) -> httpx2.Response:
+    """A refusal with its body, which is small unless something else than the API answers."""
+    try:
+        return await read_whole(response, _LARGEST_REFUSAL)
+    except TooLargeError:
+        return httpx2.Response(response.status_code, headers=response.headers)
+
+
+def _seen(response: httpx2.Response) -> Seen:
+    if response.is_success:
+        return Seen.OPEN
+    if response.status_code == 401 or (response.status_code >= 400 and is_license_answer(response.content)):
+        return Seen.NOTHING
+    return Seen.ANSWER
+
+
+def _transactions(request: httpx2.Request, response: httpx2.Response) -> int:
+    """By how many the open API transactions change; one that cannot be ended is no use to anybody."""
+    if request.url.path.endswith("/BeginTransaction"):
+        return int(response.is_success)
+    return -int(request.url.path.endswith("/EndTransaction"))
+
+
 def _with_token(request: httpx2.Request, token: AccessToken) -> httpx2.Request:
     """A copy that carries the token: the caller's request object never holds it, nor does a redirect made from it."""
-    headers = request.headers.copy()
+    copied = _copied(request)
     name, value = token.header
-    headers[name] = value
+    copied.headers[name] = value
+    return copied
+
+
+def _copied(request: httpx2.Request) -> httpx2.Request:
+    """A copy without what is meant for us."""
+    headers = request.headers.copy()
+    headers.pop(LASTING, None)
     return httpx2.Request(
         request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
     )

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from erpsync.core.run import Run
+from erpsync.erpnet.slots import SlotBook
+from erpsync.running.verdict import LICENCE
 
 _Entry = tuple[int, datetime, str, int, Run]
 
@@ -18,20 +20,29 @@ class _Lane:
 
     instance: str | None
     pool: str | None
+    identity: str | None
+    """None where no licence slot is needed."""
 
 
 class Admission:
     """The queue in front of the slots: `max_runs` overall, fewer for an instance or a pool with a limit of its own.
 
     Higher priority goes first; among equals the instance that was served longest ago, then the earlier fire time.
+    At an instance with a book of licence slots the identity of a run must have one, or get one: it is reserved while
+    the run holds its slot here.
     """
 
     def __init__(
-        self, max_runs: int, instance_limits: Mapping[str, int], pools: Mapping[str, int] | None = None
+        self,
+        max_runs: int,
+        instance_limits: Mapping[str, int],
+        pools: Mapping[str, int] | None = None,
+        books: Mapping[str, SlotBook] | None = None,
     ) -> None:
         self._max_runs = max_runs
         self._limits = instance_limits
         self._pools = pools or {}
+        self._books = {} if books is None else books  # may grow
         self._queues: dict[_Lane, list[_Entry]] = {}
         self._queued: dict[str, tuple[Run, _Lane]] = {}
         self._holders: dict[str, _Lane] = {}
@@ -49,7 +60,7 @@ class Admission:
         """Queue a run; False where it is queued or holds a slot already."""
         if run.id in self._queued or run.id in self._holders:
             return False
-        lane = _Lane(run.instance, pool)
+        lane = _Lane(run.instance, pool, run.identity if run.instance in self._books else None)
         entry = (-run.priority, run.fire_at or run.created_at, run.id, next(self._entries), run)
         heapq.heappush(self._queues.setdefault(lane, []), entry)
         self._queued[run.id] = run, lane
@@ -57,8 +68,9 @@ class Admission:
 
     def take(self) -> Iterator[Run]:
         """The runs that may start now; each holds a slot from here until `release`."""
+        self._tidy_books()
         while len(self._holders) < self._max_runs:
-            open_ = [lane for lane in list(self._queues) if not self._is_full(lane) and self._prune(lane)]
+            open_ = [lane for lane in list(self._queues) if self._prune(lane) and not self._is_full(lane)]
             if not open_:
                 return
             lane = min(open_, key=self._rank)
@@ -67,6 +79,8 @@ class Admission:
             self._holders[run.id] = lane
             self._held[lane.instance] += 1
             self._pooled[lane.pool] += 1
+            if lane.identity is not None:
+                self._book(lane).reserve(lane.identity)
             self._served[lane.instance] = next(self._turns)
             yield run
 
@@ -75,6 +89,8 @@ class Admission:
         lane = self._holders.pop(run_id)
         self._held[lane.instance] -= 1
         self._pooled[lane.pool] -= 1
+        if lane.identity is not None:
+            self._book(lane).release(lane.identity)
 
     def withdraw(self, run_id: str) -> bool:
         """Take a run out of the queue; False where it is not in it."""
@@ -86,16 +102,45 @@ class Admission:
         self._queued.clear()
 
     def lacks(self, run: Run) -> str | None:
-        """What a queued run waits for: "instance max_runs", "pool" or "max_runs"; None where it is not queued."""
+        """What a queued run waits for: "instance max_runs", "pool", "licence", "max_runs"; None: it is not queued."""
         if run.id not in self._queued:
             return None
         _, lane = self._queued[run.id]
         if self._is_instance_full(lane.instance):
             return "instance max_runs"
-        return "pool" if self._is_pool_full(lane.pool) else "max_runs"
+        if self._is_pool_full(lane.pool):
+            return "pool"
+        return "max_runs" if self._is_licensed(lane) else LICENCE
+
+    def awaits_slot(self) -> float | None:
+        """Seconds until time alone may free a licence slot that a queued run waits for; None where none does."""
+        changes = (book.next_change() for book in self._books.values() if book.is_awaited)
+        return min((seconds for seconds in changes if seconds is not None), default=None)
 
     def _is_full(self, lane: _Lane) -> bool:
+        if not self._is_licensed(lane):
+            return True
         return self._is_instance_full(lane.instance) or self._is_pool_full(lane.pool)
+
+    def _is_licensed(self, lane: _Lane) -> bool:
+        """Whether its identity may use a licence slot; else it stands in the book's queue from now on."""
+        if lane.identity is None:
+            return True
+        book = self._book(lane)
+        if book.may_start(lane.identity):
+            return True
+        book.wait(lane.identity)
+        return False
+
+    def _tidy_books(self) -> None:
+        """Let identities without queued runs leave the books' queues."""
+        if any(book.is_awaited for book in self._books.values()):
+            lanes = [lane for lane in list(self._queues) if lane.identity is not None and self._prune(lane)]
+            for name, book in self._books.items():
+                book.keep_waiting(lane.identity for lane in lanes if lane.instance == name and lane.identity)
+
+    def _book(self, lane: _Lane) -> SlotBook:
+        return self._books[lane.instance or ""]
 
     def _is_instance_full(self, instance: str | None) -> bool:
         limit = None if instance is None else self._limits.get(instance)

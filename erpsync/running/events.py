@@ -48,15 +48,16 @@ class RunEvents:
             next_attempt_at=run.next_attempt_at,
         )
 
-    def waiting(self, run: Run) -> None:
+    def waiting(self, run: Run, explanation: str = "") -> None:
         """A run waits; for a slot it does so often and shortly, and the metrics tell it too."""
-        level: Level = "debug" if run.next_attempt_at is None else "info"
+        level: Level = "info" if run.next_attempt_at or explanation else "debug"
         self._emit(
             "run.waiting",
             level=level,
             **_names(run),
             waiting_for=run.waiting_for,
             next_attempt_at=run.next_attempt_at,
+            explanation=explanation or None,
         )
 
     def finished(self, run: Run) -> None:

@@ -21,6 +21,7 @@ from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Outcome, Run, RunFailure, State
 from erpsync.core.secret import SecretReference
+from erpsync.erpnet.slots import SlotBook
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.admission import Admission
 from erpsync.running.alarm import Alarm
@@ -57,8 +58,9 @@ class Runner:
     `patience` bounds how long an end is tried to be written while the state refuses it; None: for ever, as a
     daemon must.
     `grace` is the time between cancelling an attempt and SIGTERM, half of it that between SIGTERM and SIGKILL.
-    `pools` holds the slots of each. `following` gives the first fire time of a job after an instant. `hand_over` is
-    called in the transaction that finishes a run, in another thread.
+    `pools` holds the slots of each, `books` the licence slots of instances that have some. `following` gives the
+    first fire time of a job after an instant. `hand_over` is called in the transaction that finishes a run, in
+    another thread.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Runner:
         max_runs: int,
         instance_limits: Mapping[str, int],
         pools: Mapping[str, int] | None = None,
+        books: Mapping[str, SlotBook] | None = None,
         following: Following = lambda job, instant: None,
         hand_over: HandOver = lambda connection, finished, now: [],
         patience: timedelta | None = None,
@@ -106,7 +109,8 @@ class Runner:
             redactor=redactor,
         )
         self._endings = Endings(hand_over)
-        self._admission = Admission(max_runs, instance_limits, pools)
+        self._books = {} if books is None else books  # may grow
+        self._admission = Admission(max_runs, instance_limits, pools, self._books)
         self._alarm = Alarm(clock)
         self._room = WaitingRoom(
             jobs=jobs,
@@ -216,7 +220,7 @@ class Runner:
             if (attempt := self._live.get(run_id)) is not None:
                 self._escalation.end(attempt, "replaced", text)
             elif (run := self._room.leave(run_id)) is not None:
-                self._admission.withdraw(run_id)
+                self._withdraw(run_id)
                 error = RunFailure("RunCancelledError", text)
                 self._spawn(self._finish(run, Outcome.CANCELLED, "replaced", error))
 
@@ -231,7 +235,7 @@ class Runner:
         ended = await self._store.write(self._endings.finish, finish)
         if ended is None:
             return False
-        self._admission.withdraw(run_id)
+        self._withdraw(run_id)
         self._room.leave(run_id)
         self._conclude(ended)
         return True
@@ -304,6 +308,10 @@ class Runner:
         self._fresh.append(run)
         self._pump_soon()
 
+    def _withdraw(self, run_id: str) -> None:
+        if self._admission.withdraw(run_id):
+            self._pump_soon()  # others may have stood behind it
+
     def _pump_soon(self) -> None:
         """Start what can start at the end of this turn of the loop: what came together starts in one transaction."""
         if not self._pumping and self._accepting:
@@ -320,7 +328,12 @@ class Runner:
         fresh, self._fresh = self._fresh, []
         for run in fresh:
             if reason := self._admission.lacks(run):
-                self._room.wait(run, reason)
+                self._room.wait(run, reason, self._explanation(run) if reason == LICENCE else "")
+        if (seconds := self._admission.awaits_slot()) is not None:
+            self._alarm.set(LICENCE, seconds, self._pump_soon)
+
+    def _explanation(self, run: Run) -> str:
+        return self._books[run.instance or ""].explanation()
 
     def _begin(self, run: Run) -> None:
         self._room.leave(run.id)
@@ -334,7 +347,7 @@ class Runner:
     def _miss(self, run: Run, reason: str) -> None:
         """A run has not made its first start in time."""
         if self._accepting:
-            self._admission.withdraw(run.id)
+            self._withdraw(run.id)
             self._room.leave(run.id)
             self._spawn(self._finish(run, Outcome.MISSED, reason))
 

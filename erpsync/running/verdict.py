@@ -17,6 +17,7 @@ LICENCE = "licence"
 """What a run waits for to which no slot was given."""
 _LICENCE_WAIT = timedelta(minutes=1)
 _LONGEST_LICENCE_WAIT = timedelta(minutes=20)
+_LONGEST_EXPECTED = 3700.0  # seconds: a session's whole life
 
 Cause = Literal["timed_out", "cancelled", "replaced", "stopping", "window"]
 GENTLE: tuple[Cause, ...] = ("stopping", "window")
@@ -76,7 +77,7 @@ def judge(
         )
     end = replace(end, error=RunFailure(answer.type, answer.message, answer.hint))
     if answer.kind == "licence":
-        return _wait_for_licence(end, licence_waits)
+        return _wait_for_licence(end, answer, licence_waits)
     return _retry_or(job, run, end, answer, Outcome.FAILED, jitter)
 
 
@@ -163,9 +164,11 @@ def _asked_to_end(
             return replace(interrupted, run_outcome=Outcome.ABANDONED, reason=reason, error=error)
 
 
-def _wait_for_licence(end: End, waits: int) -> End:
-    """Minutes, doubling: a slot is freed by time alone, and asking often would not free it sooner."""
+def _wait_for_licence(end: End, fault: Fault, waits: int) -> End:
+    """Until a slot is expected, else minutes, doubling: time alone frees slots, however often one asks."""
     delay = min(_LONGEST_LICENCE_WAIT, _LICENCE_WAIT * 2 ** min(waits, 10))
+    if fault.retry_after is not None:
+        delay = timedelta(seconds=min(fault.retry_after, _LONGEST_EXPECTED))
     return replace(
         end,
         state=State.WAITING,

@@ -85,15 +85,15 @@ class WaitingRoom:
             self._keep(run, hold)
         return hold is None
 
-    def wait(self, run: Run, reason: str) -> None:
-        """Note what a run waits for, and from the first time on how long it may."""
+    def wait(self, run: Run, reason: str, explanation: str = "") -> None:
+        """Note what a run waits for, with more words for people, and from the first time on how long it may."""
         known = self._waiting.get(run.id)
         if known is None:
             return
         if known.waiting_for != reason or known.state is not State.WAITING:
             known = self._waiting[run.id] = replace(known, state=State.WAITING, waiting_for=reason)
             self._store.submit(set_waiting, Wait(run.id, reason, known.next_attempt_at))
-            self._events.waiting(known)
+            self._events.waiting(known, explanation)
         if known.started_at is None and not self._alarm.is_set(("start-by", run.id)):
             self._begin_watch(known)
 

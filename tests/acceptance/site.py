@@ -138,6 +138,7 @@ instance = "box"
 
 [instances.box]
 url = "{url}"
+license_slots = 100
 """
 
 MIRROR = """

@@ -35,6 +35,7 @@ instance = "box"
 
 [instances.box]
 url = "{url}"
+license_slots = 100
 
 [jobs.look]
 plugin = "look"

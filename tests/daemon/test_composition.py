@@ -18,6 +18,7 @@ from erpsync.daemon.connections import Connections
 from erpsync.daemon.place import resolver_of
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.sandbox.server import Sandbox
+from erpsync.store.state import Store
 
 TEXT = """
 [daemon]
@@ -74,9 +75,11 @@ def configuration(tmp_path: Path, sandbox: Sandbox) -> Configuration:
 @pytest.fixture
 async def connections(configuration: Configuration, redactor: Redactor) -> AsyncIterator[Connections]:
     resolver = resolver_of(configuration, redactor)
-    made = Connections(configuration, resolver, SystemClock(), silent, redactor)
+    store = Store.open(configuration.daemon.state)
+    made = Connections(configuration, resolver, SystemClock(), silent, redactor, store=store)
     yield made
     await made.close()
+    store.close()
 
 
 async def get(connections: Connections, configuration: Configuration, job: str, method: str = "GET") -> int:
