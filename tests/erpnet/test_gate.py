@@ -19,7 +19,9 @@ from erpsync.erpnet.gate import SessionGate
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.slots import SlotBook
 from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
+from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
@@ -61,18 +63,23 @@ class House:
     def tokens(self, name: str, client_id: str = CLIENT_ID, secret: str = CLIENT_SECRET) -> TokenManager:
         if name not in self.managers:
             identity = Identity(name, "acme", client_id, (), scope=("read", "update"))
-            source = ClientCredentialsSource(
+            token_client = TokenClient(
                 identity,
                 issuer=self.directory.identity_url,
                 secrets=lambda: [secret],
                 client=self.client,
-                gate=asyncio.Semaphore(2),
+                gate=ServerGate(self.clock),
                 clock=self.clock,
                 emit=self.emit,
                 redactor=Redactor(),
             )
             self.managers[name] = TokenManager(
-                identity, source, clock=self.clock, emit=self.emit, redactor=Redactor(), renewal="late"
+                identity,
+                ClientCredentialsSource(token_client),
+                clock=self.clock,
+                emit=self.emit,
+                redactor=Redactor(),
+                renewal="late",
             )
         return self.managers[name]
 
