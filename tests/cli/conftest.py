@@ -29,7 +29,6 @@ instance = "box"
 
 [instances.box]
 url = "http://127.0.0.1:9"
-license_slots = 100
 tags = ["live"]
 
 [jobs.say]
