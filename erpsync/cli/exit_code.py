@@ -51,7 +51,6 @@ _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
     (errors.ThrottledError, ExitCode.TEMPORARY),
     (errors.LicenseExhaustedError, ExitCode.TEMPORARY),
     (errors.ServerFaultError, ExitCode.TEMPORARY),
-    (errors.LoginRequiredError, ExitCode.REFUSED),
     (errors.DiscoveryError, ExitCode.TEMPORARY),
     (errors.StoreUnavailableError, ExitCode.TEMPORARY),
     (errors.OwnedElsewhereError, ExitCode.TEMPORARY),
