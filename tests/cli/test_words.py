@@ -146,7 +146,7 @@ def test_a_damaged_state(erpsync: Type, folder: Path) -> None:
     (folder / "data" / "erpsync.db").write_bytes(b"no database, but long enough to look like one" * 100)
     said = erpsync("runs")
     assert said.code == 78
-    assert "help: restore a copy" in said.err
+    assert "help: erpsync store restore" in said.err
 
 
 def test_faults_of_our_own(erpsync: Type, monkeypatch: pytest.MonkeyPatch) -> None:
