@@ -227,11 +227,8 @@ class DaemonControls:
     def snapshot(self) -> Snapshot:
         """The gauges of this moment."""
         running = Counter(run.instance or "" for run in self._house.runner.running())
-        expiries = {
-            status.identity: status.expires_at
-            for status in self._house.connections.identities()
-            if status.expires_at is not None
-        }
+        statuses, slots = self._house.connections.identities(), self._house.desk.slots()
+        expiries = {each.identity: each.expires_at for each in statuses if each.expires_at is not None}
         engine = self._house.engine
         starts = {job: at for _, job in self._fires() if (at := engine.next_start(job)) is not None}
         late = {each.job for each in self.overdue()}
@@ -240,7 +237,17 @@ class DaemonControls:
         }
         refused = self._reload is not None and bool(self._reload.refused)
         return Snapshot(
-            running, self._waiting(), starts, expiries, self.lag, expected, refused, bool(self._stale())
+            running=running,
+            waiting=self._waiting(),
+            next_starts=starts,
+            token_expiries=expiries,
+            loop_lag_seconds=self.lag,
+            overdue=expected,
+            config_refused=refused,
+            config_stale=bool(self._stale()),
+            troubled={each.identity: bool(identity_trouble(each)) for each in statuses},
+            sessions_open={use.instance: len(use.sessions) for use in slots},
+            license_slots={use.instance: use.slots for use in slots},
         )
 
     def _with_progress(self, run: Run) -> dict[str, object]:

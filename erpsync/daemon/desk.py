@@ -36,7 +36,7 @@ class IdentityDesk:
         redactor: Redactor,
     ) -> None:
         """`slots` tells how the licence slots of the instances stand."""
-        self._slots = slots
+        self.slots = slots
         self._parts = (resolver, clock, emit)
         self._connections = connections
         self._redactor = redactor
@@ -84,7 +84,7 @@ class IdentityDesk:
 
     def licenses(self) -> list[Document]:
         """How the licence slots stand of the instances where one is held or waited for."""
-        return [_license(use) for use in self._slots() if use.in_use or use.waiting]
+        return [_license(use) for use in self.slots() if use.in_use or use.waiting]
 
     def _document(self, name: str, sessions: Mapping[str, Session]) -> Document:
         session = sessions.get(name)
@@ -92,7 +92,7 @@ class IdentityDesk:
 
     def _sessions(self) -> dict[str, Session]:
         """The session of each identity that has one, of several the newest."""
-        found = [session for use in self._slots() for session in use.sessions]
+        found = [session for use in self.slots() for session in use.sessions]
         return {session.identity: session for session in sorted(found, key=lambda each: each.opened_at)}
 
     def _with_claims(self, name: str, token: AccessToken | None) -> Document:

@@ -28,7 +28,8 @@ _NAMED_REASONS = frozenset({"skipped", "missed", "abandoned", "cancelled"})  # e
 class Snapshot:
     """What is true at this moment; instants are aware UTC. `waiting` counts runs by what they wait for, `overdue`
     holds each (job, instance) from which a success is expected by a time of day. The configuration is refused
-    where its files were broken at the last look, stale where they say something else than what runs.
+    where its files were broken at the last look, stale where they say something else than what runs. `troubled`
+    holds each identity in use and whether somebody should look at it; sessions and licence slots count by instance.
     """
 
     running: Mapping[str, int] = field(default_factory=dict)
@@ -39,6 +40,9 @@ class Snapshot:
     overdue: Mapping[tuple[str, str], bool] = field(default_factory=dict)
     config_refused: bool = False
     config_stale: bool = False
+    troubled: Mapping[str, bool] = field(default_factory=dict)
+    sessions_open: Mapping[str, int] = field(default_factory=dict)
+    license_slots: Mapping[str, int] = field(default_factory=dict)
 
 
 class Metrics:
@@ -132,6 +136,7 @@ _TOKEN_OUTCOMES = {
     "token.renewed": "succeeded",
     "token.renewal_failed": "failed",
     "token.rejected": "rejected",
+    "token.login_required": "rejected",
 }
 
 
@@ -169,6 +174,11 @@ class _SnapshotCollector(Collector):
         yield GaugeMetricFamily(
             "erpsync_config_stale", "1: the files say something else than what runs", value=now.config_stale
         )
+        yield _gauges(
+            "erpsync_identity_troubled", "1: refused, or no new token to be had", "identity", now.troubled
+        )
+        yield _gauges("erpsync_sessions_open", "Sessions that may be open", "erp_instance", now.sessions_open)
+        yield _gauges("erpsync_license_slots", "Licence slots we may use", "erp_instance", now.license_slots)
         yield GaugeMetricFamily(
             "erpsync_loop_lag_seconds", "How late the event loop wakes", value=now.loop_lag_seconds
         )

@@ -62,7 +62,16 @@ def test_gauges_show_the_moment_of_the_scrape() -> None:
     now = [Snapshot()]
     metrics = Metrics(lambda: now[0])
     assert "erpsync_waiting{" not in metrics.page().decode()
-    now[0] = Snapshot({"acme": 2}, {"licence": 3}, {"products": at}, {"night@acme": at}, 0.25)
+    now[0] = Snapshot(
+        {"acme": 2},
+        {"licence": 3},
+        {"products": at},
+        {"night@acme": at},
+        0.25,
+        troubled={"night@acme": True},
+        sessions_open={"acme": 1},
+        license_slots={"acme": 2},
+    )
     metrics.look()
     found = samples(metrics.page())
     assert found["erpsync_running", (("erp_instance", "acme"),)] == 2
@@ -70,6 +79,9 @@ def test_gauges_show_the_moment_of_the_scrape() -> None:
     assert found["erpsync_next_fire_timestamp_seconds", (("job_name", "products"),)] == at.timestamp()
     assert found["erpsync_token_expiry_timestamp_seconds", (("identity", "night@acme"),)] == at.timestamp()
     assert found["erpsync_loop_lag_seconds", ()] == 0.25
+    assert found["erpsync_identity_troubled", (("identity", "night@acme"),)] == 1
+    assert found["erpsync_sessions_open", (("erp_instance", "acme"),)] == 1
+    assert found["erpsync_license_slots", (("erp_instance", "acme"),)] == 2
 
 
 def test_token_requests_and_clock_jumps_are_counted() -> None:
