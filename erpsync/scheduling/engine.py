@@ -281,7 +281,7 @@ class Engine:
                 continue
             hints, self._hints = self._hints, set()
             try:
-                await self._look(hints)
+                await self._look(sorted(hints))  # so that the same story is told the same way again
             except Exception as error:  # noqa: BLE001 - the loop outlives whatever went wrong; hints are kept
                 self._gather_later(hints, error)
                 continue
@@ -400,7 +400,7 @@ class Engine:
         try:
             await self._store.write(forget_parents, self._rules)
             await self._retire_removed()
-            await self._look(touched)
+            await self._look(sorted(touched))
         except BaseException:
             self._gather(touched)
             raise
