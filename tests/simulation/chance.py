@@ -108,7 +108,7 @@ def _renamed(job: Job, former: str, name: str) -> Job:
         else each
         for each in job.schedules
     ]
-    return replace(job, schedules=tuple(schedules))
+    return replace(job, schedules=tuple(schedules)) if tuple(schedules) != job.schedules else job
 
 
 def _number(name: str) -> int:

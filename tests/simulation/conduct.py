@@ -52,6 +52,7 @@ class Conduct:
     clock: VirtualClock
     limits: Limits
     jobs: Mapping[str, Job] = field(default_factory=dict)  # as configured now
+    reloading: bool = False  # part of the daemon has other jobs already
     live: dict[str, Entry] = field(default_factory=dict)
     finished: dict[str, Entry] = field(default_factory=dict)
     working: dict[str, Job] = field(default_factory=dict)  # runs whose plugin has been entered
@@ -61,6 +62,7 @@ class Conduct:
         default_factory=dict
     )  # runs in whose place a newer one is, boot time
     _ready_at: dict[str, float] = field(default_factory=dict)  # the end of a back-off, boot time
+    _closings: dict[str, datetime] = field(default_factory=dict)  # when the windows of attempts close
     _taken: set[tuple[str, str]] = field(default_factory=set)  # child, parent run
 
     # -- what the ledger says ---------------------------------------------------------------------------------
@@ -76,6 +78,12 @@ class Conduct:
             job = jobs.get(entry.job)
             if job is None or job.overlap != "replace":
                 self._replaced_at.pop(entry.id, None)
+
+    def reloaded(self, jobs: Mapping[str, Job]) -> None:
+        """The daemon has another configuration; what runs goes on as it began."""
+        self.jobs = jobs
+        for entry in self.live.values():
+            self._note(entry)
 
     def stepped(self) -> None:
         """Somebody has set the wall clock."""
@@ -98,9 +106,12 @@ class Conduct:
         claimed = Counter(
             entry.job for entry in entries if entry.state != "finished" and entry.id not in self.live
         )
-        for job in claimed:
+        for job in claimed if not self.reloading else ():
             self._require_room(job, before[job] - ended[job], claimed[job])
         older = [entry for entry in self.live.values() if entry.job in claimed]
+        self._require_catch_up(entries)
+        if not self.reloading:
+            self._require_children(entries)
         for entry in entries:
             known = self.live.get(entry.id) or self.finished.get(entry.id)
             assert known is None or known.state == entry.state or entry.state in _MOVES[known.state], (
@@ -149,6 +160,42 @@ class Conduct:
         assert job.overlap != "skip", f"a run of {name} was claimed beside another"
         assert job.overlap != "queue" or live + claimed <= 2, f"{live + claimed} runs of {name} stand in line"
 
+    def _require_catch_up(self, entries: list[Entry]) -> None:
+        """No more is caught up than a job wants, and nothing that is too old for it."""
+        late = [entry for entry in entries if entry.trigger == "catch_up" and not self._knows_run(entry)]
+        for name, count in Counter(entry.job for entry in late).items():
+            job = self.jobs[name]
+            most = {"none": 0, "last": 1, "all": job.catch_up_limit}[job.catch_up]
+            assert count <= most, f"{count} runs of {name} are caught up"
+        for entry in late:
+            job, at = self.jobs[entry.job], entry.fire_at
+            assert at is not None
+            too_old = entry.created_at - at - spread_delay(job.name, job.spread) > job.catch_up_window
+            assert not too_old, f"too old to be caught up: {entry}"
+
+    def _require_children(self, entries: list[Entry]) -> None:
+        """Who comes after one job alone has a new run, or one more skip, as soon as that job has ended."""
+        ended = {
+            entry.job
+            for entry in entries
+            if entry.state == "finished"
+            and entry.id not in self.finished
+            and (entry.trigger != "manual" or entry.id in self.live)
+        }
+        written = {entry.job for entry in entries if entry.claim.startswith("after:")}
+        for job in self.jobs.values() if ended else ():
+            for after in job.schedules if self._takes_runs(job) else ():
+                if isinstance(after, After) and len(set(after.jobs)) == 1 and after.jobs[0] in ended:
+                    assert job.name in written, f"{job.name} does not come after {after.jobs[0]}"
+
+    def _takes_runs(self, job: Job) -> bool:
+        now = self.clock.now()
+        is_over = (job.start is not None and now < job.start) or (job.end is not None and now >= job.end)
+        return job.enabled and not is_over and not self._holds(job.name)
+
+    def _knows_run(self, entry: Entry) -> bool:
+        return entry.id in self.live or entry.id in self.finished
+
     def _require_parents(self, entry: Entry) -> None:
         """It came after its parents' ends, and no other run of its job did."""
         for parent in (entry.parents or "").split():
@@ -180,10 +227,9 @@ class Conduct:
 
     # -- what the plugin sees ---------------------------------------------------------------------------------
 
-    def entered(self, run_id: str, attempts: int) -> None:
+    def entered(self, run_id: str, attempts: int, job: Job) -> None:
         """The plugin is entered for an attempt: it may be, and no other of its job is, unless that is allowed."""
         entry, now = self.live[run_id], self.clock.now()
-        job = self.jobs[entry.job]
         just = now - timedelta(seconds=SLOW)
         assert (entry.state, entry.attempts) == ("running", attempts), f"not durably begun: {entry}"
         assert oracle.is_open(job, now) or oracle.is_open(job, just), f"it starts outside its window: {entry}"
@@ -193,8 +239,8 @@ class Conduct:
         recent = self.clock.boot() <= self._paused_at.get(entry.job, 0.0) + SLOW
         assert recent or not self._holds(entry.job), f"it starts while it is paused: {entry}"
         assert self.limits.have_room(list(self.working.values()), job), f"beside {self.working}: {entry}"
-        beside = [other.name for other in self.working.values()]
-        assert job.overlap == "allow" or job.name not in beside, f"two at once: {entry}"
+        beside = [self.live[other].job for other in self.working if other in self.live]
+        assert job.overlap == "allow" or entry.job not in beside, f"two at once: {entry}"
         late = self.clock.is_settled and attempts == 1 and now > _latest_start(job, entry) + PUNCTUAL
         assert not late, f"it starts after its latest start, at {now}: {entry}"
         replaced = self._replaced_at.get(run_id)
@@ -202,9 +248,17 @@ class Conduct:
             f"it was replaced and starts: {entry}"
         )
         self.working[run_id] = job
+        self._closings.pop(run_id, None)
         if job.window is not None and job.window.at_end == "checkpoint":
             closing = oracle.next_change(now, lambda instant: oracle.is_open(job, instant))
+            self._closings[run_id] = closing
             self.clock.note((closing - now).total_seconds())
+
+    def page(self, run_id: str, stopping: bool) -> None:
+        """The plugin has come to a checkpoint, where it ends if it is stopping."""
+        closing = self._closings.get(run_id)
+        late = closing is not None and self.clock.is_settled and self.clock.now() > closing + PUNCTUAL
+        assert stopping or not late, f"{run_id} goes on after the end of its window"
 
     def left(self, run_id: str) -> None:
         """The plugin has come back."""
@@ -217,8 +271,8 @@ class Conduct:
         lines: dict[str, list[bool]] = {}
         for entry in self.live.values():
             job = self.jobs.get(entry.job)
-            assert job is not None, f"its job is gone, and it goes on: {entry}"
-            if entry.id in self.working:
+            assert job or entry.id in self.working, f"its job is gone, and it goes on: {entry}"
+            if job is None or entry.id in self.working:
                 lines.setdefault(entry.job, []).append(False)
                 continue
             assert entry.state != "running", f"nobody works at it: {entry}"
@@ -247,8 +301,7 @@ class Conduct:
         assert not old, f"never ended: {old}"
         left = {(child, parent) for child, parent in left_over}
         for job in self.jobs.values():
-            is_over = job.end is not None and job.end <= self.clock.now()
-            for after in job.schedules if job.enabled and not is_over else ():
+            for after in job.schedules if self._takes_runs(job) else ():
                 if isinstance(after, After):
                     all_left = all((job.name, parent) in left for parent in after.jobs)
                     assert not all_left, f"{job.name} has not taken all that its parents left"

@@ -50,7 +50,7 @@ class Work:
     async def work(self, attempt: LiveAttempt) -> Done | Fault:
         run = attempt.run
         try:
-            self._conduct.entered(run.id, run.attempts)
+            self._conduct.entered(run.id, run.attempts, attempt.job)
         except (AssertionError, LookupError) as error:
             self._fail(error)
         calm, rng = self._is_calm(), self._rng
@@ -59,6 +59,7 @@ class Work:
         try:
             for _ in range(_PAGES):
                 await asyncio.sleep(length / _PAGES)
+                self._page(attempt)
                 if attempt.reporter.stopping():
                     return _STOPPED
             return answer
@@ -68,6 +69,12 @@ class Work:
             return fault_of(error)
         finally:
             self._conduct.left(run.id)
+
+    def _page(self, attempt: LiveAttempt) -> None:
+        try:
+            self._conduct.page(attempt.run.id, attempt.reporter.stopping())
+        except AssertionError as error:
+            self._fail(error)
 
 
 class Hints:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from erpsync.core.calendar import spread_delay
 from erpsync.core.job import At, Cron, Every, Job
 from tests.simulation import oracle
 from tests.simulation.ledger import Entry
@@ -105,6 +106,8 @@ class FireTimes:
             assert fires, f"a run for {first}, which is no fire time: {entry}"
             assert (fires[0], fires[-1]) == (first, last), f"the ends of a range are no fire times: {entry}"
             self._require_fate(self._jobs[entry.job], fires, entry)
+        if entry.outcome == "missed" and entry.reason != "schedule_changed" and entry.waiting_for is None:
+            self._require_missed(account, self._jobs[entry.job], entry, last)
         account.ranges[entry.id] = last, count
         right = entry.fire_count == count or (entry.fire_count == -1 and count > COUNTED)
         assert right, f"it covers {count} fire times: {entry}"
@@ -116,6 +119,13 @@ class FireTimes:
         self._uncover(
             account, entry.id, [fire for fire, owner in account.covered.items() if owner == entry.id]
         )
+
+    def _require_missed(self, account: Account, job: Job, entry: Entry, last: datetime) -> None:
+        """What is on time is not missed."""
+        assert entry.finished_at is not None
+        horizon = entry.finished_at - spread_delay(job.name, job.spread)
+        is_newest = last < horizon and not account.fires(last, horizon)
+        assert not (is_newest and last >= horizon - job.grace), f"missed although it is on time: {entry}"
 
     def _cover(self, account: Account, entry: Entry, fires: list[datetime]) -> None:
         for fire in fires:

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -12,6 +12,7 @@ from sqlalchemy import Engine, event
 
 from erpsync.store.state import Store
 from erpsync.store.state import _engine as store_engine
+from erpsync.store.task import Task
 
 Batch = Sequence[tuple[Callable[..., Any], Any]]
 """What transactions were asked to do: operations, each with an item."""
@@ -49,6 +50,7 @@ class VirtualStore(Store):
             super().__init__(path, read_only=False)
         assert self._writers is not None
         self._watcher = watcher
+        self._queue = _Queue(self._queued)
         self._batch: list[tuple[Callable[..., Any], Any]] = []
         self._is_dead = False
         self.writer = self._writers.connect()
@@ -59,18 +61,17 @@ class VirtualStore(Store):
         """The writer's own connection, for whoever wants to see what it sees."""
         return self.writer.connection.driver_connection
 
-    def submit(self, operation: Callable[..., Any], item: Any) -> "Future[Any]":
-        if self._is_dead:
-            return Future()  # nobody answers any more
-        if not self._batch:
-            asyncio.get_running_loop().call_later(self._watcher.latency(), self._write)
-        self._batch.append((operation, item))
-        return super().submit(operation, item)
-
     def close(self) -> None:
         self._is_dead = True
         self.writer.close()
         super().close()
+
+    def _queued(self, task: Task) -> bool:
+        """Have it written soon; False: nobody answers any more."""
+        if not self._batch and not self._is_dead:
+            asyncio.get_running_loop().call_later(self._watcher.latency(), self._write)
+        self._batch.append((task.operation, task.item))
+        return not self._is_dead
 
     def _write(self) -> None:
         """What the writer's thread does, until nothing is queued."""
@@ -90,6 +91,18 @@ class VirtualStore(Store):
     def _before_commit(self, _connection: object) -> None:
         if self._watcher.fails():
             raise PowerCutError
+
+
+class _Queue(SimpleQueue[Task | None]):
+    """Tells of each task that is put into it."""
+
+    def __init__(self, tell: Callable[[Task], bool]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def put(self, item: Task | None, block: bool = True, timeout: float | None = None) -> None:
+        if item is None or self._tell(item):
+            super().put(item)
 
 
 @cache

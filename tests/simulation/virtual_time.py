@@ -129,15 +129,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def die(self) -> None:
         """Everything that was under way ends where it stands; what it still wants to do is not done."""
-        for task in self._made:
-            task.cancel()
-        for _ in range(20):
-            if all(task.done() for task in self._made):
-                break
+        while any(not task.done() for task in self._made):
+            for task in self._made:
+                task.cancel()
             self.call_soon(self.stop)
             self.run_forever()
         for task in self._made:
-            if task.done() and not task.cancelled():
+            if not task.cancelled():
                 task.exception()
         self.close()
 

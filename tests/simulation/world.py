@@ -9,7 +9,7 @@ import random
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from erpsync.core.errors import StoreError
-from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.runner import Runner
@@ -42,6 +41,7 @@ OLD = timedelta(days=9)
 """A run that has not ended so long after its claim, in calm times, never will."""
 _POWER = 0.003  # chance that it goes off before a commit, and after
 _TROUBLE = 1.5 * NIGHT  # between two things that go wrong, on average
+RELOADS = True
 _WHILE = 300.0  # seconds without anything to do, after which nothing may be left undone
 
 
@@ -187,7 +187,9 @@ class World:
     # -- what goes wrong --------------------------------------------------------------------------------------
 
     async def _trouble(self, engine: Engine, runner: Runner) -> None:
-        match self.rng.randrange(10):
+        match self.rng.randrange(12):
+            case 8 | 9 if RELOADS:
+                await self._reload(engine, runner)
             case 0 | 1:
                 self._fall()
             case 2:
@@ -204,11 +206,32 @@ class World:
                 self._lock()
             case _:
                 try:
+                    busy = [entry.job for entry in self.conduct.live.values()]
                     await self._ask(
-                        engine, runner, self.rng.choice(self.jobs or [Job("nobody", "", "")]).name
+                        engine, runner, self.rng.choice([*self.conduct.jobs, *busy, *busy, "nobody"])
                     )
                 except StoreError as error:
                     self._tell("is refused", error=str(error))
+
+    async def _reload(self, engine: Engine, runner: Runner) -> None:
+        """Somebody has changed the configuration, and the daemon takes it over while runs are going."""
+        changed = changed_jobs(self.rng, self.jobs, self.clock.now())
+        jobs, limits = {job.name: job for job in changed}, self.conduct.limits
+        adoption = engine.prepare(jobs)
+
+        def swap(renamed: Mapping[str, str]) -> None:
+            bounds = {"instance_limits": limits.instances, "pools": limits.pools}
+            runner.adopt(jobs, adoption.touched, renamed, max_runs=limits.all, **bounds)
+            self.conduct.reloaded(jobs)
+
+        self._tell("reloads", jobs=changed)
+        self.jobs, self.conduct.reloading = changed, True
+        try:
+            await engine.adopt(adoption, swap)
+        except StoreError as error:
+            self._tell("is refused", error=str(error))
+        finally:
+            self.conduct.reloading = False
 
     async def _ask(self, engine: Engine, runner: Runner, job: str) -> None:
         """Somebody wants something of a job."""

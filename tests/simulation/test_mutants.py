@@ -1,0 +1,70 @@
+"""That simulated nights find mistakes: each of these, made in the code on purpose, is found."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from erpsync.scheduling import planner
+from tests.simulation.virtual_store import empty_state
+from tests.simulation.world import new_world
+
+WORLDS = 60
+_due = planner._due
+
+
+def _nothing(*_: Any) -> list[Any]:
+    return []
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _never(*_: Any) -> bool:
+    return False
+
+
+MUTANTS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "the oldest of what is due is forgotten": ("scheduling.planner._due", lambda *look: _due(*look)[1:]),
+    "marks stay where they are": ("scheduling.claim.write_marks", _nothing),
+    "the grace is nothing": ("scheduling.planner._chosen", lambda look, fires, window: ([], False)),
+    "overlap is not looked at": ("scheduling.planner.room", lambda job, live, wanted: wanted),
+    "blackouts are not looked at": ("core.calendar._dark_day", _never),
+    "windows are not looked at": ("running.waiting.opens_at", lambda job, instant: None),
+    "windows do not end": ("running.escalation.window_end", lambda job, instant: instant.replace(year=2099)),
+    "everybody may wait for ever": (
+        "running.waiting.start_deadline",
+        lambda job, run, following: run.created_at.replace(year=2099),
+    ),
+    "it is always a run's turn": ("running.turns.Turns.join", _always),
+    "nobody's turn comes": ("running.turns.Turns.leave", lambda turns, run: None),
+    "pools have no limit": ("running.admission.Admission._is_pool_full", _never),
+    "instances have no limit": ("running.admission.Admission._is_instance_full", _never),
+    "slots are not given back": ("running.admission.Admission.release", _nothing),
+    "priorities are not looked at": (
+        "running.admission.Admission._rank",
+        lambda admission, lane: admission._queues[lane][0][2:4],
+    ),
+    "pauses are not told to the runner": ("running.waiting.WaitingRoom.set_pauses", _nothing),
+    "replaced runs go on": ("running.runner.Runner.replace", _nothing),
+    "children get nothing": ("scheduling.handover._leave", _nothing),
+    "a new name knows nothing": ("store.rename._rename", _never),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MUTANTS)
+def test_mistake_is_found(mistake: str, tmp_path: Path) -> None:
+    """A few hundred nights with the mistake, at most, and the auditors have something to say."""
+    place, mutant = MUTANTS[mistake]
+    empty = empty_state(tmp_path)
+    with patch(f"erpsync.{place}", mutant):
+        for seed in range(WORLDS):
+            try:
+                new_world(seed, empty).live(30)
+            except Exception:
+                return
+    pytest.fail("it was not found")
