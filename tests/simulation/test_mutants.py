@@ -48,7 +48,6 @@ MUTANTS: dict[str, tuple[str, Callable[..., Any]]] = {
         "running.admission.Admission._rank",
         lambda admission, lane: admission._queues[lane][0][2:4],
     ),
-    "pauses are not told to the runner": ("running.waiting.WaitingRoom.set_pauses", _nothing),
     "replaced runs go on": ("running.runner.Runner.replace", _nothing),
     "children get nothing": ("scheduling.handover._leave", _nothing),
     "a new name knows nothing": ("store.rename._rename", _never),

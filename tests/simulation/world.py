@@ -41,7 +41,6 @@ OLD = timedelta(days=9)
 """A run that has not ended so long after its claim, in calm times, never will."""
 _POWER = 0.003  # chance that it goes off before a commit, and after
 _TROUBLE = 1.5 * NIGHT  # between two things that go wrong, on average
-RELOADS = True
 _WHILE = 300.0  # seconds without anything to do, after which nothing may be left undone
 
 
@@ -188,7 +187,7 @@ class World:
 
     async def _trouble(self, engine: Engine, runner: Runner) -> None:
         match self.rng.randrange(12):
-            case 8 | 9 if RELOADS:
+            case 8 | 9:
                 await self._reload(engine, runner)
             case 0 | 1:
                 self._fall()
