@@ -186,7 +186,7 @@ class World:
     # -- what goes wrong --------------------------------------------------------------------------------------
 
     async def _trouble(self, engine: Engine, runner: Runner) -> None:
-        match self.rng.randrange(12):
+        match self.rng.randrange(15):
             case 8 | 9:
                 await self._reload(engine, runner)
             case 0 | 1:
