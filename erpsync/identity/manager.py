@@ -136,6 +136,7 @@ class TokenManager:
             self._source.facts(),
             self._clock,
             fetching=self._flight is not None and not self._flight.done(),
+            trouble=self._trouble,
         )
 
     async def close(self) -> None:

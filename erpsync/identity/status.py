@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from erpsync.core.clock import Clock
-from erpsync.core.errors import LoginRequiredError
+from erpsync.core.errors import ErpsyncError, LoginRequiredError
 from erpsync.core.instance import GrantKind, Identity
 from erpsync.core.run import RunFailure, utc_text
 from erpsync.core.token import NEVER
@@ -85,11 +85,13 @@ def status_of(
     clock: Clock,
     *,
     fetching: bool,
+    trouble: ErpsyncError | None = None,
 ) -> IdentityStatus:
-    """How things stand now with the token `held` and the last renewal's failure."""
+    """How things stand now with the token `held`, the last renewal's failure and the `trouble` of one under way."""
     left = held.left(clock) if held else 0.0
     phase = held.phase(left) if held else Phase.EXPIRED
     token = held.token if held and left > 0 else None
+    error = failed.error if failed else trouble if fetching else None
     needs_none = identity.grant == "reference_token"
     return IdentityStatus(
         identity=identity.name,
@@ -102,9 +104,7 @@ def status_of(
         expires_at=token.expires_at if token and token.expires_at != NEVER else None,
         next_renewal_at=_next_renewal(held, phase, failed, clock),
         survives_seconds=None if needs_none else round(max(left - held.windows.spare, 0.0)) if held else 0,
-        last_error=RunFailure(type(failed.error).__name__, failed.error.message, failed.error.hint)
-        if failed
-        else None,
+        last_error=RunFailure(type(error).__name__, error.message, error.hint) if error else None,
         requests=facts.requests,
         clock_skew_seconds=facts.skew,
         secret_in_use=facts.secret_index,

@@ -423,6 +423,7 @@ async def test_T32_retry_after_as_a_date(bench: Bench, value: str, least: float,
     wait = bench.named("token.renewal_failed")[0]["retry_seconds"]
     assert isinstance(wait, float)
     assert least <= wait <= most
+    assert manager.status().last_error is not None
     with pytest.raises(TokenEndpointError) if least == 900 else nullcontext():
         await passing(bench.clock, waiting)
 
