@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from erpsync.cli.cancel import cancel
 from erpsync.cli.check import check, plugins, schema
 from erpsync.cli.demo import demo
 from erpsync.cli.doctor import doctor
@@ -69,6 +70,7 @@ app.command()(identities)
 app.command()(token)
 app.command()(doctor)
 app.command()(trigger)
+app.command()(cancel)
 app.command()(pause)
 app.command()(resume)
 app.command()(reload)

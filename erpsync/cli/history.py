@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from erpsync.cli.choice import find_run_of, job_names, meant_run
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
 from erpsync.cli.output import RUN_COLUMNS, Times, inset, note, print_json, print_runs, run_row, say, table
 from erpsync.cli.workspace import Workspace
-from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
 from erpsync.core.run import Attempt, Outcome, Run, State
 
 _LOG_TAIL = 20  # records that `show` prints
@@ -36,7 +36,7 @@ def runs(
 
     workspace = workspace_of(context)
     which = RunFilter(
-        jobs=_names(workspace, jobs, instance, tag),
+        jobs=job_names(workspace, jobs, instance, tag),
         outcomes=tuple(outcome or ()),
         since=_since(workspace, since),
         limit=limit,
@@ -60,7 +60,7 @@ def show(
     from erpsync.store.ledger import list_attempts
 
     workspace = workspace_of(context)
-    found = _find(workspace, run)
+    found = find_run_of(workspace, run)
     attempts = workspace.read(list_attempts, [], found.id)
     records, _ = workspace.run_log.read(found.id)
     if format == "json":
@@ -83,7 +83,7 @@ def logs(
 ) -> None:
     """What a run said. With --follow and JSON: one document a line."""
     workspace = workspace_of(context)
-    run = _meant(workspace, subject)
+    run = meant_run(workspace, subject)
     if format == "json" and not follow:
         print_json(workspace.run_log.read(run.id)[0])
         return
@@ -96,27 +96,6 @@ def logs(
         sys.stdout.flush()
 
 
-def _names(
-    workspace: Workspace, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
-) -> tuple[str, ...] | None:
-    """The names to look for, None for all; a job that is configured no more is found by its exact name."""
-    from erpsync.store.ledger import RunFilter, list_runs
-
-    if not (patterns or instances or tags):
-        return None
-    try:
-        chosen = select_jobs(
-            workspace.configuration.jobs, patterns or (), instances=instances or (), tags=tags or ()
-        )
-        return tuple(job.name for job in chosen)
-    except UnknownJobError:
-        former = tuple(patterns or ())
-        found: list[Run] = workspace.read(list_runs, [], RunFilter(jobs=former, limit=1))
-        if found:
-            return former
-        raise
-
-
 def _since(workspace: Workspace, text: str | None) -> datetime | None:
     from erpsync.cli.instant import parse_instant
 
@@ -126,32 +105,6 @@ def _since(workspace: Workspace, text: str | None) -> datetime | None:
         return parse_instant(text, workspace.configuration.daemon.timezone, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
-
-
-def _find(workspace: Workspace, run_id: str) -> Run:
-    from erpsync.store.ledger import find_run
-
-    run = workspace.read(find_run, None, run_id)
-    if run is None:
-        raise UnknownRunError(f'there is no run "{run_id}"', hint="erpsync runs")
-    return run
-
-
-def _meant(workspace: Workspace, subject: str) -> Run:
-    """The newest run of the job of this name or definition, else the run of this id."""
-    from erpsync.store.ledger import RunFilter, find_run, list_runs
-
-    try:
-        names = _names(workspace, [subject], None, None)
-    except UnknownJobError as error:
-        run = workspace.read(find_run, None, subject)
-        if run is None:
-            raise UnknownRunError(f'there is no job or run "{subject}"', hint=error.hint) from error
-        return run
-    found = workspace.read(list_runs, [], RunFilter(jobs=names, limit=1))
-    if not found:
-        raise UnknownRunError(f'"{subject}" has not run yet', hint=f"erpsync run {subject}")
-    return found[0]
 
 
 def _zone(workspace: Workspace, job: str) -> str:
@@ -202,7 +155,7 @@ def _records(workspace: Workspace, run_id: str, follow: bool) -> Iterator[Mappin
     log, offset = workspace.run_log, 0
     while True:
         over = (
-            not follow or _find(workspace, run_id).state is State.FINISHED
+            not follow or find_run_of(workspace, run_id).state is State.FINISHED
         )  # asked before reading: no last words lost
         records, offset = log.read(run_id, offset)
         yield from records

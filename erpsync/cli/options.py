@@ -17,6 +17,8 @@ InstanceOption = Annotated[
 ]
 TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only jobs with this tag; repeatable.")]
 
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
 
 def workspace_of(context: typer.Context) -> Workspace:
     """What `main` gave to the commands."""

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from erpsync.cli.choice import chosen_jobs
 from erpsync.cli.instant import parse_instant
-from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
+from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, YesOption, workspace_of
 from erpsync.cli.output import Times, note, print_json, say, table
-from erpsync.cli.run import YesOption, chosen_jobs
 
 
 def pause(

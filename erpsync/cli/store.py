@@ -9,9 +9,8 @@ from typing import Annotated
 import typer
 
 from erpsync.cli.exit_code import ExitCode
-from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.options import FormatOption, YesOption, workspace_of
 from erpsync.cli.output import inset, note, print_json, say
-from erpsync.cli.run import YesOption
 
 store_app = typer.Typer(help="The state database: check, upgrade, backup, restore.", no_args_is_help=True)
 

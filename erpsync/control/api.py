@@ -55,6 +55,12 @@ class RunRequest(Wish):
     params: Parameters = Parameters()
 
 
+class CancelRequest(Wish):
+    """Why a run is to end."""
+
+    reason: str | None = Field(default=None, max_length=500)
+
+
 class PauseRequest(Wish):
     """Jobs that are to fire nothing until they are resumed, or until an instant."""
 
@@ -84,8 +90,8 @@ class Controls(Protocol):
         """A run and its progress (done, total), after its end or `wait` seconds. UnknownRunError."""
         ...
 
-    async def cancel(self, run_id: str, requested_by: str) -> bool:
-        """End a run that has not ended; False where there is nothing to end."""
+    async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
+        """End a run; False where it has ended already. UnknownRunError, StoreError."""
         ...
 
     async def pause(
@@ -162,8 +168,8 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
         return run.document() | {"progress": shown}
 
     @app.post("/runs/{run_id}/cancel", summary="End a run")
-    async def cancel(request: Request, run_id: str) -> Document:
-        return {"cancelled": await controls.cancel(run_id, _peer(request))}
+    async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:
+        return {"cancelled": await controls.cancel(run_id, wish.reason, _peer(request))}
 
     @app.post("/pause", summary="Let jobs fire nothing")
     async def pause(request: Request, wish: PauseRequest) -> list[Document]:

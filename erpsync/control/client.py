@@ -86,9 +86,9 @@ class ControlClient:
         run: dict[str, Any] = self._ask("GET", f"/runs/{run_id}", params={"wait": wait}, timeout=timeout)
         return run
 
-    def cancel(self, run_id: str) -> bool:
+    def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run; False where it has ended already."""
-        return bool(self._ask("POST", f"/runs/{run_id}/cancel")["cancelled"])
+        return bool(self._ask("POST", f"/runs/{run_id}/cancel", json={"reason": reason})["cancelled"])
 
     def pause(self, jobs: Sequence[str], until: datetime | None, reason: str | None) -> list[dict[str, Any]]:
         """Pause jobs; their pauses as documents."""

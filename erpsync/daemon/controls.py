@@ -183,9 +183,10 @@ class DaemonControls:
                 run = await self._house.store.read(find_run, run.id) or run
         return run, self._house.runner.progress(run.id)
 
-    async def cancel(self, run_id: str, requested_by: str) -> bool:
+    async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         """End a run that has not ended."""
-        return await self._house.runner.cancel(run_id, requested_by)
+        run, _ = await self.find(run_id, 0)
+        return await self._house.runner.cancel(run.id, requested_by, reason)
 
     async def pause(
         self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str

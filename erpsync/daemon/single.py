@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -23,6 +23,8 @@ _LOOK = 0.2  # seconds between two looks at the progress
 
 Watch = Callable[[Mapping[str, object]], object]
 """Hears of a run that goes on: its document, with `progress` {done, total} or None."""
+Claim = Callable[[DaemonControls, str], Awaitable[Sequence[Run]]]
+"""Claims the runs that are wanted, on behalf of somebody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class Ended:
 async def run_jobs(
     configuration: Configuration,
     jobs: Sequence[str],
-    params: Mapping[str, object],
+    claim: Claim,
     *,
     redactor: Redactor,
     emit: Emit,
     watch: Watch,
 ) -> Ended:
-    """Run these jobs once, now, each to its recorded end; the caller owns the state.
+    """Claim runs of these jobs and see each to its recorded end; the caller owns the state.
 
     What a dead owner left unfinished of these jobs is brought to its end first; other jobs' runs are closed where
     they were running, and wait for a daemon. SIGINT and SIGTERM cancel the runs.
@@ -64,9 +66,7 @@ async def run_jobs(
         house.runner.offer(left)
         for run in left:
             await house.runner.wait(run.id)
-        runs = (
-            [await controls.claim(job, params, requested_by) for job in jobs] if signals.first is None else []
-        )
+        runs = await claim(controls, requested_by) if signals.first is None else []
         signals.cancels(run.id for run in runs)
         watching = asyncio.create_task(_watch(controls, [run.id for run in runs], watch))
         stack.callback(watching.cancel)

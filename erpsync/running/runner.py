@@ -224,9 +224,9 @@ class Runner:
                 error = RunFailure("RunCancelledError", text)
                 self._spawn(self._finish(run, Outcome.CANCELLED, "replaced", error))
 
-    async def cancel(self, run_id: str, requested_by: str) -> bool:
+    async def cancel(self, run_id: str, requested_by: str, reason: str | None = None) -> bool:
         """End a run; False where it has ended already, or never was. Does not wait for a running one's end."""
-        text = f"cancelled by {requested_by}"
+        text = f"cancelled by {requested_by}" + (f": {reason}" if reason else "")
         if (attempt := self._live.get(run_id)) is not None:
             self._escalation.end(attempt, "cancelled", text)
             return True

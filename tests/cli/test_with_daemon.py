@@ -201,3 +201,24 @@ def test_a_pause_is_for_all_or_none(daemon: "subprocess.Popen[str]") -> None:
     unknown = type_("pause", "say", "nobody")
     assert unknown.returncode == 2
     assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []
+
+
+def test_runs_are_cancelled_by_id_and_by_job(daemon: "subprocess.Popen[str]") -> None:
+    """`cancel` ends what runs, of a job or by id, with who asked and why; what has ended stays as it is."""
+    first = json.loads(type_("trigger", "slow", "--format", "json").stdout)
+    eventually(lambda: "4 of 10" in type_("status").stdout, "the run has begun")
+    done = type_("cancel", "sl*", "--reason", "stock-taking", "--format", "json")
+    assert done.returncode == 0, done
+    (ended,) = json.loads(done.stdout)
+    assert (done.returncode, ended["cancelled"], ended["run"]["outcome"]) == (0, True, "cancelled")
+    assert ended["run"]["error"]["message"] == f"cancelled by {first['requested_by']}: stock-taking"
+    again = type_("cancel", first["id"][:19])
+    assert (again.returncode, "had ended already: cancelled" in again.stdout) == (0, True), again
+    assert "nothing is unfinished" in type_("cancel", "--tag", "words").stderr
+    assert type_("cancel", "nobody").returncode == 2
+    assert type_("cancel").returncode == 2
+
+
+def test_cancel_needs_a_daemon(folder: Path) -> None:
+    """Where no daemon runs there is nobody who could end a run: 69."""
+    assert type_("cancel", "say").returncode == 69

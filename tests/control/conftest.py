@@ -69,7 +69,8 @@ class Desk:
             await asyncio.wait_for(self.ended.wait(), wait)
         return self.runs[run_id], None if self.ended.is_set() else (3, None)
 
-    async def cancel(self, run_id: str, requested_by: str) -> bool:
+    async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
+        self.heard.append(("cancel", run_id, reason, requested_by))
         self.runs[run_id] = replace(self.runs[run_id], state=State.FINISHED, outcome=Outcome.CANCELLED)
         self.ended.set()
         return True

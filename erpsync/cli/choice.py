@@ -1,0 +1,94 @@
+"""What is meant by the names that are typed: jobs to do something with, jobs and runs of the past."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from erpsync.cli.workspace import Workspace
+from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
+from erpsync.core.job import Job
+from erpsync.core.run import Run, State
+
+_MANY = 10  # at once that need a yes
+
+
+def chosen_jobs(
+    workspace: Workspace,
+    patterns: list[str] | None,
+    instances: list[str] | None,
+    tags: list[str] | None,
+    yes: bool,
+) -> tuple[Job, ...]:
+    """The jobs that are meant; of none nothing is done, of many only after a yes."""
+    if not (patterns or instances or tags):
+        raise typer.BadParameter("name a job, or choose by --instance or --tag", param_hint="JOB")
+    chosen = select_jobs(
+        workspace.configuration.jobs, patterns or (), instances=instances or (), tags=tags or ()
+    )
+    agree(len(chosen), "jobs", yes)
+    return chosen
+
+
+def agree(number: int, noun: str, yes: bool) -> None:
+    """Many at once need a yes: the option, or a word on the terminal."""
+    if number > _MANY and not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter(f"{number} {noun} at once; --yes if that is meant", param_hint=noun)
+        typer.confirm(f"{number} {noun} at once?", abort=True, err=True)
+
+
+def job_names(
+    workspace: Workspace, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
+) -> tuple[str, ...] | None:
+    """The names to look for, None for all; a job that is configured no more is found by its exact name."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    if not (patterns or instances or tags):
+        return None
+    try:
+        chosen = select_jobs(
+            workspace.configuration.jobs, patterns or (), instances=instances or (), tags=tags or ()
+        )
+        return tuple(job.name for job in chosen)
+    except UnknownJobError:
+        former = tuple(patterns or ())
+        found: list[Run] = workspace.read(list_runs, [], RunFilter(jobs=former, limit=1))
+        if found:
+            return former
+        raise
+
+
+def find_run_of(workspace: Workspace, run_id: str) -> Run:
+    from erpsync.store.ledger import find_run
+
+    run = workspace.read(find_run, None, run_id)
+    if run is None:
+        raise UnknownRunError(f'there is no run "{run_id}"', hint="erpsync runs")
+    return run
+
+
+def meant_run(workspace: Workspace, subject: str) -> Run:
+    """The newest run of the job of this name or definition, else the run of this id."""
+    found = meant_runs(workspace, subject, limit=1)
+    if not found:
+        raise UnknownRunError(f'"{subject}" has not run yet', hint=f"erpsync run {subject}")
+    return found[0]
+
+
+def meant_runs(
+    workspace: Workspace, subject: str, states: Sequence[State] = (), limit: int = 100_000
+) -> list[Run]:
+    """The runs in these states, without any in all, of the jobs that a selector means, else the run of this id."""
+    from erpsync.store.ledger import RunFilter, find_run, list_runs
+
+    try:
+        names = job_names(workspace, [subject], None, None)
+    except UnknownJobError as error:
+        run = workspace.read(find_run, None, subject)
+        if run is None:
+            raise UnknownRunError(f'there is no job or run "{subject}"', hint=error.hint) from error
+        return [run]
+    which = RunFilter(jobs=names, states=tuple(states), limit=limit)
+    runs: list[Run] = workspace.read(list_runs, [], which)
+    return runs
