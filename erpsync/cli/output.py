@@ -171,19 +171,20 @@ class LiveLine:
 
     def __init__(self) -> None:
         self._since = time.monotonic()
-        self._people = sys.stderr.isatty()
+        self._stream = sys.stderr  # the terminal itself: what plugins print meanwhile goes by whole lines
+        self._people = self._stream.isatty()
         self._shown = ""
 
     def show(self, text: str) -> None:
         """Replace the line."""
         if self._people and text != self._shown and time.monotonic() - self._since >= _QUIET_SECONDS:
-            sys.stderr.write(f"\r\x1b[2K{printable(text)}")
-            sys.stderr.flush()
+            self._stream.write(f"\r\x1b[2K{printable(text)}")
+            self._stream.flush()
             self._shown = text
 
     def clear(self) -> None:
         """Leave no trace."""
         if self._shown:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+            self._stream.write("\r\x1b[2K")
+            self._stream.flush()
             self._shown = ""
