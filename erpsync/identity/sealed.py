@@ -217,9 +217,12 @@ class Drawer:
     def _set_aside(self, reason: str) -> None:
         """One such file an identity is kept, for whoever wants to look."""
         aside = self._path.with_suffix(".damaged")
-        with suppress(OSError):
-            self._path.replace(aside)
         self._seen = None
+        try:
+            self._path.replace(aside)
+        except OSError:  # it stays, and is looked at again when somebody changes it
+            with suppress(OSError):
+                self._seen = _stamp(self._path.stat())
         self._emit(
             "token.set_aside", level="warning", identity=self._identity, reason=reason, file=str(aside)
         )

@@ -119,6 +119,20 @@ def test_unreadable_file(folder: Folder) -> None:
     assert drawer.load() == TOKEN
 
 
+def test_unreadable_file_that_cannot_be_moved(folder: Folder) -> None:
+    """Where it cannot even be moved away, it is told once and not taken for news again and again."""
+    drawer = folder.drawer()
+    drawer.save(TOKEN)
+    path = folder.sealed
+    path.unlink()
+    path.mkdir()
+    path.with_suffix(".damaged").write_text("in the way")
+    assert drawer.load() is None
+    assert path.exists()
+    assert not drawer.changed()
+    assert len(folder.events) == 1
+
+
 def test_another_machine(folder: Folder) -> None:
     """A file that came from another machine is not opened."""
     folder.drawer().save(TOKEN)
