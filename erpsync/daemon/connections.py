@@ -29,6 +29,7 @@ from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.identity.reference import ReferenceTokenSource
 from erpsync.identity.refresh import RefreshSource
 from erpsync.identity.sealed import Drawer, SealedStore
@@ -44,7 +45,8 @@ _NOWHERE = Instance("", "oidc")  # for jobs without an instance: any address, ne
 class InstanceSite:
     """One instance: connections with verified TLS, its addresses, its pace."""
 
-    def __init__(self, instance: Instance, trust: ssl.SSLContext, clock: Clock) -> None:
+    def __init__(self, instance: Instance, trust: ssl.SSLContext, clock: Clock, memory: Path) -> None:
+        """`memory` is a folder for what identity servers say about themselves."""
         self.instance = instance
         self.pace = Pace(instance.rate, clock) if instance.rate else None
         reading, connecting = instance.read_timeout.total_seconds(), instance.connect_timeout.total_seconds()
@@ -56,6 +58,7 @@ class InstanceSite:
         )
         self.client = httpx2.AsyncClient(transport=self.base, timeout=self.timeout)
         self._directory = SiteDirectory(self.client, instance.url, clock=clock) if instance.url else None
+        self.metadata = MetadataSource(self.client, self.issuer, clock=clock, memory=memory)
 
     async def issuer(self) -> str:
         """The identity server. Raises DiscoveryError."""
@@ -226,8 +229,8 @@ class Connections:
         """The instance of this name; None is nowhere in particular."""
         instance = self._configuration.instances[name] if name else _NOWHERE
         if instance.name not in self._sites:
-            trust = self._trusted(instance.ca_file)
-            self._sites[instance.name] = InstanceSite(instance, trust, self._clock)
+            trust, memory = self._trusted(instance.ca_file), self._configuration.daemon.data / "servers"
+            self._sites[instance.name] = InstanceSite(instance, trust, self._clock, memory)
         return self._sites[instance.name]
 
     def _open_books(self) -> None:
@@ -293,14 +296,13 @@ class Connections:
         """What makes token requests for the identity."""
         return TokenClient(
             identity,
-            issuer=site.issuer,
+            metadata=site.metadata,
             secrets=self._secrets(identity),
             client=site.client,
             gate=self._gate(site.instance),
             clock=self._clock,
             emit=self._emit,
             redactor=self._redactor,
-            memory=self._configuration.daemon.data / "servers",
         )
 
     def _secrets(self, identity: Identity) -> Callable[[], list[str]]:

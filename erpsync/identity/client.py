@@ -2,8 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import httpx2
@@ -29,23 +28,22 @@ _NOTABLE_SKEW = 30.0
 class TokenClient:
     """Makes token requests for one identity, by any grant; keeps no token.
 
-    `issuer` yields the issuer's URL (and may raise DiscoveryError); `secrets` reads the client secrets, or the
-    private key, afresh, in order of preference, and is called in a thread; `memory` is a folder for what servers say
-    about themselves. Oddities of the server are told once each as `token.answer_doubted`.
+    `metadata` and `gate` are shared by all identities of a server; `secrets` reads the client secrets, or the private
+    key, afresh, in order of preference, and is called in a thread. Oddities of the server are told once each as
+    `token.answer_doubted`.
     """
 
     def __init__(
         self,
         identity: Identity,
         *,
-        issuer: Callable[[], Awaitable[str]],
+        metadata: MetadataSource,
         secrets: Callable[[], Sequence[str]],
         client: httpx2.AsyncClient,
         gate: ServerGate,
         clock: Clock,
         emit: Emit,
         redactor: Redactor,
-        memory: Path | None = None,
     ) -> None:
         self.identity = identity
         self.clock = clock
@@ -54,7 +52,7 @@ class TokenClient:
         self._client = client
         self._gate = gate
         self._emit = emit
-        self._metadata = MetadataSource(client, issuer, clock=clock, memory=memory)
+        self._metadata = metadata
         self._requests = 0
         self._skew: float | None = None
         self._secret_index: int | None = None

@@ -32,6 +32,7 @@ class ServerGate:
             if left > 0:
                 raise TokenEndpointError(
                     "the identity server has asked to be left alone for a while",
+                    status=429,
                     retryable=True,
                     retry_after=timedelta(seconds=left),
                     hint="it limits how often it is asked; what waits goes on by itself",

@@ -1,6 +1,7 @@
 """What an identity server says about itself, remembered: in this process, and in a folder for the next one."""
 
 import asyncio
+import copy
 import hashlib
 import json
 import os
@@ -25,7 +26,8 @@ _USABLE = timedelta(days=7)
 class MetadataSource:
     """Gives the metadata of one issuer: asked once a day, kept for a week while the server does not answer.
 
-    `memory` is a folder where it outlives this process. Nothing in it is secret.
+    Who asks at once shares one request, or its failure. `memory` is a folder where the metadata outlive this process;
+    nothing in it is secret.
     """
 
     def __init__(
@@ -43,13 +45,27 @@ class MetadataSource:
         self._known: ServerMetadata | None = None
         self._read_at = 0.0
         self._fresh_until = 0.0
+        self._asking = asyncio.Lock()
+        self._failed: tuple[float, DiscoveryError] | None = None  # when, on the boot-time clock
 
     async def get(self) -> ServerMetadata:
         """The metadata. Raises DiscoveryError where none are known that are young enough."""
-        now = self._clock.boot()
-        if self._known is not None and now < self._fresh_until:
+        asked = self._clock.boot()
+        if self._known is not None and asked < self._fresh_until:
             return self._known
-        issuer = ""
+        async with self._asking:
+            if self._known is not None and asked < self._fresh_until:
+                return self._known
+            if self._failed is not None and self._failed[0] > asked:
+                raise copy.copy(self._failed[1])  # somebody has just run into it
+            try:
+                return await self._ask()
+            except DiscoveryError as error:
+                self._failed = (self._clock.boot(), error)
+                raise
+
+    async def _ask(self) -> ServerMetadata:
+        now, issuer = self._clock.boot(), ""
         try:
             issuer = await self._issuer()
             self._known = await fetch_metadata(self._client, issuer, clock=self._clock)

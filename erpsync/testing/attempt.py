@@ -24,6 +24,7 @@ from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import JobResult, Plugin, Settings
 from erpsync.plugins.settings import validate_settings
@@ -180,7 +181,7 @@ class Attempt:
         identity = Identity("sandbox", "sandbox", client_id, (reference,), scope=("read", "update"))
         token_client = TokenClient(
             identity,
-            issuer=sites.identity_url,
+            metadata=MetadataSource(client, sites.identity_url, clock=self.clock),
             secrets=lambda: [client_secret],
             client=client,
             gate=ServerGate(self.clock),

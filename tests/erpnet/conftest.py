@@ -21,6 +21,7 @@ from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
 from tests.servers.scripted import ScriptedServer
@@ -58,7 +59,7 @@ class Site:
         identity = Identity("night", "acme", CLIENT_ID, (), scope=("read", "update"))
         token_client = TokenClient(
             identity,
-            issuer=self.directory.identity_url,
+            metadata=MetadataSource(self.client, self.directory.identity_url, clock=SystemClock()),
             secrets=lambda: [CLIENT_SECRET],
             client=self.client,
             gate=ServerGate(SystemClock()),

@@ -23,6 +23,7 @@ from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
 from erpsync.store.sessions import read_sessions, write_sessions
@@ -65,7 +66,7 @@ class House:
             identity = Identity(name, "acme", client_id, (), scope=("read", "update"))
             token_client = TokenClient(
                 identity,
-                issuer=self.directory.identity_url,
+                metadata=MetadataSource(self.client, self.directory.identity_url, clock=self.clock),
                 secrets=lambda: [secret],
                 client=self.client,
                 gate=ServerGate(self.clock),

@@ -23,6 +23,7 @@ from erpsync.identity.gate import ServerGate
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import Renewal
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.identity.sealed import Drawer
 from erpsync.identity.source import TokenSource
 from tests.servers.scripted import Script, ScriptedServer, http
@@ -129,14 +130,13 @@ class Bench:
 
         return TokenClient(
             identity,
-            issuer=find_issuer,
+            metadata=MetadataSource(self.client, find_issuer, clock=clock or self.clock, memory=memory),
             secrets=secrets or (lambda: list(self.secrets)),
             client=self.client,
             gate=gate or ServerGate(clock or self.clock),
             clock=clock or self.clock,
             emit=self.emit,
             redactor=self.redactor,
-            memory=memory,
         )
 
     def manager(

@@ -1,10 +1,14 @@
 """Reading an OpenID provider's description of itself."""
 
+import asyncio
+
 import httpx2
 import pytest
 
+from erpsync.core.clock import SystemClock
 from erpsync.core.errors import DiscoveryError
 from erpsync.identity.discovery import fetch_metadata
+from erpsync.identity.metadata import MetadataSource
 from tests.identity.conftest import Bench
 from tests.servers.scripted import http
 
@@ -67,7 +71,6 @@ async def test_issuer_must_be_safe(bench: Bench) -> None:
 
 async def test_untrusted_certificate_is_named() -> None:
     """A certificate that is not trusted is a permanent error with the setting to change."""
-    import asyncio
     import ssl
 
     import trustme
@@ -81,3 +84,23 @@ async def test_untrusted_certificate_is_named() -> None:
             await fetch_metadata(client, f"https://localhost:{port}/id")
     assert not caught.value.retryable
     assert "ca_file" in caught.value.hint
+
+
+async def test_crowd_asks_once(bench: Bench) -> None:
+    """A hundred identities of one server ask for its description once; in an outage they share the failure too."""
+    clock = SystemClock()
+
+    async def issuer() -> str:
+        return bench.issuer
+
+    source = MetadataSource(bench.client, issuer, clock=clock)
+    bench.server.script[PATH] = http(b"", 503)
+    failures = await asyncio.gather(*(source.get() for _ in range(100)), return_exceptions=True)
+    assert {type(failure) for failure in failures} == {DiscoveryError}
+    assert len({id(failure) for failure in failures}) == 100
+    assert len(bench.server.requests(PATH)) == 1
+    document = {"issuer": bench.issuer, "token_endpoint": "https://id.example/token"}
+    bench.server.script[PATH] = http(document)
+    found = await asyncio.gather(*(source.get() for _ in range(100)))
+    assert {one.token_endpoint for one in found} == {"https://id.example/token"}
+    assert len(bench.server.requests(PATH)) == 2

@@ -373,6 +373,7 @@ _PROCESS = """
     from erpsync.identity.client import TokenClient
     from erpsync.identity.gate import ServerGate
     from erpsync.identity.manager import TokenManager
+    from erpsync.identity.metadata import MetadataSource
     from erpsync.identity.refresh import RefreshSource
     from erpsync.identity.sealed import SealedStore
 
@@ -387,8 +388,8 @@ _PROCESS = """
         drawer = SealedStore(folder, ["k" * 32], silent, host="here").drawer(identity, issuer)
         async with httpx2.AsyncClient(trust_env=False) as client:
             tokens = TokenClient(
-                identity, issuer=find_issuer, secrets=list, client=client, gate=ServerGate(clock),
-                clock=clock, emit=silent, redactor=redactor,
+                identity, metadata=MetadataSource(client, find_issuer, clock=clock), secrets=list, client=client,
+                gate=ServerGate(clock), clock=clock, emit=silent, redactor=redactor,
             )
             source = RefreshSource(tokens, drawer)
             manager = TokenManager(identity, source, clock=clock, emit=silent, redactor=redactor)

@@ -21,6 +21,7 @@ from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
+from erpsync.identity.metadata import MetadataSource
 from erpsync.running.connection import Connection
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
 from erpsync.sandbox.server import Sandbox
@@ -56,7 +57,7 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
         identity = Identity("night", "acme", CLIENT_ID, (reference,), scope=("read", "update"))
         token_client = TokenClient(
             identity,
-            issuer=sites.identity_url,
+            metadata=MetadataSource(client, sites.identity_url, clock=clock),
             secrets=lambda: [CLIENT_SECRET],
             client=client,
             gate=ServerGate(clock),
