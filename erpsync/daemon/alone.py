@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from erpsync.config.configuration import Configuration
-from erpsync.core.clock import SystemClock
+from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
+from erpsync.core.session import SlotUse
 from erpsync.daemon.compose import compose, sealed_store
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.desk import IdentityDesk
 from erpsync.daemon.place import resolver_of
 from erpsync.store.owner import OwnerLock
+from erpsync.store.sessions import read_sessions
+from erpsync.store.state import Store
 
 
 @asynccontextmanager
@@ -24,10 +28,33 @@ async def desk_alone(configuration: Configuration, redactor: Redactor) -> AsyncI
     connections = Connections(configuration, resolver, clock, silent, redactor, sealed)
     try:
         yield IdentityDesk(
-            configuration, connections, resolver, slots=tuple, clock=clock, emit=silent, redactor=redactor
+            configuration,
+            connections,
+            resolver,
+            slots=partial(_noted_slots, configuration, clock),
+            clock=clock,
+            emit=silent,
+            redactor=redactor,
         )
     finally:
         await connections.close()
+
+
+def _noted_slots(configuration: Configuration, clock: Clock) -> list[SlotUse]:
+    """The sessions that may still be open, as the daemon of before has noted. Raises StoreError."""
+    state, now = configuration.daemon.state, clock.now()
+    if not state.exists():
+        return []
+    store = Store.open(state, read_only=True)
+    try:
+        sessions = [session for session in store.read_now(read_sessions) if session.ends_at > now]
+    finally:
+        store.close()
+    return [
+        SlotUse(name, instance.license_slots, tuple(each for each in sessions if each.instance == name))
+        for name, instance in sorted(configuration.instances.items())
+        if instance.kind == "erpnet"
+    ]
 
 
 async def identities_alone(

@@ -156,7 +156,8 @@ class Connections:
 
     async def prepare(self, identity: str) -> None:
         """Have a token ready for a run that is about to start. Never raises."""
-        await self._manager_of(identity).prepare()
+        site = self.site(self._configuration.identities[identity].instance)
+        await self._auth(identity, site).prepare()
 
     async def recall(self, identity: str) -> None:
         """Take up the token that a process before left, without asking for one."""

@@ -8,6 +8,7 @@ obtained right before. What may be open is written down before the call that ope
 import asyncio
 import contextvars
 import copy
+from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from math import inf
@@ -100,6 +101,18 @@ class SessionGate:
             await self._renew_promise(lease)
         token = lease.token
         return (lease, token) if token is not None else await self.enter(lasting, within=within)
+
+    async def prepare(self) -> None:
+        """A run is about to start: where it will open a session, have a token ready that is young enough then.
+
+        Nothing is asked for while a session is open: its token serves. Never raises.
+        """
+        now = self._clock.boot()
+        own = (lease for lease in self._book.leases if lease.identity == self._identity)
+        is_open = any(lease.is_present and now < lease.ends(now) for lease in own)
+        age = None if is_open or self._kind != "service" else _MAX_AGE / 3
+        with suppress(ErpsyncError):  # it is told, and the run will meet it
+            await self._auth.token(max_age=age)
 
     def sent(self, lease: Lease) -> float:
         """A call goes out; give the answer of this to `answered`."""

@@ -175,6 +175,25 @@ async def test_thousand_runs_open_one_session(house: House) -> None:
     assert len(house.told("session.opened")) == 1
 
 
+async def test_prepared_run_opens_its_session_without_asking(house: House) -> None:
+    """The token asked for before a run starts is young enough for its session; while one is open nothing is asked."""
+    erp, gate = house.erp(), house.gates[-1]
+    await house.tokens("night").token()
+    house.pass_time(10 * MINUTE)
+    await gate.prepare()
+    assert house.requests == 2
+    house.pass_time(35)
+    await erp.count(PRODUCTS)
+    house.pass_time(MINUTE)
+    await gate.prepare()
+    await erp.count(PRODUCTS)
+    assert (house.requests, house.sandbox.stats()["sessions_opened"]) == (2, 1)
+    house.start()
+    await house.erp().count(PRODUCTS)
+    await house.gates[-1].prepare()
+    assert (house.requests, house.sandbox.stats()["sessions_opened"]) == (2, 1)
+
+
 async def test_open_session_costs_no_write(house: House) -> None:
     """Within a minute the ledger has said ahead that the session is used: calls write nothing."""
     erp = house.erp()
