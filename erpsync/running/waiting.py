@@ -137,14 +137,21 @@ class WaitingRoom:
         return self._pauses
 
     def adopt(self, jobs: Mapping[str, Job], touched: Container[str], renamed: Mapping[str, str]) -> None:
-        """Go on with other jobs; runs of `touched` and of removed ones are looked at afresh."""
+        """Go on with other jobs; runs of `touched` and of removed ones are looked at afresh, the late ones end."""
         self._jobs = jobs
         for former, name in renamed.items():
             self._turns.rename(former, name)
         for run in list(self._waiting.values()):
             if run.job in renamed:
                 run = self._waiting[run.id] = replace(run, job=renamed[run.job])
-            if run.job in touched or run.job not in jobs:
+            if run.job in jobs and run.job not in touched:
+                continue
+            if self.is_late(run):
+                self._late(run, run.waiting_for or START_BY)
+            else:
+                self._alarm.clear(
+                    ("start-by", run.id)
+                )  # it is set again, for another instant, where it waits on
                 self._look(run.id)
 
     def close(self) -> None:

@@ -364,3 +364,25 @@ async def test_drain_leaves_waiting_runs_alone(desk: MakeDesk, define: Define) -
     clock.advance(2 * HOUR)
     await settle(at)
     assert {at.ledger(run).state for run in (late, opening)} == {"waiting"}
+
+
+async def test_a_run_that_is_late_by_new_rules_is_missed_at_once(desk: MakeDesk, define: Define) -> None:
+    """A reload that shortens `start_by` ends what has waited longer; what has time left waits on, and no longer."""
+    clock = ManualClock(NOON)
+    patient = define("quick", options={"window": NIGHT, "start_by": 20 * HOUR})
+    at = desk(patient, clock=clock)
+    first = await at.offer("quick")
+    await waits_for(at, first, "window")
+    clock.advance(HOUR)
+    adopt(at, replace(patient, start_by=MINUTE))
+    assert ((ended := await at.finished(first)).outcome, ended.reason) == ("missed", "window")
+    adopt(at, patient)
+    second = await at.offer("quick")
+    await waits_for(at, second, "window")
+    adopt(at, replace(patient, start_by=MINUTE))
+    clock.advance(MINUTE)
+    assert (await at.finished(second)).outcome == "missed"
+
+
+def adopt(at: Any, job: Job) -> None:
+    at.runner.adopt({job.name: job}, {job.name}, {}, max_runs=4, instance_limits={}, pools={})

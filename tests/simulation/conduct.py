@@ -82,7 +82,6 @@ class Conduct:
     def reloaded(self, jobs: Mapping[str, Job]) -> None:
         """The daemon has another configuration; what runs goes on as it began."""
         self.jobs = jobs
-        self.clock.settle()  # who is too late by its new rules is found by a look
         for entry in self.live.values():
             self._note(entry)
 
