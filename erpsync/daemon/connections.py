@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -224,7 +225,10 @@ class Connections:
             instance=instance.name,
             doubt=site.doubt,
         )
-        return Connection(transport, site.root, identity, name, site.timeout)
+        outliving = None
+        if identity and instance.kind == "oidc":  # at ERP.net tokens change with sessions, not with runs
+            outliving = partial(_outliving, self._manager(identity, site))
+        return Connection(transport, site.root, identity, name, site.timeout, outliving)
 
     def site(self, name: str | None) -> InstanceSite:
         """The instance of this name; None is nowhere in particular."""
@@ -327,6 +331,10 @@ class Connections:
                 context.load_verify_locations(ca_file)
             self._trust[ca_file] = context
         return self._trust[ca_file]
+
+
+async def _outliving(manager: TokenManager, lasting: timedelta) -> None:
+    await manager.token(min_valid=lasting)
 
 
 def _resolve_all(resolver: SecretResolver, references: tuple[SecretReference, ...]) -> list[str]:

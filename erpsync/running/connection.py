@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import httpx2
 
@@ -13,7 +14,8 @@ class Connection:
     """A job's way to its instance; made by the daemon, shared by the jobs of one identity.
 
     `transport` adds the token. `root` gives the address of the Domain API and is None for an instance that has
-    none. `timeout` is what the HTTP clients of plugins begin with.
+    none. `timeout` is what the HTTP clients of plugins begin with. `ready` is there where no session ends with a
+    token: it has one at hand that lives so long, before the plugin is entered.
     """
 
     transport: AuthorizedTransport
@@ -21,3 +23,4 @@ class Connection:
     identity_name: str | None = None
     instance: str | None = None
     timeout: httpx2.Timeout = field(default_factory=lambda: httpx2.Timeout(120, connect=10))
+    ready: Callable[[timedelta], Awaitable[object]] | None = None

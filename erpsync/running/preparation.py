@@ -4,14 +4,19 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from math import ceil
 
 from erpsync.core.job import Job
+from erpsync.core.run import Outcome
 from erpsync.core.secret import SecretReference
 from erpsync.plugins.contract import Plugin, Settings
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import references, validate_settings
-from erpsync.store.ledger import read_cursor, read_cursors
+from erpsync.store.ledger import RunFilter, list_runs, read_cursor, read_cursors
 from erpsync.store.state import Store
+
+_NEWEST = 20  # runs that say how long the next one may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,15 @@ class Preparation:
         for job in jobs:
             self._known.pop(job, None)
             self._cursors.pop(job, None)
+
+    async def expected(self, job: Job) -> timedelta:
+        """How long an attempt may take: longer than 19 of 20 of its newest runs, else what the job says."""
+        newest = RunFilter(jobs=(job.name,), outcomes=(Outcome.SUCCEEDED,), limit=_NEWEST)
+        runs = await self._store.read(list_runs, newest)
+        took = sorted(run.duration_seconds or 0.0 for run in runs)
+        if not took:
+            return job.expected_duration or timedelta(0)
+        return 1.5 * timedelta(seconds=took[ceil(0.95 * len(took)) - 1])
 
     def cursor_moved(self, job: str, cursor: str | None) -> None:
         """The ledger holds this cursor now."""

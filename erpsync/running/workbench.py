@@ -56,6 +56,8 @@ class Workbench:
             if prepared.cursor != attempt.run.cursor_before:
                 attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
             connection = self._connections(attempt.job)
+            if connection is not None and connection.ready is not None:
+                await connection.ready(await self._preparation.expected(attempt.job))
             if not prepared.in_child(attempt.job):
                 return await self._in_task(attempt, prepared, connection)
             root = await connection.root() if connection and connection.root else None

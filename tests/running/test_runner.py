@@ -5,13 +5,18 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from erpsync.core.clock import ManualClock
 from erpsync.core.errors import RunError
+from erpsync.core.event import silent
 from erpsync.core.job import Job, RetryPolicy
+from erpsync.core.run import Outcome, State
+from erpsync.core.session import Session
+from erpsync.erpnet.slots import SlotBook
+from erpsync.running.connection import Connection
 
 MakeDesk = Callable[..., Any]
 Define = Callable[..., Job]
@@ -81,6 +86,51 @@ async def test_licence_wait_holds_no_slot(desk: MakeDesk, define: Define) -> Non
     clock.advance(timedelta(minutes=2))
     ended = await at.finished(run)
     assert (ended.outcome, ended.attempts, ended.uncharged) == ("succeeded", 3, 2)
+
+
+async def test_run_without_licence_slot_waits_for_it(desk: MakeDesk, define: Define) -> None:
+    """The slot belongs to an identity while its runs run and its session lasts; another's run says what it awaits."""
+    clock = ManualClock()
+    night = {"instance": "acme", "identity": "night", "overlap": "allow"}
+    books = {"acme": SlotBook("acme", 1, clock, silent)}
+    at = desk(
+        define("quick", options=night),
+        define("quick", name="other", options=night | {"identity": "day"}),
+        clock=clock,
+        books=books,
+    )
+    session = Session("acme", "night", "tok_1", clock.now(), clock.now() + timedelta(minutes=1))
+    books["acme"].load([session])
+    assert (await at.run("quick")).outcome == "succeeded"
+    waiting = await at.offer("other")
+    told = await at.hear("run.waiting")
+    assert told["waiting_for"] == "licence"
+    assert told["explanation"] == "the licence slot of acme held by night until 00:21:00 UTC"
+    assert books["acme"].use().waiting == ("day",)
+    clock.advance(timedelta(minutes=21, seconds=29))
+    await asyncio.sleep(0.02)
+    assert at.ledger(waiting).state == "waiting"
+    clock.advance(timedelta(seconds=2))
+    assert (await at.finished(waiting)).outcome == "succeeded"
+    assert books["acme"].use().in_use == 0
+
+
+async def test_attempt_begins_with_a_token_that_outlives_it(desk: MakeDesk, define: Define) -> None:
+    """Where tokens end by themselves, one is had that lives half as long again as nearly all runs took."""
+    asked: list[timedelta] = []
+
+    async def ready(lasting: timedelta) -> None:
+        asked.append(lasting)
+
+    connection = Connection(cast("Any", None), ready=ready)
+    at = desk(define("quick", options={"expected_duration": timedelta(minutes=5)}), connection=connection)
+    assert (await at.run("quick")).outcome == "succeeded"
+    ended = at.clock.now()
+    done = {"state": State.FINISHED, "outcome": Outcome.SUCCEEDED, "finished_at": ended}
+    for minutes in range(1, 20):
+        await at.claim("quick", **done, started_at=ended - timedelta(minutes=minutes))
+    assert (await at.run("quick")).outcome == "succeeded"
+    assert asked == [timedelta(minutes=5), 1.5 * timedelta(minutes=18)]
 
 
 async def test_full_slots_make_runs_wait(desk: MakeDesk, define: Define) -> None:

@@ -166,6 +166,14 @@ def test_licence_is_waited_for_in_minutes(waits: int, minutes: int) -> None:
     assert end.next_attempt_at == NOW + timedelta(minutes=minutes)
 
 
+def test_licence_is_waited_for_as_long_as_is_known() -> None:
+    """Where it is known when a slot is free, the run waits until then, an hour and a bit at most."""
+    for known, waited in ((95, 95), (7200, 3700)):
+        error = LicenseExhaustedError("taken", retry_after=timedelta(seconds=known))
+        end = verdict(error, run=RUN, waits=3)
+        assert (end.next_attempt_at, end.uncharged) == (NOW + timedelta(seconds=waited), True)
+
+
 def test_interruptions_do_not_lengthen_a_licence_wait() -> None:
     """Stopped at the end of four windows, it waits a minute for its first licence all the same."""
     end = verdict(LicenseExhaustedError("all slots taken"), run=replace(RUN, attempts=5, uncharged=4))
