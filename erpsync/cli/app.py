@@ -7,6 +7,7 @@ import typer
 
 from erpsync.cli.cancel import cancel
 from erpsync.cli.check import check, plugins, schema
+from erpsync.cli.dead import dead
 from erpsync.cli.demo import demo
 from erpsync.cli.doctor import doctor
 from erpsync.cli.history import logs, runs, show
@@ -18,6 +19,7 @@ from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
 from erpsync.cli.pause import pause, resume
 from erpsync.cli.plan import plan, reload
+from erpsync.cli.retry import retry
 from erpsync.cli.run import run, trigger
 from erpsync.cli.serve import daemon, sandbox
 from erpsync.cli.simulate import simulate
@@ -71,6 +73,8 @@ app.command()(token)
 app.command()(doctor)
 app.command()(trigger)
 app.command()(cancel)
+app.command()(retry)
+app.command()(dead)
 app.command()(pause)
 app.command()(resume)
 app.command()(reload)

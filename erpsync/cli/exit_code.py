@@ -26,6 +26,7 @@ _BY_NAME = {
     "UnknownJobError": ExitCode.USAGE,
     "UnknownRunError": ExitCode.USAGE,
     "UnknownNameError": ExitCode.USAGE,
+    "RunRefusedError": ExitCode.USAGE,
     "NotAPersonError": ExitCode.USAGE,
     "ParkedJobError": ExitCode.CONFIGURATION,
     "AmbiguousRunError": ExitCode.USAGE,

@@ -3,6 +3,7 @@
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from erpsync.cli.choice import chosen_jobs
 from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import Wanted, claim_there, follow, see_through, shaped
+from erpsync.cli.instant import parse_instant
 from erpsync.cli.options import (
     FormatOption,
     InstanceOption,
@@ -19,7 +21,8 @@ from erpsync.cli.options import (
     workspace_of,
 )
 from erpsync.cli.output import print_json, say
-from erpsync.core.run import Run
+from erpsync.cli.workspace import Workspace
+from erpsync.core.run import Run, utc_text
 
 if TYPE_CHECKING:
     from erpsync.daemon.controls import DaemonControls
@@ -30,6 +33,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter of this run, for its plugin; repeatable."),
 ]
+FromOption = Annotated[
+    str | None, typer.Option("--from", metavar="INSTANT", help="Only what lies in this time: its beginning.")
+]
+ToOption = Annotated[str | None, typer.Option("--to", metavar="INSTANT", help="… and its end, excluded.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Change nothing, neither there nor here.")]
 
 
@@ -38,6 +45,8 @@ def run(
     jobs: JobArguments = None,
     settings: SetOption = None,
     dry_run: DryRunOption = False,
+    first: FromOption = None,
+    last: ToOption = None,
     instance: InstanceOption = None,
     tag: TagOption = None,
     yes: YesOption = False,
@@ -46,7 +55,7 @@ def run(
     """Run jobs once, now, and wait: by the daemon where one owns the state, else in this process."""
     workspace = workspace_of(context)
     names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
-    wanted = _wanted(names, _params(settings, dry_run), jobs)
+    wanted = _wanted(names, _params(settings, dry_run, window_of(workspace, first, last)), jobs)
     return see_through(workspace, wanted, format)
 
 
@@ -55,6 +64,8 @@ def trigger(
     jobs: JobArguments = None,
     settings: SetOption = None,
     dry_run: DryRunOption = False,
+    first: FromOption = None,
+    last: ToOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the runs to their end.")] = False,
     instance: InstanceOption = None,
     tag: TagOption = None,
@@ -64,7 +75,7 @@ def trigger(
     """Ask the daemon to run jobs now."""
     workspace = workspace_of(context)
     names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
-    wanted = _wanted(names, _params(settings, dry_run), jobs)
+    wanted = _wanted(names, _params(settings, dry_run, window_of(workspace, first, last)), jobs)
     documents = claim_there(workspace, wanted)
     if wait:
         return follow(workspace, documents, wanted.single, format)
@@ -93,8 +104,8 @@ def _wanted(names: Sequence[str], params: Mapping[str, object], patterns: list[s
     )
 
 
-def _params(settings: Sequence[str] | None, dry_run: bool) -> dict[str, object]:
-    """{"set": {key: value}, "dry_run": True}, only what was asked for."""
+def _params(settings: Sequence[str] | None, dry_run: bool, window: list[str] | None) -> dict[str, object]:
+    """{"set": {key: value}, "dry_run": True, "window": [from, to]}, only what was asked for."""
     values: dict[str, object] = {}
     for setting in settings or ():
         key, sign, text = setting.partition("=")
@@ -108,7 +119,24 @@ def _params(settings: Sequence[str] | None, dry_run: bool) -> dict[str, object]:
                 f"{_shortened(setting)!r} cannot be kept: nan, inf, endless digits or brackets, or not UTF-8"
             )
             raise typer.BadParameter(message, param_hint="--set") from error
-    return ({"set": values} if values else {}) | ({"dry_run": True} if dry_run else {})
+    params: dict[str, object] = {"set": values} if values else {}
+    return params | ({"dry_run": True} if dry_run else {}) | ({"window": window} if window else {})
+
+
+def window_of(workspace: Workspace, first: str | None, last: str | None) -> list[str] | None:
+    """[from, to] as UTC text; None where neither is given."""
+    if first is None and last is None:
+        return None
+    if first is None or last is None:
+        raise typer.BadParameter("name both ends", param_hint="--from, --to")
+    zone, now = workspace.configuration.daemon.timezone, datetime.now(UTC)
+    try:
+        begins, ends = (parse_instant(text, zone, now) for text in (first, last))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from, --to") from error
+    if begins >= ends:
+        raise typer.BadParameter("it ends before it begins", param_hint="--from, --to")
+    return [str(utc_text(begins)), str(utc_text(ends))]
 
 
 def _parameter(text: str) -> object:

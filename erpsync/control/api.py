@@ -8,7 +8,7 @@ from typing import Annotated, Protocol
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from erpsync.control.body_limit import BodyLimit
@@ -46,6 +46,16 @@ class Parameters(BaseModel):
         default_factory=dict, description="parameters for the plugin (`ctx.params`)"
     )
     dry_run: bool = False
+    window: tuple[AwareDatetime, AwareDatetime] | None = Field(
+        default=None, description="the time that the run is about, its end excluded"
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _check_window(cls, window: tuple[datetime, datetime] | None) -> tuple[datetime, datetime] | None:
+        if window is not None and window[0] >= window[1]:
+            raise ValueError("it ends before it begins")
+        return window
 
 
 class RunRequest(Wish):
@@ -53,6 +63,12 @@ class RunRequest(Wish):
 
     job: str = Field(description="the name of one job")
     params: Parameters = Parameters()
+
+
+class RetryRequest(Wish):
+    """A finished run to be done again."""
+
+    force: bool = Field(default=False, description="also where it has succeeded")
 
 
 class CancelRequest(Wish):
@@ -88,6 +104,14 @@ class Controls(Protocol):
 
     async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
         """A run and its progress (done, total), after its end or `wait` seconds. UnknownRunError."""
+        ...
+
+    async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
+        """Claim a run that does a finished one again. UnknownRunError, RunRefusedError; as `claim`."""
+        ...
+
+    async def retry_dead(self, job: str, requested_by: str) -> Run:
+        """Claim a run that is given the dead letters of a job. RunRefusedError; as `claim`."""
         ...
 
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
@@ -157,7 +181,7 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
 
     @app.post("/runs", status_code=201, summary="Claim a run now")
     async def claim(request: Request, wish: RunRequest) -> Document:
-        params = {key: value for key, value in wish.params.model_dump().items() if value}
+        params = {key: value for key, value in wish.params.model_dump(mode="json").items() if value}
         run = await controls.claim(wish.job, params, _peer(request))
         return run.document()
 
@@ -166,6 +190,14 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
         run, progress = await controls.find(run_id, wait)
         shown = None if progress is None else {"done": progress[0], "total": progress[1]}
         return run.document() | {"progress": shown}
+
+    @app.post("/runs/{run_id}/retry", status_code=201, summary="Do a finished run again")
+    async def retry(request: Request, run_id: str, wish: RetryRequest) -> Document:
+        return (await controls.retry(run_id, wish.force, _peer(request))).document()
+
+    @app.post("/jobs/{job}/dead/retry", status_code=201, summary="Run a job for its dead letters")
+    async def retry_dead(request: Request, job: str) -> Document:
+        return (await controls.retry_dead(job, _peer(request))).document()
 
     @app.post("/runs/{run_id}/cancel", summary="End a run")
     async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:

@@ -86,6 +86,16 @@ class ControlClient:
         run: dict[str, Any] = self._ask("GET", f"/runs/{run_id}", params={"wait": wait}, timeout=timeout)
         return run
 
+    def retry(self, run_id: str, *, force: bool) -> dict[str, Any]:
+        """Claim a run that does a finished one again; the new run."""
+        run: dict[str, Any] = self._ask("POST", f"/runs/{run_id}/retry", json={"force": force})
+        return run
+
+    def retry_dead(self, job: str) -> dict[str, Any]:
+        """Claim a run that is given the dead letters of a job; the run."""
+        run: dict[str, Any] = self._ask("POST", f"/jobs/{quote(job, safe='')}/dead/retry")
+        return run
+
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run; False where it has ended already."""
         return bool(self._ask("POST", f"/runs/{run_id}/cancel", json={"reason": reason})["cancelled"])

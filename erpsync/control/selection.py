@@ -24,6 +24,10 @@ class UnknownRunError(ErpsyncError):
     """The ledger has no such run."""
 
 
+class RunRefusedError(ErpsyncError):
+    """The run, or its dead letters, cannot be taken up again as things are; the hint says what can be done."""
+
+
 class UnknownNameError(ErpsyncError):
     """No identity or instance has this name; the hint suggests what was perhaps meant."""
 

@@ -47,6 +47,7 @@ class RunTrigger(StrEnum):
     CATCH_UP = "catch_up"
     AFTER = "after"
     MANUAL = "manual"
+    RETRY = "retry"
 
 
 MOVES: Mapping[State, frozenset[State]] = {
@@ -95,7 +96,8 @@ class Run:
 
     `claim` is unique within the job: "at:<instant>", "after:<parent runs>", "manual:<id>". `fire_until` and
     `fire_count` make a range of misses one run (count −1: more than were counted). `params` holds what was asked for
-    by hand ({"set": {...}, "dry_run": bool}). `attempts` counts all that were started; `uncharged` of them were
+    by hand ({"set": {...}, "dry_run": bool, "window": [from, to], "dead": [runs whose dead letters it is given]}), a
+    retry has those of the run that it does again. `attempts` counts all that were started; `uncharged` of them were
     interrupted or lost, `losses` of them lost. `parents` are the runs that an `after` consumed.
     """
 
@@ -130,6 +132,15 @@ class Run:
     params: Mapping[str, object] = field(default_factory=dict)
     priority: int = 0
     owner: str | None = None
+
+    @property
+    def window(self) -> tuple[datetime, datetime] | None:
+        """The time that the run is about, its end excluded; None in a normal run."""
+        window = self.params.get("window")
+        if not isinstance(window, list):
+            return None
+        first, last = (datetime.fromisoformat(str(instant)) for instant in window)
+        return first, last
 
     @property
     def duration_seconds(self) -> float | None:
@@ -173,6 +184,9 @@ class Run:
             "requested_by": self.requested_by,
             "retry_of": self.retry_of,
             "parents": list(self.parents),
+            "window": {"from": utc_text(self.window[0]), "to": utc_text(self.window[1])}
+            if self.window
+            else None,
         }
 
 

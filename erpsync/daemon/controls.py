@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from erpsync.control.selection import ParkedJobError, UnknownRunError, find_job
+from erpsync.control.selection import ParkedJobError, RunRefusedError, UnknownRunError, find_job
 from erpsync.core.errors import HeldError, StoreError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State, utc_text
+from erpsync.daemon.again import require_repeat
 from erpsync.daemon.compose import Composition
 from erpsync.daemon.desk import identity_trouble
 from erpsync.daemon.overdue import Overdue, overdue
@@ -18,6 +19,7 @@ from erpsync.daemon.reload import Reload
 from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot
 from erpsync.scheduling.timetable import timetable
+from erpsync.store.dead_letters import DeadLetters, open_letters
 from erpsync.store.installation import Hold, release
 from erpsync.store.ledger import find_run, unfinished_runs
 from erpsync.store.pauses import Pause
@@ -159,6 +161,27 @@ class DaemonControls:
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""
         found = self._runnable(job)
+        return await self._house.engine.claim_manual(found.name, requested_by, params)
+
+    async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
+        """The run that does a finished one again, with its params. RunRefusedError where it should not be."""
+        run, _ = await self.find(run_id, 0)
+        require_repeat(run, force=force)
+        found = self._runnable(run.job)
+        return await self._house.engine.claim_manual(found.name, requested_by, run.params, retry_of=run.id)
+
+    async def retry_dead(self, job: str, requested_by: str) -> Run:
+        """A run of a job that is given all its dead letters. RunRefusedError where there is none, or no use."""
+        found = self._runnable(job)
+        plugin = await asyncio.to_thread(self._house.catalog.find, found.plugin)
+        if not plugin.takes_dead:
+            hint = f"see to the rows, then: erpsync run {found.name}"
+            raise RunRefusedError(f'plugin "{plugin.name}" takes no dead letters back', hint=hint)
+        letters = DeadLetters(self._house.configuration.daemon.data / "dead")
+        open_ = await self._house.store.read(open_letters, await asyncio.to_thread(letters.run_ids))
+        if found.name not in open_:
+            raise RunRefusedError(f"job {found.name} has no dead letters", hint=f"erpsync runs {found.name}")
+        params = {"dead": open_[found.name]}
         return await self._house.engine.claim_manual(found.name, requested_by, params)
 
     def _runnable(self, job: str) -> Job:

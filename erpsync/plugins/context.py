@@ -87,7 +87,12 @@ class JobContext(Generic[S]):
     """One attempt as its plugin sees it.
 
     In a `def` plugin `erp`, `http` and `sink` are blocking twins with the same names (annotate with BlockingContext
-    to have their types). `params` holds what was set by hand for this run. `window` is None in a normal run.
+    to have their types). `params` holds what was set by hand for this run. `window` is the time that the run is
+    about, (from, to) as aware UTC instants with `to` excluded, None in a normal run.
+
+    `dead` is None in a normal run. Else the run is about these rows and nothing more: each failed before, and what
+    fails again goes to `dead_letter` again; the others are forgotten once the run has come to a result. Only plugins
+    that say `takes_dead=True` in their `@job` are run so.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class JobContext(Generic[S]):
         dry_run: bool = False,
         params: Mapping[str, object] | None = None,
         window: tuple[datetime, datetime] | None = None,
+        dead: Sequence[Mapping[str, object]] | None = None,
         erp: "Callable[[], ErpClient | BlockingErp] | None" = None,
         http: "Callable[[], httpx2.AsyncClient | httpx2.Client] | None" = None,
         root: Callable[[], Awaitable[str]] | None = None,
@@ -124,6 +130,7 @@ class JobContext(Generic[S]):
         self.dry_run = dry_run
         self.params: Mapping[str, object] = params or {}
         self.window = window
+        self.dead = dead
         self._formerly = tuple(formerly)
         self.cursor = cursor or Cursor()
         self.log = JobLog(reporter)
@@ -224,7 +231,7 @@ class JobContext(Generic[S]):
                 data=self._data,
                 clock=self._clock,
                 dry_run=self.dry_run,
-                moves=not (self.dry_run or self.params or self.window),
+                moves=not (self.dry_run or self.params or self.window or self.dead is not None),
             )
         )
 

@@ -128,7 +128,7 @@ class Plugin:
     """Code that can be run: what `@job` makes of a function; calling it calls the function.
 
     `needs` names packages that must be importable. `repeatable`: an attempt cut off in the middle may simply be
-    started again.
+    started again. `takes_dead`: it knows `ctx.dead`, the rows that failed before.
     """
 
     name: str
@@ -136,6 +136,7 @@ class Plugin:
     settings_type: type[Settings]
     repeatable: bool = False
     needs: tuple[str, ...] = ()
+    takes_dead: bool = False
 
     def __call__(self, context: object) -> Any:
         return self.function(context)
@@ -155,7 +156,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def job(
-    name: str, *, repeatable: bool = False, needs: tuple[str, ...] = ()
+    name: str, *, repeatable: bool = False, needs: tuple[str, ...] = (), takes_dead: bool = False
 ) -> Callable[[Callable[[Any], Any]], Plugin]:
     """Make a plugin of a function `(ctx: JobContext[Options]) -> JobResult`, `async def` or `def`.
 
@@ -166,7 +167,7 @@ def job(
         raise TypeError(f'"{name}" is no plugin name; use small letters, digits, "-" and "_"')
 
     def decorate(function: Callable[[Any], Any]) -> Plugin:
-        return Plugin(name, function, _settings_type(function), repeatable, tuple(needs))
+        return Plugin(name, function, _settings_type(function), repeatable, tuple(needs), takes_dead)
 
     return decorate
 

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from erpsync.plugins.contract import JobResult
 from erpsync.running.fault import Fault, nonsense
 
 _NOTE = 2000  # characters of a result's note; it is one line of a table
-VERSION = 2
+VERSION = 3
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 _LENGTH = struct.Struct("!I")
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -47,6 +48,8 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     data: str
     artifacts: str
     dead_letters: str
+    window: tuple[datetime, datetime] | None
+    dead: list[dict[str, Any]] | None
     root: str | None
     timeout: dict[str, float | None] | None
     memory: int | None

@@ -201,6 +201,8 @@ def _context(
         attempt=order.attempt,
         dry_run=order.dry_run,
         params=order.params,
+        window=order.window,
+        dead=order.dead,
         erp=(lambda: erp) if erp else None,
         http=(lambda: http) if http else None,
         root=_always(order.root) if order.root else None,

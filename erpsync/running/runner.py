@@ -39,6 +39,7 @@ from erpsync.running.reporter import RunReporter
 from erpsync.running.verdict import GENTLE, LICENCE, Ending, judge
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
+from erpsync.store.dead_letters import DeadLetters, settles, taken_up
 from erpsync.store.ledger import Begin, End, Finish, begin_attempts, find_run
 from erpsync.store.pauses import Pause, read_pauses
 from erpsync.store.run_log import RunLog
@@ -89,6 +90,7 @@ class Runner:
         self._jobs = jobs
         self._patience = patience
         self._store = store
+        self._data = data
         self._run_logs = run_logs
         self._clock = clock
         self._events = RunEvents(emit)
@@ -395,6 +397,8 @@ class Runner:
             elif await self._is_begun(attempt):
                 end = await self._attempt(attempt)
                 ended = await self._written(self._endings.end, end, attempt.run)
+                if taken_up(ended.run) and settles(ended.run):
+                    await asyncio.to_thread(DeadLetters(self._data / "dead").remove, taken_up(ended.run))
                 if end.store_cursor:
                     self._preparation.cursor_moved(attempt.run.job, end.cursor_after)
         except Exception as error:  # noqa: BLE001 - one run's end must not be the end of the others

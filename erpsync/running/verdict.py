@@ -10,6 +10,7 @@ from erpsync.core.job import Job, RetryPolicy
 from erpsync.core.run import AttemptOutcome, Counts, Outcome, Run, RunFailure, State
 from erpsync.running.channel import Done, counts_of
 from erpsync.running.fault import Fault
+from erpsync.store.dead_letters import FAILED_ROWS
 from erpsync.store.ledger import End
 
 MAX_LOSSES = 3
@@ -107,8 +108,8 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
 
 
 def by_hand(run: Run) -> bool:
-    """Whether it runs with values of its own or dry, and so moves no cursor."""
-    return bool(run.params.get("set") or run.params.get("dry_run"))
+    """Whether it runs with values or a window of its own, for dead letters or dry, and so moves no cursor."""
+    return bool(run.params)
 
 
 def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
@@ -116,7 +117,7 @@ def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
     if failed > job.max_failed:
         rows = "1 row" if failed == 1 else f"{failed} rows"
         error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}")
-        return replace(end, run_outcome=Outcome.FAILED, reason="failed rows", error=error)
+        return replace(end, run_outcome=Outcome.FAILED, reason=FAILED_ROWS, error=error)
     moves = result.cursor is not None and not failed and not by_hand(run)
     return replace(
         end,

@@ -1,5 +1,6 @@
 """Enters plugins: in a task of the daemon or in a child process, with everything their context holds."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,9 +12,11 @@ from erpsync.core.clock import Clock
 from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
+from erpsync.core.run import Run
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.plugins.context import Cursor, JobContext
+from erpsync.plugins.contract import Skip
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.channel import VERSION, Done, Order, answer_of
@@ -23,6 +26,7 @@ from erpsync.running.fork import ForkServer
 from erpsync.running.loop_watch import ENTERED, Entered
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
+from erpsync.store.dead_letters import DeadLetters, taken_up
 
 
 class Workbench:
@@ -45,6 +49,7 @@ class Workbench:
         self._fork_server = fork_server
         self._catalog = catalog
         self._data = data
+        self._letters = DeadLetters(data / "dead")
         self._clock = clock
         self._emit = emit
         self._redactor = redactor
@@ -55,13 +60,14 @@ class Workbench:
             prepared = await self._preparation.prepare(attempt.job)
             if prepared.cursor != attempt.run.cursor_before:
                 attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
+            dead = await asyncio.to_thread(self._dead, attempt.run)
             connection = self._connections(attempt.job)
             if connection is not None and connection.ready is not None:
                 await connection.ready(await self._preparation.expected(attempt.job))
             if not prepared.in_child(attempt.job):
-                return await self._in_task(attempt, prepared, connection)
+                return await self._in_task(attempt, prepared, connection, dead)
             root = await connection.root() if connection and connection.root else None
-            order = self._order(attempt, prepared, connection, root)
+            order = self._order(attempt, prepared, connection, root, dead)
         except GeneratorExit:
             raise  # nobody waits for this work any longer; there is nothing to say, and no time to say it
         except BaseException as error:  # noqa: BLE001 - the attempt's border: SystemExit must not end the daemon
@@ -71,7 +77,11 @@ class Workbench:
         return await attempt.child.run()
 
     async def _in_task(
-        self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None
+        self,
+        attempt: LiveAttempt,
+        prepared: Prepared,
+        connection: Connection | None,
+        dead: list[dict[str, object]] | None,
     ) -> Done | Fault:
         run, cursor = attempt.run, Cursor(prepared.cursor)
         ENTERED.set(Entered(run.id, run.job))
@@ -85,10 +95,12 @@ class Workbench:
             reporter=attempt.reporter,
             data=self._data,
             artifacts=self._artifacts(run.id),
-            dead_letters=self._dead_letters(run.id),
+            dead_letters=self._letters.path(run.id),
             attempt=run.attempts,
             dry_run=dry_run,
             params=_set_by_hand(attempt),
+            window=run.window,
+            dead=dead,
             erp=erp,
             http=http,
             root=connection.root if connection else None,
@@ -115,7 +127,12 @@ class Workbench:
         return http, lambda: ErpClient(http(), root, emit=self._emit, clock=self._clock, dry_run=dry_run)
 
     def _order(
-        self, attempt: LiveAttempt, prepared: Prepared, connection: Connection | None, root: str | None
+        self,
+        attempt: LiveAttempt,
+        prepared: Prepared,
+        connection: Connection | None,
+        root: str | None,
+        dead: list[dict[str, object]] | None,
     ) -> Order:
         run, job = attempt.run, attempt.job
         return Order(
@@ -130,10 +147,12 @@ class Workbench:
             secrets=prepared.secrets,
             cursor=prepared.cursor,
             params=_set_by_hand(attempt),
+            window=run.window,
+            dead=dead,
             dry_run=bool(run.params.get("dry_run")),
             data=str(self._data),
             artifacts=self._artifacts(run.id),
-            dead_letters=self._dead_letters(run.id),
+            dead_letters=str(self._letters.path(run.id)),
             root=root,
             timeout=connection.timeout.as_dict() if connection else None,
             memory=job.memory,
@@ -142,8 +161,18 @@ class Workbench:
     def _artifacts(self, run_id: str) -> str:
         return f"{self._data}/artifacts/{run_id}"
 
-    def _dead_letters(self, run_id: str) -> str:
-        return f"{self._data}/dead/{run_id}.jsonl"
+    def _dead(self, run: Run) -> list[dict[str, object]] | None:
+        """The rows that a run is given because they failed before; None in a normal run. Blocks for the disk.
+
+        Raises Skip where another run has settled them meanwhile.
+        """
+        if "dead" not in run.params:
+            return None
+        self._letters.remove([run.id])  # an attempt before took the same rows up
+        letters = self._letters.read(taken_up(run))
+        if not letters:
+            raise Skip("no dead letters are left")
+        return [dict(letter.row) for letter in letters]
 
 
 def _transport(connection: Connection, dry_run: bool) -> AuthorizedTransport:

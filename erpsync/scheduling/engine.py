@@ -196,8 +196,12 @@ class Engine:
         self._emit("job.resumed", job=job, requested_by=requested_by)
         return True
 
-    async def claim_manual(self, job: str, requested_by: str, params: Mapping[str, object]) -> Run:
+    async def claim_manual(
+        self, job: str, requested_by: str, params: Mapping[str, object], retry_of: str | None = None
+    ) -> Run:
         """A run because somebody asks: pending, or skipped (paused, overlap). Works without `start` too.
+
+        `retry_of` is the run that it does again.
 
         Raises:
             StoreError: nothing was claimed.
@@ -209,11 +213,12 @@ class Engine:
             job=job,
             claim=f"manual:{run_id}",
             plugin=definition.plugin,
-            trigger=RunTrigger.MANUAL,
+            trigger=RunTrigger.RETRY if retry_of else RunTrigger.MANUAL,
             created_at=now,
             instance=definition.instance,
             identity=definition.identity,
             requested_by=requested_by,
+            retry_of=retry_of,
             params=dict(params),
             priority=definition.priority,
         )

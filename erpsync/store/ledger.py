@@ -346,6 +346,9 @@ def _store_cursor(connection: Connection, end: End) -> None:
 # -- queries -----------------------------------------------------------------------------------------
 
 
+_MANY = 500  # ids in one query
+
+
 class AmbiguousRunError(ErpsyncError):
     """More than one run begins with the given letters."""
 
@@ -362,6 +365,15 @@ def find_run(connection: Connection, id_or_prefix: str) -> Run | None:
     if len(rows) > 1 and rows[0].id != id_or_prefix:
         raise AmbiguousRunError(f'several runs begin with "{id_or_prefix}"', hint="type more of the id")
     return _run(rows[0]._mapping) if rows else None
+
+
+def find_runs(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
+    """Those of these runs that the ledger has."""
+    found: dict[str, Run] = {}
+    for start in range(0, len(ids), _MANY):
+        query = select(schema.run).where(_RUN.id.in_(ids[start : start + _MANY]))
+        found |= {row.id: _run(row._mapping) for row in connection.execute(query)}
+    return found
 
 
 def list_runs(connection: Connection, which: RunFilter) -> list[Run]:

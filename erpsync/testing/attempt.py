@@ -1,7 +1,8 @@
 """One attempt of a plugin under test: its Reporter, its clients, and the runner's verdict on it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,8 @@ class Attempt:
     cursor: Cursor
     dry_run: bool
     params: Mapping[str, object]
+    window: tuple[datetime, datetime] | None
+    dead: Sequence[Mapping[str, object]] | None
     data: Path
     job: Job
     clock: Clock
@@ -102,7 +105,8 @@ class Attempt:
         else:
             answer = nonsense(self.result)
         now = self.clock.now()
-        by_hand = {"set": self.params, "dry_run": self.dry_run}
+        asked = {"set": self.params, "dry_run": self.dry_run, "window": self.window, "dead": self.dead}
+        by_hand = {name: value for name, value in asked.items() if value}
         run = Run(
             "run", self.job.name, "manual:run", self.plugin.name, RunTrigger.MANUAL, now, params=by_hand
         )
@@ -166,6 +170,8 @@ class Attempt:
             dead_letters=self.data / "dead.jsonl",
             dry_run=self.dry_run,
             params=self.params,
+            window=self.window,
+            dead=self.dead,
             erp=(lambda: erp) if erp else None,
             http=lambda: http,
             root=sites.odata_root if sites else None,

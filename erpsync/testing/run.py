@@ -6,8 +6,9 @@ import sqlite3
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def run_job(
     cursor: str | None = None,
     dry_run: bool = False,
     params: Mapping[str, object] | None = None,
+    window: tuple[datetime, datetime] | None = None,
+    dead: Sequence[Mapping[str, object]] | None = None,
     secrets: Mapping[str, str] | None = None,
     data: Path | None = None,
     job: str = "",
@@ -84,6 +87,7 @@ def run_job(
     Args:
         settings: the job's `with` table, or settings ready made.
         sandbox: an instance or its URL; without it `ctx.erp` is not there, and `ctx.http` carries no token.
+        window, dead: what the run is about, as in `JobContext`.
         secrets: values of the references in `settings`, by the name, variable or path they give.
         data: the data folder; by default a temporary one that lives as long as the outcome.
         job: the job's name, by default the plugin's.
@@ -98,6 +102,8 @@ def run_job(
         cursor=Cursor(cursor),
         dry_run=dry_run,
         params=params or {},
+        window=window,
+        dead=dead,
         data=data or Path(tempfile.mkdtemp(prefix="erpsync-run-")),
         job=Job(job or plugin.name, job or plugin.name, plugin.name, max_failed=max_failed),
         clock=clock or SystemClock(),

@@ -108,8 +108,8 @@ async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
     settings = ctx.settings
     shape = await describe(ctx)
     async with ctx.sink(settings.target, shape.columns, key=(settings.key,), scope=shape.scope) as sink:
-        since, kept = known(ctx, sink, shape)
-        pull = plan(settings, since, kept, ctx.now())
+        since, kept = (None, None) if ctx.window else known(ctx, sink, shape)
+        pull = plan(settings, since, kept, ctx.now(), ctx.window)
         ctx.log.info("mirror.started", incremental=since is not None, resumed=pull.start is not None)
         try:
             pull = await copy_pages(ctx, sink, shape, pull)
@@ -117,8 +117,8 @@ async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
             if pull.start is None or ctx.counts.read:
                 raise  # it is not about the link kept from before
             ctx.log.warning("mirror.restarted", reason=f"the link to go on with is refused: {error}")
-            pull = await copy_pages(ctx, sink, shape, plan(settings, since, None, ctx.now()))
-        reached = pull.watermark if shape.incremental else None
+            pull = await copy_pages(ctx, sink, shape, plan(settings, since, None, ctx.now(), ctx.window))
+        reached = pull.watermark if shape.incremental and not ctx.window else None
         await sink.finish(reached)
         if reached:
             ctx.cursor.stage(reached)
@@ -142,9 +142,23 @@ def known(
     return since, kept
 
 
-def plan(settings: MirrorSettings, since: datetime | None, kept: Pull | None, now: datetime) -> Pull:
-    """Go on where an unfinished pull of the same query stopped, else begin with what changed since, or everything."""
-    conditions = (settings.filter, f"{CHANGED} ge {_text(since)}" if since else "")
+def plan(
+    settings: MirrorSettings,
+    since: datetime | None,
+    kept: Pull | None,
+    now: datetime,
+    window: tuple[datetime, datetime] | None = None,
+) -> Pull:
+    """Go on where an unfinished pull of the same query stopped, else begin with what changed since, or everything.
+
+    A window takes the place of both: what changed in it and not since. ERP.net has no `lt`, so its end is in it.
+    """
+    since, until = window or (since, None)
+    conditions = (
+        settings.filter,
+        f"{CHANGED} ge {_text(since)}" if since else "",
+        f"{CHANGED} le {_text(until)}" if until else "",
+    )
     condition = " and ".join(filter(None, conditions))
     return kept if kept and kept.filter == condition else Pull(condition, now)
 
@@ -185,6 +199,10 @@ async def describe(ctx: JobContext[MirrorSettings]) -> Shape:
     incremental = settings.incremental and CHANGED in entity.attributes
     if settings.incremental and not incremental:
         ctx.log.info("mirror.not_incremental", reason=f"{settings.entity} has no {CHANGED}")
+    if ctx.window and not incremental:
+        raise ConfigProblem(
+            "entity", f"does not tell when its rows changed ({CHANGED}), so it has no windows"
+        )
     always = (settings.key, *((CHANGED,) if incremental else ()))
     select = tuple(dict.fromkeys((*always, *(settings.select or ("default",)))))
     names = select if settings.select else await _default_names(ctx, select, known)

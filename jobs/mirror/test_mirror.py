@@ -109,6 +109,29 @@ def test_the_next_run_reads_what_changed(run_job: RunJob, sandbox: Sandbox) -> N
     assert mirrored(third) == expected(sandbox)
 
 
+def test_a_window_reads_what_changed_in_it(run_job: RunJob, sandbox: Sandbox) -> None:
+    """With a window the rows that changed in it are read, its end too; watermark and cursor stay."""
+    first = run_job(mirror, SETTINGS)
+    changes = sorted(datetime.fromisoformat(row[-1]) for row in expected(sandbox).values())
+    window = (changes[10], changes[40])
+    again = run_job(mirror, SETTINGS, window=window)
+    assert again.error is None, again.error
+    assert again.counts.read == sum(window[0] <= change <= window[1] for change in changes)
+    assert again.cursor is None
+    marks = "SELECT watermark, position FROM _erpsync_cursor"
+    assert again.rows("m.db", marks) == [(first.cursor, None)]
+
+
+def test_a_set_without_change_times_has_no_windows(run_job: RunJob) -> None:
+    """Where rows do not tell when they changed, a window is refused rather than ignored."""
+    settings = {**SETTINGS, "incremental": False}
+    outcome = run_job(
+        mirror, settings, window=(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
+    )
+    assert outcome.error is not None
+    assert "no windows" in outcome.error.message
+
+
 def test_a_server_that_truncates_instants_costs_rows_read_not_rows_lost(
     run_job: RunJob, sandbox: Sandbox
 ) -> None:

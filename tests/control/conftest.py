@@ -10,7 +10,7 @@ import pytest
 
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
-from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
+from erpsync.control.selection import RunRefusedError, UnknownJobError, UnknownNameError, UnknownRunError
 from erpsync.core.errors import ConfigError, StoreUnavailableError, TokenEndpointError
 from erpsync.core.event import silent
 from erpsync.core.problem import Problem
@@ -68,6 +68,13 @@ class Desk:
         if wait:
             await asyncio.wait_for(self.ended.wait(), wait)
         return self.runs[run_id], None if self.ended.is_set() else (3, None)
+
+    async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
+        self.heard.append(("retry", run_id, force, requested_by))
+        raise RunRefusedError("it has not ended", hint="wait")
+
+    async def retry_dead(self, job: str, requested_by: str) -> Run:
+        return await self.claim(job, {"dead": ["r0"]}, requested_by)
 
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         self.heard.append(("cancel", run_id, reason, requested_by))

@@ -89,6 +89,23 @@ async def test_refusals_keep_their_kind(
     assert "sandbox-secret" not in str(caught.value)
 
 
+async def test_runs_are_asked_for_again(served: Any, socket_path: Path) -> None:
+    """What is not done again comes back with its kind; a run for dead letters and one with a window are claimed."""
+    with pytest.raises(DaemonRefusedError) as refused:
+        await ask(socket_path, lambda client: client.retry("r1", force=True))
+    assert (refused.value.kind, code_of_error(refused.value)) == ("RunRefusedError", 2)
+    await ask(socket_path, lambda client: client.retry_dead("products"))
+    window = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]
+    await ask(socket_path, lambda client: client.claim("products", {"window": window}))
+    assert served.heard == [
+        ("retry", "r1", True, ME),
+        ("products", {"dead": ["r0"]}, ME),
+        ("products", {"window": window}, ME),
+    ]
+    with pytest.raises(DaemonRefusedError, match="window"):
+        await ask(socket_path, lambda client: client.claim("products", {"window": window[::-1]}))
+
+
 async def test_malformed_requests_are_told_where(served: Any, socket_path: Path) -> None:
     """An unknown key, an unknown path and an unknown run are answered in the one error shape."""
     transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
@@ -102,7 +119,13 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert [answer.status_code for answer in answers] == [422, 404, 404]
     assert all(set(answer.json()["error"]) == {"type", "message", "hint"} for answer in answers)
     assert "parms" in answers[0].json()["error"]["message"]
-    runs = {"/runs", "/runs/{run_id}", "/runs/{run_id}/cancel"}
+    runs = {
+        "/runs",
+        "/runs/{run_id}",
+        "/runs/{run_id}/cancel",
+        "/runs/{run_id}/retry",
+        "/jobs/{job}/dead/retry",
+    }
     identities = {"/identities", "/identities/{name}", "/identities/{name}/fetch"}
     assert (
         set(paths)
