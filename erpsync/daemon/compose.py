@@ -108,7 +108,15 @@ def compose(
         hand_over=handed_over,
         patience=_PATIENCE_ALONE if alone else None,
     )
-    engine = Engine(planned_jobs(configuration, parked), store, clock, emit, runner.offer, runner.replace)
+    engine = Engine(
+        planned_jobs(configuration, parked),
+        store,
+        clock,
+        emit,
+        runner.offer,
+        runner.replace,
+        connections.has_nobody,
+    )
     desk = IdentityDesk(
         configuration,
         connections,

@@ -200,6 +200,14 @@ class Connections:
         ]
         return [(self._manager_of(name), self._people[name]) for name in names]
 
+    def has_nobody(self, job: Job) -> bool:
+        """Whether a job's identity is a person who has to sign in first."""
+        identity = self._configuration.identities.get(job.identity or "")
+        manager = self._tokens.get(job.identity or "")
+        if identity is None or manager is None or identity.grant != "authorization_code":
+            return False
+        return manager.status().state is TokenState.LOGIN_REQUIRED
+
     def slots(self) -> list[SlotUse]:
         """How the licence slots of each ERP.net instance stand, by name."""
         return [self.books[name].use() for name in sorted(self.books)]

@@ -19,7 +19,7 @@ from erpsync.core.errors import PluginLoadError, RunError, StoreError
 from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
-from erpsync.core.run import Outcome, Run, RunFailure, State
+from erpsync.core.run import Attempt, Outcome, Run, RunFailure, State
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.slots import SlotBook
 from erpsync.plugins.discovery import PluginCatalog
@@ -50,6 +50,10 @@ _REPLACED = "replaced by a newer run"
 _SHUT_DOWN = "interrupted by the daemon's shut-down"
 _STORE_PAUSE = 1.0  # seconds between two tries to write what must be written; doubled up to
 _LONGEST_STORE_PAUSE = 30.0
+
+
+class _NotBegunError(Exception):
+    """The beginning of an attempt is not durable; nothing was started."""
 
 
 class Runner:
@@ -401,6 +405,9 @@ class Runner:
                     await asyncio.to_thread(DeadLetters(self._data / "dead").remove, taken_up(ended.run))
                 if end.store_cursor:
                     self._preparation.cursor_moved(attempt.run.job, end.cursor_after)
+        except _NotBegunError:
+            self._spawn(self._offer_later(attempt.run))
+            return
         except Exception as error:  # noqa: BLE001 - one run's end must not be the end of the others
             self._events.lost(attempt.run, error)
             self._resolve(attempt.run.id, partial(_fail, error=error))
@@ -412,9 +419,13 @@ class Runner:
             await self._over(attempt.run, ended)
 
     async def _is_begun(self, attempt: LiveAttempt) -> bool:
-        """Make the beginning durable; False where the run has ended meanwhile."""
-        begin = Begin(attempt.run.id, self._owner, self._clock.now())
-        begun = await self._written(begin_attempts, begin, attempt.run)
+        """Make the beginning durable; False where the run has ended meanwhile.
+
+        Raises:
+            _NotBegunError: the state refuses for now. Until it takes the beginning a window may close, so the run
+                does not keep its slot for that.
+        """
+        begun = await self._begun(Begin(attempt.run.id, self._owner, self._clock.now()), attempt.run)
         if begun is None:
             return False
         attempt.run = replace(
@@ -428,12 +439,29 @@ class Runner:
         self._events.started(attempt.run)
         return True
 
+    async def _begun(self, begin: Begin, run: Run) -> Attempt | None:
+        if self._patience is not None:
+            attempt: Attempt | None = await self._written(begin_attempts, begin, run)
+            return attempt
+        try:
+            return await self._store.write(begin_attempts, begin)
+        except StoreError as error:
+            if not error.retryable:
+                raise
+            self._events.unwritten(run, error)
+            raise _NotBegunError from error
+
+    async def _offer_later(self, run: Run) -> None:
+        """Let a run begin again from where it waits, when the state has had time to recover."""
+        await self._clock.sleep(_STORE_PAUSE)
+        self.offer([run])
+
     async def _attempt(self, attempt: LiveAttempt) -> End:
         self._escalation.limit(attempt)
         attempt.start(self._workbench.work(attempt))
-        answer = await attempt.answer()
+        ending = await attempt.ending()
         self._escalation.over(attempt)
-        ending = attempt.ending(self._clean(answer))
+        ending = replace(ending, answer=self._clean(ending.answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)
         return judge(

@@ -41,7 +41,8 @@ class Look:
     """Plan these timetables at `now`; `marks` are their marks as the store has them.
 
     `resumed` are pauses that end with this look. `ahead` are jobs of which the ledger has fire times beyond the
-    mark, because the clock was corrected. `rules` say who comes after whom.
+    mark, because the clock was corrected. `nobody` are jobs for whose identity a person has to sign in. `rules` say
+    who comes after whom.
     """
 
     timetables: tuple[Timetable, ...]
@@ -49,6 +50,7 @@ class Look:
     now: datetime
     resumed: Mapping[str, Pause] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
+    nobody: frozenset[str] = frozenset()
     rules: Mapping[str, Sequence[Succession]] = field(default_factory=dict)
 
 
@@ -100,6 +102,7 @@ def _claim(connection: Connection, look: Look) -> Claimed:
         look.now,
         resumed=look.resumed,
         taken=_taken(connection, look),
+        nobody=look.nobody,
     )
     for mark in found.corrected:
         _give_back(connection, mark, look.now)

@@ -59,8 +59,11 @@ class Engine:
         emit: Emit,
         on_claimed: Callable[[Sequence[Run]], None],
         on_replace: Callable[[Sequence[str]], None] = lambda run_ids: None,
+        has_nobody: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        """Raises ValueError where a job's schedule is not valid."""
+        """`has_nobody` says that a person has to sign in before the job can run: then its fire times are skipped.
+
+        Raises ValueError where a job's schedule is not valid."""
         self._jobs = jobs
         self._tables: Mapping[str, Timetable] = {name: timetable(job) for name, job in jobs.items()}
         self._store = store
@@ -68,6 +71,7 @@ class Engine:
         self._emit = emit
         self._on_claimed = on_claimed
         self._on_replace = on_replace
+        self._has_nobody = has_nobody
         self._rules: Mapping[str, Sequence[Succession]] = successions(jobs.values())
         self._pauses: dict[str, Pause] = {}
         self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
@@ -333,6 +337,7 @@ class Engine:
                 now,
                 {job: pause for job, pause in self._pauses.items() if job in names and not pause.holds(now)},
                 names.intersection(self._ahead),
+                frozenset(table.job.name for table in mine if self._has_nobody(table.job)),
                 self._rules,
             )
             claimed = await self._store.write(claim_due, look)

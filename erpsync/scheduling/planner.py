@@ -7,7 +7,7 @@ others that are due at one look only the newest can be on time; for the rest, an
 costs no more than a short one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain, islice, pairwise, takewhile
@@ -44,6 +44,8 @@ BLACKOUT = "blackout"
 """Skipped: its nominal time lay on a day of the job's blackout."""
 PAUSED = "paused"
 """Skipped: the job was paused, and the fire time is not caught up."""
+IDENTITY = "identity"
+"""Skipped: the job's identity is a person who has to sign in first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,11 @@ def plan(
     *,
     resumed: Mapping[str, Pause] | None = None,
     taken: Mapping[str, Sequence[Span]] | None = None,
+    nobody: Container[str] = (),
 ) -> Plan:
     """What `now` asks for; `live` counts each job's runs that are claimed and not finished.
+
+    `nobody` are jobs whose identity cannot be had before a person signs in.
 
     `resumed` are pauses that have ended. `taken` are the spans that the ledger holds beyond a job's mark; they
     are nobody's any more.
@@ -105,7 +110,12 @@ def plan(
         if mark is not None and mark.until - now > CORRECTION:
             corrected.append(mark)
         look = _Look(
-            table, live.get(name, 0), now, (resumed or {}).get(name), tuple((taken or {}).get(name, ()))
+            table,
+            live.get(name, 0),
+            now,
+            (resumed or {}).get(name),
+            tuple((taken or {}).get(name, ())),
+            name in nobody,
         )
         found, until = _plan_job(look, mark)
         runs += found
@@ -123,6 +133,7 @@ class _Look:
     now: datetime
     pause: Pause | None
     taken: Sequence[Span]
+    has_nobody: bool
 
     @property
     def horizon(self) -> datetime:
@@ -183,7 +194,8 @@ def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
     chosen, on_time = _chosen(look, _open_fires(look, stretches, newest), window)
     before = (chosen[0] if chosen else newest + MOMENT) - MOMENT  # up to here nothing runs
     border = min(window, before)
-    admitted = room(job, look.live, len(chosen))
+    admitted = 0 if look.has_nobody else room(job, look.live, len(chosen))
+    reason = IDENTITY if look.has_nobody else OVERLAP
     record = _Record(look, trigger)
     for low, high in _split(stretches, (before, border)):
         is_open = not look.is_dark(high)
@@ -193,7 +205,7 @@ def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
             mine = [(number, fire) for number, fire in enumerate(chosen) if low < fire <= high]
             for number, fire in mine:
                 late = number < len(chosen) - 1 or not on_time
-                record.claimed(fire, late) if number < admitted else record.overlapped(fire)
+                record.claimed(fire, late) if number < admitted else record.skipped(fire, reason)
         elif look.is_paused(high):
             record.passed(low, high, Outcome.SKIPPED, PAUSED)
         elif not is_open:
@@ -283,9 +295,9 @@ class _Record:
         self._runs.append(_run(self._job, fire, self._now, trigger))
         self._growing = False
 
-    def overlapped(self, fire: datetime) -> None:
-        """A fire time that would run if no other run lived."""
-        self._add(Span(fire, fire, 1), Outcome.SKIPPED, OVERLAP)
+    def skipped(self, fire: datetime, reason: str) -> None:
+        """A fire time that would run if no other run lived, and its identity could be had."""
+        self._add(Span(fire, fire, 1), Outcome.SKIPPED, reason)
 
     def passed(self, low: datetime, high: datetime, outcome: Outcome, reason: str) -> None:
         """What lies later than `low` and up to `high`, if anything, does not run."""

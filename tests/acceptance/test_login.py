@@ -250,3 +250,25 @@ def test_beside_a_daemon(people: Site) -> None:
     assert not re.search(r"eyJ[\w-]{10,}\.[\w-]{10,}", written)
     for secret in (SEAL, CLIENT_SECRET):
         assert secret not in written
+
+
+def test_jobs_of_a_person_who_is_signed_out_are_skipped_until_somebody_signs_in(people: Site) -> None:
+    """Fire times are one growing skip with the reason `identity`; after the sign-in the next one runs."""
+    people.write(PEOPLE + OFTEN)
+    with people.daemon() as daemon:
+        skips = lambda: people.runs("often", outcome="skipped")  # noqa: E731 - asked again and again
+        eventually(lambda: any(run["fire_count"] >= 2 for run in skips()), "fire times are skipped")
+        assert {run["reason"] for run in skips()} == {"identity"}
+        assert any("login ann" in problem for problem in people.json("status")["problems"])
+        assert sign_in(people)[0] == 0
+        eventually(lambda: people.runs("often", outcome="succeeded"), "it runs")
+        assert people.stop(daemon) == 0
+
+
+OFTEN = """
+[jobs.often]
+plugin = "http_call"
+identity = "ann"
+schedule = { every = "1s" }
+with = { url = "{url}/api/domain/odata/General_Currencies_Currencies" }
+"""

@@ -1,6 +1,7 @@
 """Runs that may not start yet: windows, blackouts, pauses, deadlines, pools, and those in front of them."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -386,3 +387,27 @@ async def test_a_run_that_is_late_by_new_rules_is_missed_at_once(desk: MakeDesk,
 
 def adopt(at: Any, job: Job) -> None:
     at.runner.adopt({job.name: job}, {job.name}, {}, max_runs=4, instance_limits={}, pools={})
+
+
+async def test_a_beginning_that_the_state_refuses_keeps_no_slot_and_waits_for_its_window(
+    desk: MakeDesk, define: Define
+) -> None:
+    """While the state is locked the window closes: the run starts with the next one, not when the lock goes."""
+    clock = ManualClock(NOON.replace(hour=5))
+    options = {"window": NIGHT, "start_by": 24 * HOUR}
+    at = desk(define("quick", options=options), clock=clock)
+    with at.store._writers.begin() as connection:  # the store's own lock, so that no busy time-out passes
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    run = await at.claim("quick")
+    other = sqlite3.connect(at.store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    at.runner.offer([run])
+    await at.hear("store.unavailable")
+    clock.advance(2 * HOUR)
+    other.execute("COMMIT")
+    other.close()
+    await settle(at)
+    clock.advance(timedelta(seconds=1))
+    await waits_for(at, run, "window")
+    clock.advance(15 * HOUR)
+    assert (await at.finished(run)).started_at >= NOON.replace(hour=22)

@@ -455,3 +455,14 @@ def test_a_range_of_unknown_size_stays_one() -> None:
     _, growths = merge([again], {HOURLY.name: replace(before, reason="catch_up_none")})
 
     assert [growth.fire_count for growth in growths] == [UNKNOWN]
+
+
+def test_fire_times_of_a_person_who_is_signed_out_are_skipped_as_one_range() -> None:
+    """With the reason `identity`; what would not run anyway keeps its own reason, and the next look makes it grow."""
+    job = replace(HOURLY, catch_up="all")
+    marks = {job.name: _plan(job, since=None, now=NOON - 3 * HOUR).marks[0]}
+    found = plan([timetable(job)], marks, {}, NOW, nobody={job.name})
+    assert [(run.outcome, run.reason, run.fire_count) for run in found.runs] == [
+        (Outcome.SKIPPED, "identity", 3)
+    ]
+    assert plan([timetable(job)], marks, {}, NOW, nobody={"other"}).runs[0].state is State.PENDING
