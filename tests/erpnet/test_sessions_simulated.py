@@ -157,6 +157,7 @@ class Night:
         self.numbers = iter(range(10**9))
         self.refused = 0
         self.alive = False
+        self.alarm: asyncio.TimerHandle | None = None
 
     async def play(self) -> None:
         self.start()
@@ -251,6 +252,15 @@ class Night:
             task = asyncio.get_running_loop().create_task(self.work(run))
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """What the runner's alarm does: time alone may free a slot."""
+        loop = asyncio.get_running_loop()
+        if self.alarm is not None:
+            self.alarm.cancel()
+        seconds = self.admission.awaits_slot()
+        self.alarm = None if seconds is None else loop.call_later(seconds, self.pump)
 
     async def work(self, run: Run) -> None:
         assert run.identity is not None
