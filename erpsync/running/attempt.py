@@ -41,12 +41,14 @@ class LiveAttempt:
     def is_told_to_end(self) -> bool:
         return self._forced
 
-    async def ending(self) -> Ending:
-        """How it ended, once it has."""
-        answer = await self._answer
-        return Ending(
-            answer, counts_of(self.reporter.counts.document()), self.cause, self._cause_text, self._forced
-        )
+    async def answer(self) -> Done | Fault:
+        """What came of it, once it has ended."""
+        return await self._answer
+
+    def ending(self, answer: Done | Fault) -> Ending:
+        """How it ended, with this answer."""
+        counts = counts_of(self.reporter.counts.document())
+        return Ending(answer, counts, self.cause, self._cause_text, self._forced)
 
     def ask(self, cause: Cause, text: str) -> None:
         """End at the next checkpoint. A gentle cause does not hide that a person, or the time-out, came before."""

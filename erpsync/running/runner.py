@@ -459,9 +459,9 @@ class Runner:
     async def _attempt(self, attempt: LiveAttempt) -> End:
         self._escalation.limit(attempt)
         attempt.start(self._workbench.work(attempt))
-        ending = await attempt.ending()
+        answer = await attempt.answer()
         self._escalation.over(attempt)
-        ending = replace(ending, answer=self._clean(ending.answer))
+        ending = attempt.ending(self._clean(answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)
         return judge(

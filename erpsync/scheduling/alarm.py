@@ -28,7 +28,7 @@ class AlarmClock:
     """
 
     def __init__(self, ring: Callable[[str], None]) -> None:
-        self._scheduler = AsyncIOScheduler(
+        self._scheduler = _Scheduler(
             timezone=UTC,
             logger=_QUIET,
             executors={"default": _Bell(ring)},
@@ -66,6 +66,14 @@ class AlarmClock:
             )
         elif self._scheduler.running and self._scheduler.get_job(name) is not None:
             self._scheduler.remove_job(name)
+
+
+class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]  # APScheduler has no types
+    """One that is used in its event loop alone."""
+
+    def wakeup(self) -> None:
+        """At once: what it inherits takes the way of other threads, through a socket and another turn of the loop."""
+        super().wakeup.__wrapped__(self)
 
 
 class _Starts(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
