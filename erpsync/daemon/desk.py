@@ -74,7 +74,7 @@ class IdentityDesk:
         """
         name = find_named(self._identities, name, "identity").name
         token = await self._connections.probe(name)
-        fetched = {"fingerprint": token.fingerprint, "scope": [*token.scope]}
+        fetched = {"fingerprint": token.fingerprint, "scope": self._cleaned([*token.scope])}
         return self._with_claims(name, token) | {"fetched": fetched}
 
     async def examine(self, instance: str, *, api: bool) -> list[Document]:
@@ -87,8 +87,12 @@ class IdentityDesk:
         return [_license(use) for use in self.slots() if use.in_use or use.waiting]
 
     def _document(self, name: str, sessions: Mapping[str, Session]) -> Document:
-        session = sessions.get(name)
-        return self._connections.status(name).document() | {"session": session and _session(session)}
+        """With what the server says cleaned: it may repeat what it was sent."""
+        document, session = self._connections.status(name).document(), sessions.get(name)
+        said = {
+            key: self._cleaned(document[key]) for key in ("scope", "warnings", "last_error") if document[key]
+        }
+        return document | said | {"session": session and _session(session)}
 
     def _sessions(self) -> dict[str, Session]:
         """The session of each identity that has one, of several the newest."""

@@ -164,6 +164,13 @@ def slow(ctx: JobContext[Options]) -> JobResult:
 
 
 @pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """An instance with a licence slot for everybody."""
+    with Sandbox(license_slots=40) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
 def key() -> str:
     return RSAKey.generate_key(2048).as_pem(private=True).decode()
 
@@ -265,6 +272,7 @@ def echoes(box: Sandbox) -> None:
     box.fail(
         where="api", status=500, error={"message": f"{said} {tokens}", "type": UNUSUAL["regex"]}, times=2
     )
+    box.fail(where="token", pass_=True, merge={"scope": " ".join(["read", *secrets])}, times=-1)
     box.fail(where="api", status=401, raw=tokens, times=1)
 
 
