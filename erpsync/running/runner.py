@@ -33,6 +33,7 @@ from erpsync.running.escalation import Escalation
 from erpsync.running.events import RunEvents
 from erpsync.running.fault import Fault
 from erpsync.running.fork import ForkServer
+from erpsync.running.patience import PAUSE, PatientWriter
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
@@ -48,8 +49,6 @@ from erpsync.store.state import Store
 _GRACE = timedelta(seconds=10)
 _REPLACED = "replaced by a newer run"
 _SHUT_DOWN = "interrupted by the daemon's shut-down"
-_STORE_PAUSE = 1.0  # seconds between two tries to write what must be written; doubled up to
-_LONGEST_STORE_PAUSE = 30.0
 
 
 class _NotBegunError(Exception):
@@ -98,6 +97,7 @@ class Runner:
         self._run_logs = run_logs
         self._clock = clock
         self._events = RunEvents(emit)
+        self._writer = PatientWriter(store, clock, self._events, patience)
         self._redactor = redactor
         self._grace = grace.total_seconds()
         self._jitter = jitter
@@ -361,7 +361,7 @@ class Runner:
         """End a run that waits, however long that takes to write."""
         finish = Finish(run.id, outcome, self._clock.now(), reason, error)
         try:
-            ended = await self._written(self._endings.finish, finish, run)
+            ended = await self._writer.write(self._endings.finish, finish, run)
             await self._over(run, ended)
         except Exception as fault:  # noqa: BLE001 - the others go on; the next start finds this run again
             self._events.lost(run, fault)
@@ -400,7 +400,7 @@ class Runner:
                 ended = await self._give_up(attempt.run)
             elif await self._is_begun(attempt):
                 end = await self._attempt(attempt)
-                ended = await self._written(self._endings.end, end, attempt.run)
+                ended = await self._writer.write(self._endings.end, end, attempt.run)
                 if taken_up(ended.run) and settles(ended.run):
                     await asyncio.to_thread(DeadLetters(self._data / "dead").remove, taken_up(ended.run))
                 if end.store_cursor:
@@ -441,7 +441,7 @@ class Runner:
 
     async def _begun(self, begin: Begin, run: Run) -> Attempt | None:
         if self._patience is not None:
-            attempt: Attempt | None = await self._written(begin_attempts, begin, run)
+            attempt: Attempt | None = await self._writer.write(begin_attempts, begin, run)
             return attempt
         try:
             return await self._store.write(begin_attempts, begin)
@@ -453,7 +453,7 @@ class Runner:
 
     async def _offer_later(self, run: Run) -> None:
         """Let a run begin again from where it waits, when the state has had time to recover."""
-        await self._clock.sleep(_STORE_PAUSE)
+        await self._clock.sleep(PAUSE)
         self.offer([run])
 
     async def _attempt(self, attempt: LiveAttempt) -> End:
@@ -488,27 +488,6 @@ class Runner:
         reason = "the job is no longer configured"
         finish = Finish(run.id, Outcome.ABANDONED, self._clock.now(), reason)
         return await self._store.write(self._endings.finish, finish)
-
-    async def _written(self, operation: Callable[..., Any], item: object, run: Run) -> Any:
-        """Write, and try again for as long as the state database may come back: the end of a run is not lost lightly.
-
-        Raises:
-            StoreError: it will not come back by itself, or the run is not ours any more.
-        """
-        pause, waited = _STORE_PAUSE, 0.0
-        while True:
-            try:
-                return await self._store.write(operation, item)
-            except StoreError as error:
-                if not error.retryable:
-                    raise
-                self._events.unwritten(run, error)
-                failed = error
-            await self._clock.sleep(pause)
-            waited += pause
-            if self._patience is not None and waited >= self._patience.total_seconds():
-                raise failed
-            pause = min(2 * pause, _LONGEST_STORE_PAUSE)
 
     def _release(self, attempt: LiveAttempt) -> None:
         run_id = attempt.run.id
