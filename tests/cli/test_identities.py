@@ -103,6 +103,9 @@ def test_the_daemon_answers_with_its_own_token(daemon: Sandbox) -> None:
     (before,) = document["identities"]
     assert (before["state"], before["scope"], before["requests"]) == ("fresh", ["read"], 1)
     assert before["survives_seconds"] > 3000
+    (slots,) = document["licenses"]
+    assert (slots["instance"], slots["in_use"], slots["waiting"]) == ("box", 1, [])
+    assert [each["ends_at"] for each in slots["sessions"]] == [before["session"]["ends_at"]]
     fetched = json.loads(type_("token", "service", "--fetch", "--format", "json").stdout)
     assert fetched["fetched"]["fingerprint"] != before["fingerprint"] == fetched["fingerprint"]
     assert fetched["claims"]["client_id"] == CLIENT
