@@ -7,6 +7,7 @@ import typer
 
 from erpsync.cli.cancel import cancel
 from erpsync.cli.check import check, plugins, schema
+from erpsync.cli.cursor import cursor
 from erpsync.cli.dead import dead
 from erpsync.cli.demo import demo
 from erpsync.cli.doctor import doctor
@@ -75,6 +76,7 @@ app.command()(trigger)
 app.command()(cancel)
 app.command()(retry)
 app.command()(dead)
+app.command()(cursor)
 app.command()(pause)
 app.command()(resume)
 app.command()(reload)

@@ -114,6 +114,10 @@ class Controls(Protocol):
         """Claim a run that is given the dead letters of a job. RunRefusedError; as `claim`."""
         ...
 
+    async def reset_cursor(self, job: str, requested_by: str) -> None:
+        """Let the next run of a job read everything. UnknownJobError, RunRefusedError, StoreError, TargetError."""
+        ...
+
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         """End a run; False where it has ended already. UnknownRunError, StoreError."""
         ...
@@ -198,6 +202,11 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
     @app.post("/jobs/{job}/dead/retry", status_code=201, summary="Run a job for its dead letters")
     async def retry_dead(request: Request, job: str) -> Document:
         return (await controls.retry_dead(job, _peer(request))).document()
+
+    @app.post("/jobs/{job}/cursor/reset", summary="Let the next run of a job read everything")
+    async def reset_cursor(request: Request, job: str) -> Document:
+        await controls.reset_cursor(job, _peer(request))
+        return {"reset": job}
 
     @app.post("/runs/{run_id}/cancel", summary="End a run")
     async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:

@@ -96,6 +96,10 @@ class ControlClient:
         run: dict[str, Any] = self._ask("POST", f"/jobs/{quote(job, safe='')}/dead/retry")
         return run
 
+    def reset_cursor(self, job: str) -> None:
+        """Let the next run of `job` read everything."""
+        self._ask("POST", f"/jobs/{quote(job, safe='')}/cursor/reset", timeout=_LONG_PATIENCE)
+
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run; False where it has ended already."""
         return bool(self._ask("POST", f"/runs/{run_id}/cancel", json={"reason": reason})["cancelled"])

@@ -13,6 +13,7 @@ from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State, utc_text
 from erpsync.daemon.again import require_repeat
 from erpsync.daemon.compose import Composition
+from erpsync.daemon.cursors import reset_targets
 from erpsync.daemon.desk import identity_trouble
 from erpsync.daemon.overdue import Overdue, overdue
 from erpsync.daemon.reload import Reload
@@ -21,7 +22,7 @@ from erpsync.observe.metrics import Snapshot
 from erpsync.scheduling.timetable import timetable
 from erpsync.store.dead_letters import DeadLetters, open_letters
 from erpsync.store.installation import Hold, release
-from erpsync.store.ledger import find_run, unfinished_runs
+from erpsync.store.ledger import find_run, reset_cursors, unfinished_runs
 from erpsync.store.pauses import Pause
 from erpsync.version import __version__
 
@@ -183,6 +184,18 @@ class DaemonControls:
             raise RunRefusedError(f"job {found.name} has no dead letters", hint=f"erpsync runs {found.name}")
         params = {"dead": open_[found.name]}
         return await self._house.engine.claim_manual(found.name, requested_by, params)
+
+    async def reset_cursor(self, job: str, requested_by: str) -> None:
+        """Let the next run of a job read everything. RunRefusedError while a run of it is not finished."""
+        house = self._house
+        found = find_job(house.configuration.jobs, job)
+        if not await house.store.write(reset_cursors, found.name):
+            hint = f"erpsync cancel {found.name}"
+            raise RunRefusedError(f"a run of {found.name} is not finished", hint=hint)
+        house.runner.forget_cursor(found.name)
+        data = house.configuration.daemon.data
+        await asyncio.to_thread(reset_targets, found, house.catalog, data)
+        house.emit("cursor.reset", job=found.name, requested_by=requested_by)
 
     def _runnable(self, job: str) -> Job:
         found = find_job(self._house.configuration.jobs, job)

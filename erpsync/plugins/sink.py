@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 BUSY_SECONDS = 30.0
 
-_CURSOR = sa.Table(
+CURSOR = sa.Table(
     "_erpsync_cursor",
     sa.MetaData(),
     sa.Column("table_name", sa.Text, primary_key=True),
@@ -99,8 +99,8 @@ class SqlSink:
         Raises:
             TargetError: the table is another job's or has other columns; retryable where the database is away.
         """
-        with _translated(self._target):
-            self._engine = _engine(self._target, self._data, self._dry_run)
+        with target_faults(self._target):
+            self._engine = target_engine(self._target, self._data, self._dry_run)
             self._connection = self._engine.connect()
         with self._transaction() as connection:
             self._prepare(connection)
@@ -145,7 +145,7 @@ class SqlSink:
     def _transaction(self) -> Iterator[sa.Connection]:
         """A transaction of the target, committed at the end of the block; in a dry run rolled back."""
         assert self._connection is not None, "the sink is not open"
-        with _translated(self._target), self._connection.begin() as transaction:
+        with target_faults(self._target), self._connection.begin() as transaction:
             yield self._connection
             if self._dry_run:
                 transaction.rollback()
@@ -171,9 +171,9 @@ class SqlSink:
 
     def _prepare(self, connection: sa.Connection) -> None:
         """Make the tables fit and take the fence."""
-        _CURSOR.create(connection, checkfirst=True)
-        mine = _CURSOR.c.table_name == self._table.name
-        row = connection.execute(sa.select(_CURSOR).where(mine)).mappings().one_or_none()
+        CURSOR.create(connection, checkfirst=True)
+        mine = CURSOR.c.table_name == self._table.name
+        row = connection.execute(sa.select(CURSOR).where(mine)).mappings().one_or_none()
         if row is not None and row["job"] not in (self._job, *self._formerly):
             raise TargetError(
                 f'table "{self._table.name}" belongs to job "{row["job"]}"',
@@ -190,15 +190,15 @@ class SqlSink:
         if row is None or incomplete or (self._moves and not keeps):
             state |= {"scope": self._scope, "watermark": None, "position": None}
         if row is None:
-            connection.execute(_CURSOR.insert().values(table_name=self._table.name, **state))
+            connection.execute(CURSOR.insert().values(table_name=self._table.name, **state))
         else:
-            connection.execute(_CURSOR.update().where(mine).values(**state))
+            connection.execute(CURSOR.update().where(mine).values(**state))
 
     def _move(self, connection: sa.Connection, **state: str | None) -> None:
         """Change the cursor where the fence is still ours; also the proof that it is."""
-        mine = (_CURSOR.c.table_name == self._table.name) & (_CURSOR.c.fence == self._fence)
+        mine = (CURSOR.c.table_name == self._table.name) & (CURSOR.c.fence == self._fence)
         changes = {**(state if self._moves else {}), **self._stamp()}
-        if connection.execute(_CURSOR.update().where(mine).values(**changes)).rowcount != 1:
+        if connection.execute(CURSOR.update().where(mine).values(**changes)).rowcount != 1:
             raise LostLeaseError(
                 f'table "{self._table.name}" was taken over by a younger attempt; this one writes nothing more'
             )
@@ -284,9 +284,9 @@ class SinkOpening:
         await self._async.close()
 
 
-def _engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
+def target_engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
     """An engine for one connection whose transactions hold the write lock from their beginning."""
-    file = _file(target, data)
+    file = target_file(target, data)
     exists = file.exists()
     if not dry_run and not exists:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -315,7 +315,7 @@ def _engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
     return engine
 
 
-def _file(target: Target, data: Path) -> Path:
+def target_file(target: Target, data: Path) -> Path:
     """The SQLite file of a target; relative ones lie in the data folder."""
     try:
         url = make_url(target.url)
@@ -330,7 +330,7 @@ def _file(target: Target, data: Path) -> Path:
 
 
 @contextmanager
-def _translated(target: Target) -> Iterator[None]:
+def target_faults(target: Target) -> Iterator[None]:
     """The database's errors in our words."""
     try:
         yield

@@ -211,6 +211,10 @@ class Runner:
         self._room.adopt(jobs, touched, renamed)
         self._pump_soon()
 
+    def forget_cursor(self, job: str) -> None:
+        """The ledger has another cursor for this job now."""
+        self._preparation.forget([job])
+
     def pause(self, pause: Pause) -> None:
         """Start nothing of a job until it is resumed or the pause is over; what of it runs goes on."""
         self._room.set_pauses({**self._room.pauses, pause.job: pause})

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     bindparam,
+    delete,
     func,
     insert,
     literal_column,
@@ -452,6 +453,30 @@ def read_cursors(connection: Connection) -> dict[str, str]:
     """The cursors of all jobs that have one."""
     cursor = schema.cursor.c
     return {row.job: row.value for row in connection.execute(select(cursor.job, cursor.value))}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCursor:
+    """A job's cursor, the run that left it, and when."""
+
+    value: str
+    run_id: str
+    updated_at: datetime
+
+
+def stored_cursors(connection: Connection) -> dict[str, StoredCursor]:
+    """The cursors of all jobs that have one, with where they come from."""
+    rows = connection.execute(select(schema.cursor))
+    return {row.job: StoredCursor(row.value, row.run_id, row.updated_at) for row in rows}
+
+
+def reset_cursors(connection: Connection, jobs: Sequence[str]) -> list[bool]:
+    """Forget the cursors of jobs; False where a run of the job is not finished, whose end would write it again."""
+    live = live_counts(connection)
+    for job in jobs:
+        if job not in live:
+            connection.execute(delete(schema.cursor).where(schema.cursor.c.job == job))
+    return [job not in live for job in jobs]
 
 
 def read_cursor(connection: Connection, job: str) -> str | None:

@@ -76,6 +76,9 @@ class Desk:
     async def retry_dead(self, job: str, requested_by: str) -> Run:
         return await self.claim(job, {"dead": ["r0"]}, requested_by)
 
+    async def reset_cursor(self, job: str, requested_by: str) -> None:
+        self.heard.append(("reset_cursor", job, requested_by))
+
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         self.heard.append(("cancel", run_id, reason, requested_by))
         self.runs[run_id] = replace(self.runs[run_id], state=State.FINISHED, outcome=Outcome.CANCELLED)

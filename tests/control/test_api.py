@@ -104,6 +104,8 @@ async def test_runs_are_asked_for_again(served: Any, socket_path: Path) -> None:
     ]
     with pytest.raises(DaemonRefusedError, match="window"):
         await ask(socket_path, lambda client: client.claim("products", {"window": window[::-1]}))
+    await ask(socket_path, lambda client: client.reset_cursor("products@acme"))
+    assert served.heard[-1] == ("reset_cursor", "products@acme", ME)
 
 
 async def test_malformed_requests_are_told_where(served: Any, socket_path: Path) -> None:
@@ -125,6 +127,7 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
         "/runs/{run_id}/cancel",
         "/runs/{run_id}/retry",
         "/jobs/{job}/dead/retry",
+        "/jobs/{job}/cursor/reset",
     }
     identities = {"/identities", "/identities/{name}", "/identities/{name}/fetch"}
     assert (

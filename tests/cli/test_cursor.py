@@ -1,0 +1,84 @@
+"""`cursor`: where the next read begins, seen and reset, here and at a daemon."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Type
+from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
+from tests.daemon.conftest import eventually
+
+TALLY = '''
+import asyncio
+from pathlib import Path
+from erpsync import Column, JobContext, JobResult, Settings, Target, job
+
+class Options(Settings):
+    target: Target
+
+@job("tally", repeatable=True)
+async def tally(ctx: JobContext[Options]) -> JobResult:
+    """Says what it began from, and goes on from seven."""
+    async with ctx.sink(ctx.settings.target, [Column("Id")]) as sink:
+        ctx.log.info("began", cursor=ctx.cursor.value, watermark=sink.watermark)
+        await sink.upsert([{"Id": "a"}])
+        while Path("hold").exists():
+            ctx.checkpoint()
+            await asyncio.sleep(0.02)
+        await sink.finish("seven")
+        ctx.cursor.stage("seven")
+    return ctx.result()
+'''
+
+
+@pytest.fixture
+def tally(folder: Path) -> Path:
+    """The folder with a job that has a cursor in the ledger and one in its target."""
+    (folder / "plugins" / "tally.py").write_text(TALLY)
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write(
+            '[jobs.tally]\nplugin = "tally"\nschedule = "manual"\nretry = { attempts = 1 }\n'
+            'with = { target = { url = "sqlite:///t.db", table = "rows" } }\n'
+        )
+    return folder
+
+
+def test_a_cursor_is_shown_and_reset(erpsync: Type, tally: Path) -> None:
+    """Both cursors are shown with their run; --reset asks, and then the next run begins from nothing."""
+    (empty,) = erpsync("cursor", "tally", "--format", "json").json
+    assert (empty["cursor"], empty["targets"], empty["age_seconds"]) == (None, [], None)
+    run = erpsync("run", "tally", "--format", "json").json
+    assert run["outcome"] == "succeeded", run
+    (shown,) = erpsync("cursor", "tally", "--format", "json").json
+    (target,) = shown["targets"]
+    assert (shown["cursor"], shown["run"], target["watermark"]) == ("seven", run["id"], "seven")
+    assert (target["table"], target["run"], target["unfinished"]) == ("rows", run["id"], False)
+    assert "sqlite:///t.db rows" in erpsync("cursor", "tally").out
+    asked = erpsync("cursor", "tally", "--reset")
+    assert (asked.code, "--yes" in asked.err) == (2, True)
+    done = erpsync("cursor", "tally", "--reset", "--yes")
+    assert (done.code, "reads everything" in done.out) == (0, True), done
+    again = erpsync("run", "tally", "--format", "json").json
+    (line,) = erpsync("logs", again["id"], "--format", "json").json
+    assert (line["cursor"], line["watermark"]) == (None, None)
+
+
+def test_the_daemon_resets_its_cursors(tally: Path, daemon: "subprocess.Popen[str]") -> None:  # noqa: F811
+    """Through the daemon the next run begins from nothing too; while a run is unfinished it is refused."""
+    for _ in range(2):
+        assert type_("run", "tally").returncode == 0
+        assert type_("cursor", "tally", "--reset", "--yes").returncode == 0
+    lines = [json.loads(type_("logs", run["id"], "--format", "json").stdout)[0] for run in runs()]
+    assert [(line["cursor"], line["watermark"]) for line in lines] == [(None, None), (None, None)]
+    (tally / "hold").touch()
+    type_("trigger", "tally")
+    eventually(lambda: "running" in {run["state"] for run in runs()}, "the run has begun")
+    refused = type_("cursor", "tally", "--reset", "--yes")
+    assert (refused.returncode, "not finished" in refused.stderr) == (2, True), refused
+
+
+def runs() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(type_("runs", "tally", "--format", "json").stdout)
+    return found
