@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import select
 import signal
 import struct
 import subprocess
@@ -148,15 +149,21 @@ def test_a_terminal_sees_live_progress(slow: Path) -> None:
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen([*PROGRAM, "run", "slow"], stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)
-    seen = b""
-    while b"running 4 of 10" not in seen:
-        seen += os.read(leader, 4096)
+    seen = _read_until(leader, b"running 4 of 10")
     (slow / "go").touch()
-    while b"slow succeeded" not in seen:
-        seen += os.read(leader, 4096)
+    seen += _read_until(leader, b"slow succeeded")
     assert process.wait(30) == 0
     os.close(leader)
     assert b"\r\x1b[2K" in seen
+
+
+def _read_until(terminal: int, words: bytes) -> bytes:
+    """What comes from a terminal up to these words; fails where they do not come."""
+    seen = b""
+    while words not in seen:
+        assert select.select([terminal], [], [], 30)[0], seen
+        seen += os.read(terminal, 4096)
+    return seen
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
