@@ -169,7 +169,7 @@ def _wait_for_licence(end: End, fault: Fault, waits: int) -> End:
     """Until a slot is expected, else minutes, doubling: time alone frees slots, however often one asks."""
     delay = min(_LONGEST_LICENCE_WAIT, _LICENCE_WAIT * 2 ** min(waits, 10))
     if fault.retry_after is not None:
-        delay = timedelta(seconds=min(fault.retry_after, _LONGEST_EXPECTED))
+        delay = timedelta(seconds=min(max(fault.retry_after, 0), _LONGEST_EXPECTED))
     return replace(
         end,
         state=State.WAITING,
@@ -206,5 +206,5 @@ def _delay(policy: RetryPolicy, charged: int, fault: Fault, jitter: Callable[[],
     drawn: timedelta = ceiling * jitter()
     if fault.retry_after is None:
         return drawn
-    asked = timedelta(seconds=min(fault.retry_after, 86_400))
+    asked = timedelta(seconds=min(max(fault.retry_after, 0), 86_400))
     return asked if fault.kind == "retry" else max(asked, drawn)
