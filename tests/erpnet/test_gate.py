@@ -18,7 +18,7 @@ from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.gate import SessionGate
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.slots import SlotBook
-from erpsync.erpnet.transport import AuthorizedTransport
+from erpsync.erpnet.transport import LASTING, AuthorizedTransport
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
 from erpsync.identity.gate import ServerGate
@@ -513,3 +513,24 @@ async def test_cancelled_caller_harms_nobody(house: House, sandbox: Sandbox) -> 
     first.cancel()
     assert await second == 20
     assert (sandbox.stats()["sessions_opened"], house.requests) == (1, 1)
+
+
+async def test_what_is_meant_for_the_gate_is_not_sent(house: House, sandbox: Sandbox) -> None:
+    """How long a transaction may last is said to the gate alone."""
+    erp, seen = house.erp(), []
+    send = house.base.handle_async_request
+
+    async def seeing(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.headers.keys())
+        return await send(request)
+
+    house.base.handle_async_request = seeing  # type: ignore[method-assign]
+    async with erp.transaction() as inside:
+        await inside.count(PRODUCTS)
+    bare = AuthorizedTransport(
+        base=house.base, auth=None, origins=frozenset(), clock=house.clock, emit=house.emit, instance="acme"
+    )
+    async with httpx2.AsyncClient(transport=bare) as client:
+        await client.get(sandbox.url, headers={LASTING: "300"})
+    assert len(seen) >= 4
+    assert not [names for names in seen if LASTING in names]
