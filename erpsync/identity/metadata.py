@@ -94,7 +94,7 @@ class MetadataSource:
                 key: tuple(one) if isinstance(one, list) else one for key, one in kept["server"].items()
             }
             known = ServerMetadata(**fields)
-            if timedelta(0) <= age < _USABLE and known.issuer == issuer:
+            if age >= timedelta(0) and known.issuer == issuer:
                 self._known, self._read_at = known, self._clock.boot() - age.total_seconds()
 
     def _remember(self, known: ServerMetadata) -> None:

@@ -73,6 +73,8 @@ async def test_it_is_used_as_it_is(bench: Bench, make: Make, paper: Paper) -> No
     status = manager.status()
     assert (status.state, status.grant, status.expires_at) == (TokenState.FRESH, "reference_token", None)
     assert (status.survives_seconds, status.next_renewal_at) == (None, None)
+    bench.clock.advance(seconds(3600))
+    assert manager.status().state is TokenState.FRESH
     for _ in range(3):
         await reread(bench, manager, paper)
         assert await manager.token(max_age=seconds(60)) is token
