@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import command_line
 import fire_time
+import identities
 import mirror
 import reload
 import scale
@@ -20,11 +21,12 @@ BENCHES = {
     "mirror": mirror.figures,
     "fire_time": fire_time.figures,
     "tokens": tokens.figures,
+    "identities": identities.figures,
 }
 
 
 def main() -> None:
-    """Takes about three minutes for all."""
+    """Takes about five minutes for all."""
     names = sys.argv[1:] or list(BENCHES)
     if unknown := set(names) - set(BENCHES):
         sys.exit(f"no such bench: {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
