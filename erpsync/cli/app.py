@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from erpsync.cli.backfill import backfill
 from erpsync.cli.cancel import cancel
 from erpsync.cli.check import check, plugins, schema
 from erpsync.cli.cursor import cursor
@@ -77,6 +78,7 @@ app.command()(cancel)
 app.command()(retry)
 app.command()(dead)
 app.command()(cursor)
+app.command()(backfill)
 app.command()(pause)
 app.command()(resume)
 app.command()(reload)

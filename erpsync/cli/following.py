@@ -69,14 +69,23 @@ def follow(
     format: Format,  # noqa: A002
 ) -> int:
     """Follow runs that the daemon has to their end and say how they ended; the exit code."""
-    live, ended = _Live(workspace), []
+    ended, refused = followed(workspace, claimed)
+    return finish(workspace, ended, refused, single, format)
+
+
+def followed(
+    workspace: Workspace, claimed: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], frozenset[str]]:
+    """Runs that the daemon has, once they have ended, and the identities that are refused."""
+    live = _Live(workspace)
+    ended: list[dict[str, Any]] = []
     with workspace.client() as client:
         try:
             for document in claimed:
                 run_id = document["id"]
                 while document["state"] != "finished":
                     document = client.find(run_id, wait=_POLL)
-                    live.show(document)
+                    live.show(document, f"{len(ended)} of {len(claimed)} ended, " if len(claimed) > 1 else "")
                 ended.append(document)
         except KeyboardInterrupt:
             live.clear()
@@ -88,7 +97,7 @@ def follow(
         live.clear()
         identities = client.status()["identities"]
     refused = frozenset(each["identity"] for each in identities if each["state"] == "rejected")
-    return _finish(workspace, ended, refused, single, format)
+    return ended, refused
 
 
 def _require_same(workspace: Workspace, daemon: Mapping[str, Any]) -> None:
@@ -126,7 +135,7 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
             )
         )
     live.clear()
-    code = _finish(workspace, [run.document() for run in ended.runs], ended.refused, wanted.single, format)
+    code = finish(workspace, [run.document() for run in ended.runs], ended.refused, wanted.single, format)
     return code if ended.signal is None else 128 + ended.signal
 
 
@@ -138,14 +147,14 @@ class _Live:
         self._times = Times(workspace.configuration.daemon.timezone)
         self._told: set[str] = set()
 
-    def show(self, run: Mapping[str, Any]) -> None:
+    def show(self, run: Mapping[str, Any], before: str = "") -> None:
         waiting = run["waiting_for"]
         if waiting and (text := self._waiting_text(run)) not in self._told:
             self._told.add(text)
             self._line.clear()
             note(text)
         doing = f"waits for {waiting}" if waiting else f"{run['state']} {progress_text(run['progress'])}"
-        self._line.show(f"{run['job']}: {doing}")
+        self._line.show(f"{before}{run['job']}: {doing}")
 
     def clear(self) -> None:
         self._line.clear()
@@ -156,7 +165,7 @@ class _Live:
         return f"{run['job']} waits for {run['waiting_for']}{until}{why}"
 
 
-def _finish(
+def finish(
     workspace: Workspace,
     documents: Sequence[Mapping[str, Any]],
     refused: frozenset[str],

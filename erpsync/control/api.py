@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Protocol
 
 from fastapi import FastAPI, Query, Request
@@ -37,6 +37,13 @@ class Wish(BaseModel):
         return wish
 
 
+def in_order(window: tuple[datetime, datetime] | None) -> tuple[datetime, datetime] | None:
+    """Raises ValueError for a window that ends before it begins."""
+    if window is not None and window[0] >= window[1]:
+        raise ValueError("it ends before it begins")
+    return window
+
+
 class Parameters(BaseModel):
     """What a run is asked to do differently; such a run never moves the watermark."""
 
@@ -50,12 +57,7 @@ class Parameters(BaseModel):
         default=None, description="the time that the run is about, its end excluded"
     )
 
-    @field_validator("window")
-    @classmethod
-    def _check_window(cls, window: tuple[datetime, datetime] | None) -> tuple[datetime, datetime] | None:
-        if window is not None and window[0] >= window[1]:
-            raise ValueError("it ends before it begins")
-        return window
+    _check_window = field_validator("window")(in_order)
 
 
 class RunRequest(Wish):
@@ -69,6 +71,16 @@ class RetryRequest(Wish):
     """A finished run to be done again."""
 
     force: bool = Field(default=False, description="also where it has succeeded")
+
+
+class BackfillRequest(Wish):
+    """A part of the past to be worked through in slices."""
+
+    window: tuple[AwareDatetime, AwareDatetime]
+    slice_seconds: float = Field(ge=1, le=366 * 86_400)
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,60}$")
+
+    _check_window = field_validator("window")(in_order)
 
 
 class CancelRequest(Wish):
@@ -116,6 +128,17 @@ class Controls(Protocol):
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
         """Let the next run of a job read everything. UnknownJobError, RunRefusedError, StoreError, TargetError."""
+        ...
+
+    async def backfill(
+        self,
+        job: str,
+        window: tuple[datetime, datetime],
+        size: timedelta,
+        name: str | None,
+        requested_by: str,
+    ) -> list[Run]:
+        """Claim runs for the slices of a window, or find those that are there. RunRefusedError; as `claim`."""
         ...
 
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
@@ -207,6 +230,12 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
     async def reset_cursor(request: Request, job: str) -> Document:
         await controls.reset_cursor(job, _peer(request))
         return {"reset": job}
+
+    @app.post("/jobs/{job}/backfill", status_code=201, summary="Work through a part of the past in slices")
+    async def backfill(request: Request, job: str, wish: BackfillRequest) -> list[Document]:
+        size = timedelta(seconds=wish.slice_seconds)
+        runs = await controls.backfill(job, wish.window, size, wish.name, _peer(request))
+        return [run.document() for run in runs]
 
     @app.post("/runs/{run_id}/cancel", summary="End a run")
     async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:

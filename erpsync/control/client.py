@@ -100,6 +100,15 @@ class ControlClient:
         """Let the next run of `job` read everything."""
         self._ask("POST", f"/jobs/{quote(job, safe='')}/cursor/reset", timeout=_LONG_PATIENCE)
 
+    def backfill(
+        self, job: str, window: Sequence[str], slice_seconds: float, name: str | None
+    ) -> list[dict[str, Any]]:
+        """Claim runs for the slices of a window (from, to); those of a backfill that is known as they are."""
+        wish = {"window": [*window], "slice_seconds": slice_seconds, "name": name}
+        path = f"/jobs/{quote(job, safe='')}/backfill"
+        runs: list[dict[str, Any]] = self._ask("POST", path, json=wish, timeout=_LONG_PATIENCE)
+        return runs
+
     def cancel(self, run_id: str, reason: str | None = None) -> bool:
         """End a run; False where it has ended already."""
         return bool(self._ask("POST", f"/runs/{run_id}/cancel", json={"reason": reason})["cancelled"])

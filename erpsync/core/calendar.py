@@ -115,8 +115,11 @@ def start_deadline(job: Job, run: Run, following: Callable[[datetime], datetime 
 
     It counts from the fire time and its spread, from the end of the blackout that postponed it, or, where a run
     was caught up or asked for, from its claim. Without `start_by` a scheduled run waits until the next one is due,
-    at least for its grace, any other for PATIENCE, which is the most.
+    at least for its grace, any other for PATIENCE, which is the most. A slice of a backfill
+    waits for as long as it takes.
     """
+    if run.trigger is RunTrigger.BACKFILL:
+        return datetime.max.replace(tzinfo=UTC)
     since, delay = run.created_at, spread_delay(job.name, job.spread)
     if run.trigger is RunTrigger.SCHEDULE and run.fire_at is not None:
         since = run.fire_at + delay

@@ -5,13 +5,13 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from erpsync.control.selection import ParkedJobError, RunRefusedError, UnknownRunError, find_job
 from erpsync.core.errors import HeldError, StoreError
 from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, State, utc_text
-from erpsync.daemon.again import require_repeat
+from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
+from erpsync.daemon.again import MOST_SLICES, Window, backfill_name, require_repeat, slices
 from erpsync.daemon.compose import Composition
 from erpsync.daemon.cursors import reset_targets
 from erpsync.daemon.desk import identity_trouble
@@ -147,7 +147,8 @@ class DaemonControls:
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
         """Hear from the engine whether the state takes claims, and which jobs succeed."""
-        if event == "run.finished" and fields.get("outcome") == Outcome.SUCCEEDED.value:
+        slice_ = fields.get("trigger") == RunTrigger.BACKFILL.value  # tells nothing of how fresh the data is
+        if event == "run.finished" and fields.get("outcome") == Outcome.SUCCEEDED.value and not slice_:
             self._successes[str(fields.get("job"))] = self._house.clock.now()
         elif event == "claim.failed":
             self._claims_fail = str(fields.get("error_message"))
@@ -196,6 +197,18 @@ class DaemonControls:
         data = house.configuration.daemon.data
         await asyncio.to_thread(reset_targets, found, house.catalog, data)
         house.emit("cursor.reset", job=found.name, requested_by=requested_by)
+
+    async def backfill(
+        self, job: str, window: Window, size: timedelta, name: str | None, requested_by: str
+    ) -> list[Run]:
+        """Runs for the slices of a window; those that this backfill has already as they are."""
+        found = self._runnable(job)
+        windows = slices(window, size)
+        if len(windows) > MOST_SLICES:
+            message = f"more than {MOST_SLICES} slices at once"
+            raise RunRefusedError(message, hint="choose a longer --slice")
+        name = name or backfill_name(window, size)
+        return await self._house.engine.claim_backfill(found.name, requested_by, name, windows)
 
     def _runnable(self, job: str) -> Job:
         found = find_job(self._house.configuration.jobs, job)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from erpsync.core.run import Run
+from erpsync.core.run import Run, RunTrigger
 from erpsync.erpnet.slots import SlotBook
 from erpsync.running.verdict import LICENCE
 
-_Entry = tuple[int, datetime, str, int, Run]
+_Entry = tuple[bool, int, datetime, str, int, Run]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,8 @@ class _Lane:
 class Admission:
     """The queue in front of the slots: `max_runs` overall, fewer for an instance or a pool with a limit of its own.
 
-    Higher priority goes first; among equals the instance that was served longest ago, then the earlier fire time.
+    Slices of a backfill take what all others leave. Higher priority goes first; among equals the instance that
+    was served longest ago, then the earlier fire time.
     At an instance with a book of licence slots the identity of a run must have one, or get one: it is reserved while
     the run holds its slot here.
     """
@@ -61,7 +62,14 @@ class Admission:
         if run.id in self._queued or run.id in self._holders:
             return False
         lane = _Lane(run.instance, pool, run.identity if run.instance in self._books else None)
-        entry = (-run.priority, run.fire_at or run.created_at, run.id, next(self._entries), run)
+        entry = (
+            run.trigger is RunTrigger.BACKFILL,
+            -run.priority,
+            run.fire_at or run.created_at,
+            run.id,
+            next(self._entries),
+            run,
+        )
         heapq.heappush(self._queues.setdefault(lane, []), entry)
         self._queued[run.id] = run, lane
         return True
@@ -163,6 +171,6 @@ class Admission:
         """Whether this entry is the one that counts: a run may have been withdrawn and queued again."""
         return run.id in self._queued and self._queued[run.id][0] is run
 
-    def _rank(self, lane: _Lane) -> tuple[int, int, datetime, str]:
-        priority, at, run_id, _, _ = self._queues[lane][0]
-        return priority, self._served.get(lane.instance, 0), at, run_id
+    def _rank(self, lane: _Lane) -> tuple[bool, int, int, datetime, str]:
+        is_slice, priority, at, run_id, _, _ = self._queues[lane][0]
+        return is_slice, priority, self._served.get(lane.instance, 0), at, run_id

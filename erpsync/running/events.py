@@ -66,6 +66,7 @@ class RunEvents:
             "run.finished",
             level=_LEVELS.get(run.outcome, "error"),
             **_names(run),
+            trigger=run.trigger.value,
             outcome=run.outcome.value if run.outcome else None,
             reason=run.reason,
             attempts=run.attempts,

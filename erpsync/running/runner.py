@@ -19,7 +19,7 @@ from erpsync.core.errors import PluginLoadError, RunError, StoreError
 from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
-from erpsync.core.run import Attempt, Outcome, Run, RunFailure, State
+from erpsync.core.run import Attempt, Outcome, Run, RunFailure, RunTrigger, State
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.slots import SlotBook
 from erpsync.plugins.discovery import PluginCatalog
@@ -150,7 +150,9 @@ class Runner:
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
         left = await self.recover()
-        newest = {run.job: run.created_at for run in left}  # written last, whatever the clock said
+        newest = {
+            run.job: run.created_at for run in left if run.trigger is not RunTrigger.BACKFILL
+        }  # written last, whatever the clock said
         for run in left:
             if self._replaces(run) and run.created_at != newest[run.job]:
                 await self._finish(
@@ -163,7 +165,7 @@ class Runner:
 
     def _replaces(self, run: Run) -> bool:
         job = self._jobs.get(run.job)
-        return job is not None and job.overlap == "replace"
+        return job is not None and job.overlap == "replace" and run.trigger is not RunTrigger.BACKFILL
 
     async def recover(self) -> list[Run]:
         """Close what a dead owner left running; every unfinished run, not taken up yet, the oldest first.
@@ -206,8 +208,8 @@ class Runner:
             if attempt.run.job in renamed:
                 attempt.run = replace(attempt.run, job=renamed[attempt.run.job])
         for job in {*touched, *renamed}:
-            for run_id in self._room.of_job(job):
-                self._admission.withdraw(run_id)  # its pool or its name may be another one
+            for run in self._room.of_job(job):
+                self._admission.withdraw(run.id)  # its pool or its name may be another one
         self._room.adopt(jobs, touched, renamed)
         self._pump_soon()
 
@@ -530,8 +532,9 @@ class Runner:
             self._events.claimed(run)
             job = self._jobs.get(run.job)
             if job is not None and job.overlap == "replace":
-                live = [attempt.run.id for attempt in self._live.values() if attempt.run.job == run.job]
-                self.replace([*live, *self._room.of_job(run.job)])
+                live = [attempt.run for attempt in self._live.values() if attempt.run.job == run.job]
+                others = [*live, *self._room.of_job(run.job)]
+                self.replace([each.id for each in others if each.trigger is not RunTrigger.BACKFILL])
             self.offer([run])
 
     def _resolve(self, run_id: str, resolve: Callable[["asyncio.Future[Run]"], None]) -> None:

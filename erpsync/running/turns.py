@@ -1,8 +1,9 @@
 """Whose turn it is within a job: one run after another, from its claim to its end."""
 
 from collections import deque
+from collections.abc import Container
 
-from erpsync.core.run import Run
+from erpsync.core.run import Run, RunTrigger
 
 WAITS_FOR = "queue"
 """What a run waits for whose turn has not come."""
@@ -14,11 +15,15 @@ class Turns:
     def __init__(self) -> None:
         self._lines: dict[str, deque[Run]] = {}
 
-    def join(self, run: Run) -> bool:
-        """Stand in line, unless it does already; whether it is the run's turn."""
+    def join(self, run: Run, waiting: Container[str] = ()) -> bool:
+        """Stand in line, unless it does already; whether it is the run's turn.
+
+        Slices of a backfill let any other run go before them, those that are `waiting`.
+        """
         line = self._lines.setdefault(run.job, deque())
         if all(other.id != run.id for other in line):
-            line.append(run)
+            yields = (place for place, other in enumerate(line) if _is_slice(other) and other.id in waiting)
+            line.insert(len(line) if _is_slice(run) else next(yields, len(line)), run)
         return line[0].id == run.id
 
     def rename(self, former: str, name: str) -> None:
@@ -39,3 +44,7 @@ class Turns:
             del self._lines[run.job]
             return None
         return line[0] if was_first else None
+
+
+def _is_slice(run: Run) -> bool:
+    return run.trigger is RunTrigger.BACKFILL

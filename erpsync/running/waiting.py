@@ -71,7 +71,7 @@ class WaitingRoom:
         if self._closed or run.id in self._waiting:
             return
         if not self._may_overlap(run):
-            self._turns.join(run)
+            self._turns.join(run, self._waiting)
         self._waiting[run.id] = run
         if run.next_attempt_at is not None:
             self._delay(run)
@@ -103,9 +103,9 @@ class WaitingRoom:
         self._alarm.clear(("start-by", run_id))
         return self._waiting.pop(run_id, None)
 
-    def of_job(self, job: str) -> list[str]:
-        """The ids of a job's runs that wait, also of those that are ready."""
-        return [run.id for run in self._waiting.values() if run.job == job]
+    def of_job(self, job: str) -> list[Run]:
+        """A job's runs that wait, also those that are ready."""
+        return [run for run in self._waiting.values() if run.job == job]
 
     def ended(self, run: Run) -> None:
         """A run is over: it is the next one's turn."""

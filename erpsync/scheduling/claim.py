@@ -20,7 +20,16 @@ from erpsync.scheduling.planner import COUNTED, OVERLAP, PAUSED, UNKNOWN, Span, 
 from erpsync.scheduling.timetable import Timetable, read_schedule
 from erpsync.scheduling.trigger import newest_until, next_after
 from erpsync.store import schema
-from erpsync.store.ledger import Finish, Growth, find_run, finish_runs, grow_runs, insert_runs, last_runs
+from erpsync.store.ledger import (
+    Finish,
+    Growth,
+    find_claim,
+    find_run,
+    finish_runs,
+    grow_runs,
+    insert_runs,
+    last_runs,
+)
 from erpsync.store.marks import Mark, write_marks
 from erpsync.store.pauses import Pause, read_pauses, remove_pauses
 from erpsync.store.statement import Statement
@@ -29,7 +38,10 @@ START_BY = "start_by"
 """Missed: no first start in time, and nothing was noted that the run waited for."""
 _MANY = 500  # jobs of one look, beyond which reading all that lives is cheaper
 _RUN = schema.run.c
-_LIVE = select(_RUN.job, _RUN.id, _RUN.started_at).where(literal_column("state <> 'finished'"))
+_LIVE = select(_RUN.job, _RUN.id, _RUN.started_at).where(
+    literal_column("state <> 'finished'"),
+    literal_column("trigger <> 'backfill'"),  # which stand in nobody's way
+)
 _LIVE_OF_ALL = Statement(_LIVE)
 _LIVE_OF_JOB = Statement(_LIVE.where(_RUN.job == bindparam("name")))
 _LAST = func.coalesce(_RUN.fire_until, _RUN.fire_at, type_=schema.Instant())
@@ -254,6 +266,21 @@ def claim_requested(connection: Connection, requests: Sequence[Request]) -> list
             mine.append(run.id)
     insert_runs(connection, [each.run for each in granted])
     return granted
+
+
+def claim_backfills(
+    connection: Connection, backfills: Sequence[Sequence[Run]]
+) -> list[list[tuple[Run, bool]]]:
+    """Write the slices of backfills: each as the ledger has it now, and whether it is new."""
+    return [_claim_slices(connection, slices) for slices in backfills]
+
+
+def _claim_slices(connection: Connection, slices: Sequence[Run]) -> list[tuple[Run, bool]]:
+    new = insert_runs(connection, slices)
+    return [
+        (run if is_new else find_claim(connection, run.job, run.claim), is_new)
+        for run, is_new in zip(slices, new, strict=True)
+    ]
 
 
 def _skipped(run: Run, reason: str) -> Run:

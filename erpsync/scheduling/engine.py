@@ -9,9 +9,17 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.core.job import Job, Manual
-from erpsync.core.run import Run, RunTrigger, State, new_run_id
+from erpsync.core.run import Run, RunTrigger, State, new_run_id, utc_text
 from erpsync.scheduling.alarm import AlarmClock
-from erpsync.scheduling.claim import Claimed, Look, Request, claim_due, claim_requested, claimed_ahead
+from erpsync.scheduling.claim import (
+    Claimed,
+    Look,
+    Request,
+    claim_backfills,
+    claim_due,
+    claim_requested,
+    claimed_ahead,
+)
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.handover import Succession, forget_parents, successions
 from erpsync.scheduling.planner import CORRECTION
@@ -234,6 +242,36 @@ class Engine:
         else:
             self._tell_ended(run)
         return run
+
+    async def claim_backfill(
+        self, job: str, requested_by: str, name: str, windows: Sequence[tuple[datetime, datetime]]
+    ) -> list[Run]:
+        """Runs for parts of the past, all claimed in one transaction; those that a backfill of this name has already
+        are returned as they are.
+
+        Raises:
+            StoreError: nothing was claimed.
+        """
+        definition, now = self._jobs[job], self._clock.now()
+        slices = [
+            Run(
+                id=new_run_id(now),
+                job=job,
+                claim=f"backfill:{name}:{utc_text(begins)}",
+                plugin=definition.plugin,
+                trigger=RunTrigger.BACKFILL,
+                created_at=now,
+                instance=definition.instance,
+                identity=definition.identity,
+                requested_by=requested_by,
+                params={"window": [utc_text(begins), utc_text(ends)]},
+                priority=definition.priority,
+            )
+            for begins, ends in windows
+        ]
+        claimed = await self._store.write(claim_backfills, slices)
+        self._hand_over([run for run, new in claimed if new])
+        return [run for run, _ in claimed]
 
     # -- hints ---------------------------------------------------------------------------------------
 

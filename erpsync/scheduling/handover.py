@@ -53,14 +53,14 @@ def hand_over(
 ) -> list[Run]:
     """The runs of children whose last missing parent is among `finished`: written, pending or ended as skipped.
 
-    A run counts once, when it ends: a range that grows later is no new run, and a dry run is none. To be called in
-    the transaction that finishes the parents, in the order in which they ended.
+    A run counts once, when it ends: a range that grows later is no new run, a dry run and a backfill's slice
+    are none. To be called in the transaction that finishes the parents, in the order in which they ended.
     """
     written: list[Run] = []
     ended = deque(finished)
     while ended:
         parent = ended.popleft()
-        if parent.job not in rules or parent.params.get("dry_run"):
+        if parent.job not in rules or parent.params.get("dry_run") or parent.trigger is RunTrigger.BACKFILL:
             continue
         for rule in rules[parent.job]:
             _leave(connection, rule.child.name, parent)
@@ -146,7 +146,11 @@ def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], n
         return PARENT
     if job.on_blackout == "skip" and blackout_end(job, now) is not None:
         return BLACKOUT
-    live = select(func.count()).where(schema.run.c.job == job.name, literal_column("state <> 'finished'"))
+    live = select(func.count()).where(
+        schema.run.c.job == job.name,
+        schema.run.c.trigger != RunTrigger.BACKFILL.value,
+        literal_column("state <> 'finished'"),
+    )
     return None if room(job, connection.scalar(live) or 0, 1) else OVERLAP
 
 

@@ -368,6 +368,12 @@ def find_run(connection: Connection, id_or_prefix: str) -> Run | None:
     return _run(rows[0]._mapping) if rows else None
 
 
+def find_claim(connection: Connection, job: str, claim: str) -> Run:
+    """The run of a claim that the ledger has."""
+    query = select(schema.run).where(_RUN.job == job, _RUN.claim == claim)
+    return _run(connection.execute(query).one()._mapping)
+
+
 def find_runs(connection: Connection, ids: Sequence[str]) -> dict[str, Run]:
     """Those of these runs that the ledger has."""
     found: dict[str, Run] = {}
@@ -428,7 +434,7 @@ def last_successes(connection: Connection) -> dict[str, datetime]:
     """When each job last succeeded; reads the whole ledger, for start-up and reports."""
     query = (
         select(_RUN.job, func.max(_RUN.finished_at, type_=schema.Instant()).label("at"))
-        .where(_RUN.outcome == Outcome.SUCCEEDED.value)
+        .where(_RUN.outcome == Outcome.SUCCEEDED.value, _RUN.trigger != RunTrigger.BACKFILL.value)
         .group_by(_RUN.job)
     )
     return {row.job: row.at for row in connection.execute(query)}

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -78,6 +78,17 @@ class Desk:
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
         self.heard.append(("reset_cursor", job, requested_by))
+
+    async def backfill(
+        self,
+        job: str,
+        window: tuple[datetime, datetime],
+        size: timedelta,
+        name: str | None,
+        requested_by: str,
+    ) -> list[Run]:
+        self.heard.append(("backfill", job, window, size, name, requested_by))
+        return []
 
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         self.heard.append(("cancel", run_id, reason, requested_by))

@@ -4,7 +4,7 @@ import asyncio
 import os
 import pwd
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ async def test_runs_are_asked_for_again(served: Any, socket_path: Path) -> None:
     ]
     with pytest.raises(DaemonRefusedError, match="window"):
         await ask(socket_path, lambda client: client.claim("products", {"window": window[::-1]}))
+    assert await ask(socket_path, lambda client: client.backfill("products", window, 3600, "may")) == []
+    with pytest.raises(DaemonRefusedError, match="window"):
+        await ask(socket_path, lambda client: client.backfill("products", window[::-1], 3600, None))
+    days = (datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC))
+    assert served.heard[-1] == ("backfill", "products", days, timedelta(hours=1), "may", ME)
     await ask(socket_path, lambda client: client.reset_cursor("products@acme"))
     assert served.heard[-1] == ("reset_cursor", "products@acme", ME)
 
@@ -128,6 +133,7 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
         "/runs/{run_id}/retry",
         "/jobs/{job}/dead/retry",
         "/jobs/{job}/cursor/reset",
+        "/jobs/{job}/backfill",
     }
     identities = {"/identities", "/identities/{name}", "/identities/{name}/fetch"}
     assert (

@@ -1,5 +1,6 @@
 """Who may start: limits, priority, fairness."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from erpsync.core.run import Run, RunTrigger
@@ -26,6 +27,14 @@ def test_priority_then_fire_time() -> None:
     for one in (run(3), run(1), run(2, priority=5)):
         admission.put(one)
     assert taken(admission) == ["r2", "r1", "r3"]
+
+
+def test_a_backfill_takes_what_others_leave() -> None:
+    """Its slices start after everything else, whatever their priority."""
+    admission = Admission(10, {})
+    for one in (replace(run(1, priority=9), trigger=RunTrigger.BACKFILL), run(2)):
+        admission.put(one)
+    assert taken(admission) == ["r2", "r1"]
 
 
 def test_limits_hold_and_free_slots_are_used() -> None:

@@ -36,6 +36,7 @@ async def test_run_is_told_in_one_line(desk: MakeDesk, define: Define) -> None:
         "job": "quick",
         "instance": "acme",
         "identity": "night@acme",
+        "trigger": "schedule",
         "outcome": "succeeded",
         "reason": None,
         "attempts": 1,

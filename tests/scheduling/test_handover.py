@@ -119,6 +119,17 @@ async def test_a_dry_run_hands_nothing_over(store: Store) -> None:
     assert await store.write(_end, ([_run(A, 1, params={"dry_run": True})], jobs)) == []
 
 
+async def test_a_slice_of_a_backfill_hands_nothing_over_and_is_in_nobodys_way(store: Store) -> None:
+    """Its end starts no child, and while it lives the job's own runs are not skipped for overlap."""
+    child = replace(CHILD, schedules=(After(("a",)),))
+    past = _run(A, 1, trigger=RunTrigger.BACKFILL)
+    assert await store.write(_end, ([past], [child])) == []
+    live = _run(child, 2, trigger=RunTrigger.BACKFILL, state=State.RUNNING, outcome=None)
+    await store.write(insert_runs, live)
+    (run,) = await store.write(_end, ([_run(A, 3)], [child]))
+    assert run.outcome is None
+
+
 async def test_a_child_that_lives_is_not_doubled(store: Store) -> None:
     """As its overlap says: skipped, one waiting behind, or beside."""
     alone = replace(CHILD, schedules=(After(("a",)),))
