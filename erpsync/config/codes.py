@@ -23,7 +23,7 @@ CODES = {
     "E116": "an identity cannot be used where the job runs",
     "E117": "two jobs write one table",
     "E118": "a name holds characters that names cannot have",
-    "E119": "a secret cannot be had",
+    "E119": "a secret cannot be had, or is too short to be kept out of what is told (fewer than four characters)",
     "E120": "a scope does not go with the grant",
     "E121": "jobs run after one another in a circle",
     "E122": "a former name belongs to another job",

@@ -10,7 +10,7 @@ from erpsync.core.instance import AuthMethod, GrantKind, Identity, Instance
 
 _OF_REFERENCE_TOKEN = ("token", "token_header", "token_expires")
 _OF_PERSON = ("redirect_uri",)
-_OF_ANY_GRANT = ("grant", "instance")
+_OF_ANY_GRANT = ("grant", "instance", "largest_token")
 _METHODS: Mapping[str, tuple[AuthMethod, ...]] = {
     "client_secret": ("client_secret_post", "client_secret_basic"),
     "basic_encoding": ("client_secret_basic",),

@@ -411,6 +411,7 @@ class IdentitySection(Section):
     token_header: TokenScheme = "bearer"  # noqa: S105 - no password
     token_expires: Expiry | None = None
     redirect_uri: LoopbackUri | None = None
+    largest_token: Size = 16 * 1024
 
 
 class InstanceSection(Section):

@@ -45,8 +45,9 @@ class Identity:
 
     A service asks for tokens by "client_credentials", a person signs in once ("authorization_code"), a
     "reference_token" (ERP.net's PAT and SAT) was made by hand and is sent as it is: then `token` says where it is,
-    `token_scheme` how it is sent and `token_expires` (aware UTC) until when it was issued. `private_key` (PEM) and
-    `key_id` belong to "private_key_jwt"; `redirect_uri` is where a person's browser comes back to on this machine, if
+    `token_scheme` how it is sent and `token_expires` (aware UTC) until when it was issued. No token of more than
+    `largest_token` characters is taken: servers refuse such headers. `private_key` (PEM) and `key_id` belong to
+    "private_key_jwt"; `redirect_uri` is where a person's browser comes back to on this machine, if
     the server wants one exact address.
     """
 
@@ -66,6 +67,7 @@ class Identity:
     token: SecretReference | None = None
     token_scheme: TokenScheme = "bearer"  # noqa: S105 - no password
     token_expires: datetime | None = None
+    largest_token: int = 16 * 1024
     redirect_uri: str | None = None
 
     @property

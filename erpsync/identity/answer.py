@@ -14,7 +14,7 @@ from erpsync.identity.source import Grant
 
 DEFAULT_LIFETIME = 300.0
 LONGEST_LIFETIME = 86400.0
-_LARGEST_TOKEN = 16 * 1024
+_LARGEST_KEPT = 16 * 1024  # of what goes into no header
 _ABOUT_PEOPLE = frozenset(
     {"openid", "profile", "offline_access"}
 )  # no scope of the access token at some servers
@@ -85,7 +85,7 @@ def read_grant(answer: Answer, identity: Identity, redact: Callable[[str], str])
     if answer.status in _TRANSIENT or "error" in fields or not 200 <= answer.status < 300:
         raise _refusal(answer, fields, identity, redact)
     doubts: list[str] = []
-    token = _token(answer, fields)
+    token = _token(answer, fields, identity)
     _check_type(answer, fields, doubts)
     lifetime = _lifetime(fields, token, doubts)
     scope = _scope(fields, identity, doubts)
@@ -110,23 +110,23 @@ def _one_token(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _token(answer: Answer, fields: dict[str, object]) -> str:
+def _token(answer: Answer, fields: dict[str, object], identity: Identity) -> str:
     token = fields.get("access_token")
     if not isinstance(token, str) or not token:
         raise _malformed(answer, "holds no access token")
-    if wrong := token_fault(token):
+    if wrong := token_fault(token, identity.largest_token):
         raise _malformed(answer, f"holds an access token of {len(token)} characters{wrong}")
     return token
 
 
 def _kept(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _LARGEST_TOKEN else None
+    return value if isinstance(value, str) and 0 < len(value) <= _LARGEST_KEPT else None
 
 
-def token_fault(token: str) -> str:
+def token_fault(token: str, largest: int) -> str:
     """Why a token cannot be sent, as it goes into a header (RFC 6750 section 2.1); empty where it can."""
-    if len(token) > _LARGEST_TOKEN:
-        return f"; {_LARGEST_TOKEN} is the limit"
+    if len(token) > largest:
+        return f"; {largest} is the limit (`largest_token`)"
     return "" if all("!" <= char <= "~" for char in token) else " with forbidden ones"
 
 

@@ -49,7 +49,7 @@ class ReferenceTokenSource:
             IdentityError: its configured end has passed.
         """
         value = await self._value()
-        if wrong := token_fault(value):
+        if wrong := token_fault(value, self._identity.largest_token):
             raise SecretUnavailableError(
                 f"the reference token of {self._identity.name} cannot be one: {len(value)} characters{wrong}",
                 hint="the file must hold the token alone, like enrt_…",

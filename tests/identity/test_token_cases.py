@@ -160,9 +160,11 @@ async def test_T11_token_that_breaks_headers(bench: Bench, value: str) -> None:
 
 
 async def test_T12_huge_token(bench: Bench) -> None:
-    """16 KiB of token are taken, 100 kB are not."""
+    """16 KiB of token are taken, 100 kB are not, unless `largest_token` says so."""
     assert "100000 characters" in str((await told_of(bench, http(grant("x" * 100_000))))["error_message"])
     assert len((await token_after(bench, http(grant("x" * 16384)))).value) == 16384
+    larger = await token_after(bench, http(grant("x" * 100_000)), largest_token=2**17)
+    assert len(larger.value) == 100_000
 
 
 @pytest.mark.parametrize("missing", [True, False])
