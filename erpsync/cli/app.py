@@ -16,6 +16,7 @@ from erpsync.cli.history import logs, runs, show
 from erpsync.cli.identities import identities, token
 from erpsync.cli.jobs import jobs_app
 from erpsync.cli.login import login, logout
+from erpsync.cli.new import new_app
 from erpsync.cli.next import next_
 from erpsync.cli.night import night
 from erpsync.cli.options import workspace_of
@@ -83,6 +84,7 @@ app.command()(pause)
 app.command()(resume)
 app.command()(reload)
 app.command()(plugins)
+app.add_typer(new_app)
 app.add_typer(store_app, name="store")
 app.command()(login)
 app.command()(logout)

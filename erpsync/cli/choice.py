@@ -68,27 +68,27 @@ def find_run_of(workspace: Workspace, run_id: str) -> Run:
     return run
 
 
-def meant_run(workspace: Workspace, subject: str) -> Run:
-    """The newest run of the job of this name or definition, else the run of this id."""
-    found = meant_runs(workspace, subject, limit=1)
-    if not found:
-        raise UnknownRunError(f'"{subject}" has not run yet', hint=f"erpsync run {subject}")
-    return found[0]
-
-
-def meant_runs(
-    workspace: Workspace, subject: str, states: Sequence[State] = (), limit: int = 100_000
-) -> list[Run]:
-    """The runs in these states, without any in all, of the jobs that a selector means, else the run of this id."""
-    from erpsync.store.ledger import RunFilter, find_run, list_runs
+def job_or_run(workspace: Workspace, subject: str) -> tuple[str, ...] | Run:
+    """The names of the jobs that a selector means, else the run of this id."""
+    from erpsync.store.ledger import find_run
 
     try:
-        names = job_names(workspace, [subject], None, None)
+        return job_names(workspace, [subject], None, None) or ()
     except UnknownJobError as error:
         run = workspace.read(find_run, None, subject)
         if run is None:
             raise UnknownRunError(f'there is no job or run "{subject}"', hint=error.hint) from error
-        return [run]
-    which = RunFilter(jobs=names, states=tuple(states), limit=limit)
-    runs: list[Run] = workspace.read(list_runs, [], which)
+        return run
+
+
+def meant_runs(workspace: Workspace, subject: str, states: Sequence[State]) -> list[Run]:
+    """The runs in these states of the jobs that a selector means, else the run of this id."""
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    meant = job_or_run(workspace, subject)
+    if isinstance(meant, Run):
+        return [meant]
+    runs: list[Run] = workspace.read(
+        list_runs, [], RunFilter(jobs=meant, states=tuple(states), limit=100_000)
+    )
     return runs

@@ -3,20 +3,23 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
 
-from erpsync.cli.choice import find_run_of, job_names, meant_run
+from erpsync.cli.choice import find_run_of, job_names, job_or_run
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
 from erpsync.cli.output import RUN_COLUMNS, Times, inset, note, print_json, print_runs, run_row, say, table
 from erpsync.cli.workspace import Workspace
+from erpsync.control.selection import UnknownRunError
 from erpsync.core.run import Attempt, Outcome, Run, State
 
 _LOG_TAIL = 20  # records that `show` prints
 _POLL_SECONDS = 0.3
+_MANY = 1000  # runs that may come between two looks
 
 
 def runs(
@@ -77,23 +80,73 @@ def show(
 
 def logs(
     context: typer.Context,
-    subject: Annotated[str, typer.Argument(metavar="RUN|JOB", help="A run, or a job: its newest run.")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    subject: Annotated[
+        str | None, typer.Argument(metavar="[RUN|JOB]", help="A run, or a job: its newest run.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run ends; of a job run after run.")
+    ] = False,
+    instance: InstanceOption = None,
+    tag: TagOption = None,
     format: FormatOption = "text",  # noqa: A002
 ) -> None:
     """What a run said. With --follow and JSON: one document a line."""
     workspace = workspace_of(context)
-    run = meant_run(workspace, subject)
-    if format == "json" and not follow:
-        print_json(workspace.run_log.read(run.id)[0])
+    if not (subject or instance or tag):
+        raise typer.BadParameter(
+            "name a run or a job, or choose by --instance or --tag", param_hint="RUN|JOB"
+        )
+    for run in _runs_to_read(workspace, subject, instance, tag, follow):
+        if format == "json" and not follow:
+            print_json(workspace.run_log.read(run.id)[0])
+            return
+        times = Times(_zone(workspace, run.job))
+        if format == "text":
+            note(f"{run.id} {run.job}, {times.heading()}")
+        for record in _records(workspace, run.id, follow):
+            line = json.dumps(record, ensure_ascii=False) if format == "json" else _log_line(record, times)
+            say(line)
+            sys.stdout.flush()
+
+
+def _runs_to_read(
+    workspace: Workspace,
+    subject: str | None,
+    instances: list[str] | None,
+    tags: list[str] | None,
+    follow: bool,
+) -> Iterator[Run]:
+    """The run of this id, or the newest of the jobs; to follow, the one that runs and those that come after it."""
+    if subject and not (instances or tags) and isinstance(meant := job_or_run(workspace, subject), Run):
+        yield meant
         return
-    times = Times(_zone(workspace, run.job))
-    if format == "text":
-        note(f"{run.id} {run.job}, {times.heading()}")
-    for record in _records(workspace, run.id, follow):
-        line = json.dumps(record, ensure_ascii=False) if format == "json" else _log_line(record, times)
-        say(line)
-        sys.stdout.flush()
+    names = job_names(workspace, [subject] if subject else None, instances, tags)
+    begun = _list(workspace, names, (State.RUNNING,), _MANY)[-1:] if follow else []
+    run = next(iter(begun or _list(workspace, names, (), 1)), None)
+    if run is None and not follow:
+        raise UnknownRunError("there is no run yet", hint="erpsync jobs")
+    if run is not None:
+        yield run
+    while follow:
+        newest = _list(workspace, names, (), _MANY)
+        newer = _before(newest, run)
+        yield from reversed(newer)
+        run = next(iter(newer), run)
+        if not newer:
+            time.sleep(_POLL_SECONDS)
+
+
+def _before(newest_first: Sequence[Run], known: Run | None) -> list[Run]:
+    return [*takewhile(lambda each: known is None or each.id != known.id, newest_first)]
+
+
+def _list(
+    workspace: Workspace, names: tuple[str, ...] | None, states: tuple[State, ...], limit: int
+) -> list[Run]:
+    from erpsync.store.ledger import RunFilter, list_runs
+
+    runs: list[Run] = workspace.read(list_runs, [], RunFilter(jobs=names, states=states, limit=limit))
+    return runs
 
 
 def _since(workspace: Workspace, text: str | None) -> datetime | None:

@@ -106,6 +106,24 @@ def test_logs_are_followed_to_the_end(daemon: "subprocess.Popen[str]", slow: Pat
         assert logs.wait(30) == 0
 
 
+def test_the_logs_of_a_job_are_followed_run_after_run(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+    """Of a job `logs --follow` begins with what runs, goes on with the next run, and ends with Ctrl-C."""
+    type_("trigger", "slow")
+    with (
+        started("logs", "--tag", "words", "--follow") as none,
+        started("logs", "sl*", "-f", "--format", "json") as logs,
+    ):
+        assert logs.stdout is not None
+        assert json.loads(logs.stdout.readline())["event"] == "began"
+        (slow / "go").touch()
+        assert json.loads(logs.stdout.readline())["event"] == "ended"
+        type_("trigger", "slow", "--wait")
+        assert [json.loads(logs.stdout.readline())["event"] for _ in range(2)] == ["began", "ended"]
+        for process in (logs, none):
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+
+
 def test_status_names_what_runs(daemon: "subprocess.Popen[str]", slow: Path) -> None:
     """The text has the running run with its progress, what comes next, and the pid."""
     run = json.loads(type_("trigger", "slow", "--format", "json").stdout)
