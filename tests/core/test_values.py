@@ -218,6 +218,7 @@ def test_the_run_document_has_the_public_fields() -> None:
         "requested_by",
         "retry_of",
         "parents",
+        "window",
     ]
     assert utc_text(datetime(2026, 1, 1, 2, tzinfo=UTC)) == "2026-01-01T02:00:00Z"
     assert Counts(read=1).plus(read=2, failed=1) == Counts(read=3, failed=1)
