@@ -12,36 +12,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from erpsync.core.clock import Clock
-from erpsync.core.errors import PluginLoadError, RunError, StoreError
+from erpsync.core.errors import RunError, StoreError
 from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
-from erpsync.core.run import Attempt, Outcome, Run, RunFailure, RunTrigger, State
+from erpsync.core.run import Outcome, Run, RunFailure, RunTrigger, State
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.slots import SlotBook
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.admission import Admission
 from erpsync.running.alarm import Alarm
 from erpsync.running.attempt import LiveAttempt
-from erpsync.running.channel import Done
+from erpsync.running.conductor import Conductor, NotBegunError
 from erpsync.running.connection import Connection
 from erpsync.running.endings import Ended, Endings, HandOver
 from erpsync.running.escalation import Escalation
 from erpsync.running.events import RunEvents
-from erpsync.running.fault import Fault
 from erpsync.running.fork import ForkServer
 from erpsync.running.patience import PAUSE, PatientWriter
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
-from erpsync.running.verdict import GENTLE, LICENCE, Ending, judge
+from erpsync.running.verdict import LICENCE
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
 from erpsync.store.dead_letters import DeadLetters, settles, taken_up
-from erpsync.store.ledger import Begin, End, Finish, begin_attempts, find_run
+from erpsync.store.ledger import Finish, find_run
 from erpsync.store.pauses import Pause, read_pauses
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
@@ -49,10 +46,6 @@ from erpsync.store.state import Store
 _GRACE = timedelta(seconds=10)
 _REPLACED = "replaced by a newer run"
 _SHUT_DOWN = "interrupted by the daemon's shut-down"
-
-
-class _NotBegunError(Exception):
-    """The beginning of an attempt is not durable; nothing was started."""
 
 
 class Runner:
@@ -100,8 +93,6 @@ class Runner:
         self._writer = PatientWriter(store, clock, self._events, patience)
         self._redactor = redactor
         self._grace = grace.total_seconds()
-        self._jitter = jitter
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
         self._preparation = Preparation(catalog, secrets, store)
         self._fork_server = ForkServer(redactor.knows)
         self._workbench = Workbench(
@@ -129,6 +120,18 @@ class Runner:
             late=self._miss,
         )
         self._escalation = Escalation(self._alarm, clock, self._events, self._grace)
+        self._conductor = Conductor(
+            owner=f"{socket.gethostname()}:{os.getpid()}",
+            store=store,
+            patient=self._writer if patience is not None else None,
+            workbench=self._workbench,
+            preparation=self._preparation,
+            escalation=self._escalation,
+            events=self._events,
+            clock=clock,
+            redactor=redactor,
+            jitter=jitter,
+        )
         self._live: dict[str, LiveAttempt] = {}
         self._licence_waits: Counter[str] = (
             Counter()
@@ -404,14 +407,14 @@ class Runner:
         try:
             if not configured:
                 ended = await self._give_up(attempt.run)
-            elif await self._is_begun(attempt):
-                end = await self._attempt(attempt)
+            elif await self._conductor.begin(attempt):
+                end = await self._conductor.perform(attempt, self._licence_waits[attempt.run.id])
                 ended = await self._writer.write(self._endings.end, end, attempt.run)
                 if taken_up(ended.run) and settles(ended.run):
                     await asyncio.to_thread(DeadLetters(self._data / "dead").remove, taken_up(ended.run))
                 if end.store_cursor:
                     self._preparation.cursor_moved(attempt.run.job, end.cursor_after)
-        except _NotBegunError:
+        except NotBegunError:
             self._spawn(self._offer_later(attempt.run))
             return
         except Exception as error:  # noqa: BLE001 - one run's end must not be the end of the others
@@ -424,61 +427,10 @@ class Runner:
         else:
             await self._over(attempt.run, ended)
 
-    async def _is_begun(self, attempt: LiveAttempt) -> bool:
-        """Make the beginning durable; False where the run has ended meanwhile.
-
-        Raises:
-            _NotBegunError: the state refuses for now. Until it takes the beginning a window may close, so the run
-                does not keep its slot for that.
-        """
-        begun = await self._begun(Begin(attempt.run.id, self._owner, self._clock.now()), attempt.run)
-        if begun is None:
-            return False
-        attempt.run = replace(
-            attempt.run,
-            state=State.RUNNING,
-            waiting_for=None,
-            attempts=begun.number,
-            started_at=attempt.run.started_at or begun.started_at,
-            owner=self._owner,
-        )
-        self._events.started(attempt.run)
-        return True
-
-    async def _begun(self, begin: Begin, run: Run) -> Attempt | None:
-        if self._patience is not None:
-            attempt: Attempt | None = await self._writer.write(begin_attempts, begin, run)
-            return attempt
-        try:
-            return await self._store.write(begin_attempts, begin)
-        except StoreError as error:
-            if not error.retryable:
-                raise
-            self._events.unwritten(run, error)
-            raise _NotBegunError from error
-
     async def _offer_later(self, run: Run) -> None:
         """Let a run begin again from where it waits, when the state has had time to recover."""
         await self._clock.sleep(PAUSE)
         self.offer([run])
-
-    async def _attempt(self, attempt: LiveAttempt) -> End:
-        self._escalation.limit(attempt)
-        attempt.start(self._workbench.work(attempt))
-        answer = await attempt.answer()
-        self._escalation.over(attempt)
-        ending = attempt.ending(self._clean(answer))
-        if isinstance(ending.answer, Fault):
-            self._log_fault(attempt.reporter, ending.answer, ending)
-        return judge(
-            attempt.job,
-            attempt.run,
-            ending,
-            repeatable=ending.cause in GENTLE and self._repeatable(attempt.job),
-            now=self._clock.now(),
-            jitter=self._jitter,
-            licence_waits=self._licence_waits[attempt.run.id],
-        )
 
     def _go_on(self, run: Run) -> None:
         """After an attempt that was not the last."""
@@ -541,30 +493,6 @@ class Runner:
         for waiter in self._waiters.get(run_id, ()):
             if not waiter.done():
                 resolve(waiter)
-
-    def _clean(self, answer: Done | Fault) -> Done | Fault:
-        """Without secrets, before anything is kept of it."""
-        clean = self._redactor
-        if isinstance(answer, Done):
-            return msgspec.structs.replace(answer, note=clean(answer.note))
-        words = {"message": clean(answer.message), "hint": clean(answer.hint), "trace": clean(answer.trace)}
-        return msgspec.structs.replace(answer, **words)
-
-    def _log_fault(self, reporter: RunReporter, fault: Fault, ending: Ending) -> None:
-        if fault.kind == "skip":
-            return
-        if ending.cause:  # we ended it; what it raised by that is nobody's fault
-            reporter.log("warning", "attempt.ended", {"cause": ending.cause_text})
-            return
-        words = {"type": fault.type, "message": fault.message, "hint": fault.hint}
-        words |= {"trace": fault.trace}
-        reporter.log("error", "attempt.failed", {name: word for name, word in words.items() if word})
-
-    def _repeatable(self, job: Job) -> bool:
-        try:
-            return self._preparation.repeatable(job)
-        except PluginLoadError:
-            return True  # it has not been entered: nothing was done that could be done twice
 
 
 def _fail(waiter: "asyncio.Future[Run]", error: Exception) -> None:
