@@ -1,7 +1,7 @@
 """A runner over a real store, real children and the hostile plugins, with its events to wait for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy
 
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.event import Level
@@ -199,3 +200,9 @@ def define() -> Callable[..., Job]:
         return Job(name or plugin, name or plugin, plugin, settings=settings, **values)
 
     return make
+
+
+def impatient(connection: sqlalchemy.Connection, wishes: Sequence[None]) -> Sequence[None]:
+    """The writer's own connection waits for no lock, so that no busy time-out passes."""
+    connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    return wishes

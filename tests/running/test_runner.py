@@ -17,6 +17,7 @@ from erpsync.core.run import Outcome, State
 from erpsync.core.session import Session
 from erpsync.erpnet.slots import SlotBook
 from erpsync.running.connection import Connection
+from tests.running.conftest import impatient
 
 MakeDesk = Callable[..., Any]
 Define = Callable[..., Job]
@@ -321,8 +322,7 @@ async def test_locked_ledger_costs_time_only(desk: MakeDesk, define: Define) -> 
     at = desk(define("gate"), clock=clock)
     run = await at.offer("gate")
     await at.logged(run, "entered")
-    with at.store._writers.begin() as connection:  # the store's own lock, so that no busy time-out passes
-        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    await at.store.write(impatient, None)
     other = sqlite3.connect(at.store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     await at.runner.cancel(run.id, "alice")

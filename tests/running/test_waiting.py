@@ -14,6 +14,7 @@ from erpsync.core.job import Calendar, Job, RetryPolicy, Window
 from erpsync.core.run import Outcome, RunTrigger
 from erpsync.store.ledger import Finish, finish_runs
 from erpsync.store.pauses import Pause, remove_pauses, write_pauses
+from tests.running.conftest import impatient
 
 MakeDesk = Callable[..., Any]
 Define = Callable[..., Job]
@@ -396,8 +397,7 @@ async def test_a_beginning_that_the_state_refuses_keeps_no_slot_and_waits_for_it
     clock = ManualClock(NOON.replace(hour=5))
     options = {"window": NIGHT, "start_by": 24 * HOUR}
     at = desk(define("quick", options=options), clock=clock)
-    with at.store._writers.begin() as connection:  # the store's own lock, so that no busy time-out passes
-        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    await at.store.write(impatient, None)
     run = await at.claim("quick")
     other = sqlite3.connect(at.store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
