@@ -1,10 +1,12 @@
 """What the product promises, seen from outside: the real command against a real sandbox."""
 
 import json
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -75,25 +77,61 @@ async def look(ctx: JobContext[Settings]) -> JobResult:
 '''
 
 
-def test_a_thousand_runs_take_one_token(site: Site) -> None:
-    """1 000 runs of one identity within one session are one token request and one session, counted there."""
-    site.write(NOOP, "plugins/look.py")
+TOGETHER = '''
+import asyncio
+from erpsync import JobContext, JobResult, Settings, job
+
+entered = []
+everybody = asyncio.Event()
+
+class Options(Settings):
+    runs: int
+
+@job("together")
+async def together(ctx: JobContext[Options]) -> JobResult:
+    """One small read, once all the others are here."""
+    entered.append(ctx.run_id)
+    if len(entered) == ctx.settings.runs:
+        everybody.set()
+    await everybody.wait()
+    await ctx.erp.count("General_Currencies_Currencies")
+    return ctx.result()
+
+@job("go")
+async def go(ctx: JobContext[Settings]) -> JobResult:
+    return ctx.result()
+'''
+
+
+@pytest.fixture
+def _many_files() -> Iterator[None]:
+    """Both ends of a thousand connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_a_thousand_runs_at_once_take_one_token(site: Site) -> None:
+    """1 000 runs of one identity, all in progress at once, are one token request and one session, counted there."""
+    site.write(TOGETHER, "plugins/together.py")
     jobs = "".join(
-        f'[jobs.look-{number}]\nplugin = "look"\nidentity = "service"\n'
-        f'schedule = {{ every = "250ms", offset = "{number * 10}ms" }}\n'
-        for number in range(25)
+        f'[jobs.look-{number}]\nplugin = "together"\nidentity = "service"\nschedule = {{ after = "go" }}\n'
+        "with.runs = 1000\n"
+        for number in range(1000)
     )
-    site.write(BASE + jobs)
+    base = BASE.replace('data = "data"', 'data = "data"\nmax_runs = 1001')
+    site.write(base + '[jobs.go]\nplugin = "go"\nschedule = "manual"\n' + jobs)
     with site.daemon() as daemon:
-        eventually(lambda: site.sandbox.stats()["api_requests"] >= 1000, "1 000 runs read something")
+        assert site.erpsync("trigger", "go").returncode == 0
+        done = "SELECT count(*) FROM run WHERE job LIKE 'look-%' AND outcome = 'succeeded'"
+        eventually(lambda: site.rows("erpsync.db", done)[0][0] == 1000, "1 000 runs succeed")
         assert site.stop(daemon) == 0
-    succeeded = sum(
-        run["outcome"] == "succeeded" for number in range(25) for run in site.runs(f"look-{number}")
-    )
-    assert succeeded >= 1000
     stats = site.sandbox.stats()
     assert stats["token_requests"] == {"erpsync.sandbox/service": 1}
-    assert (stats["sessions_opened"], stats["violations"]) == (1, 0)
+    assert (stats["sessions_opened"], stats["max_sessions_open"], stats["violations"]) == (1, 1, 0)
+    assert stats["api_requests"] >= 1000
 
 
 def test_every_fire_time_is_in_the_ledger_once_through_kill_9(site: Site) -> None:
