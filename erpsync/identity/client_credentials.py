@@ -23,6 +23,10 @@ class ClientCredentialsSource:
         """Whether the secrets read now differ from those read last."""
         return await self._client.changed()
 
+    def withdrawn(self) -> bool:
+        """Only the API can take a service's token back."""
+        return False
+
     def facts(self) -> SourceFacts:
         """What it has seen."""
         return self._client.facts()

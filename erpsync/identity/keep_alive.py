@@ -25,8 +25,6 @@ async def keep_signed_in(
 async def _look_after(manager: TokenManager, source: RefreshSource) -> None:
     with suppress(ErpsyncError):
         if source.is_changed_elsewhere():
-            if held := manager.held:
-                manager.invalidate(held.version, "somebody has signed in or out")
             await manager.token()
         elif source.is_due():
             await manager.token(max_age=source.keep_alive_after)

@@ -70,6 +70,7 @@ class TokenManager:
             IdentityError: retryable where waiting can help.
             SecretUnavailableError: the secret cannot be read.
         """
+        self._let_go_of_withdrawn()
         held = self._held
         if held is not None and (max_age is None or not held.is_older(max_age, self._clock)):
             enough = held.windows.soft
@@ -104,6 +105,7 @@ class TokenManager:
     @property
     def held(self) -> AccessToken | None:
         """The token that serves now; None where none does."""
+        self._let_go_of_withdrawn()
         held = self._held
         return held.token if held and held.phase(held.left(self._clock)) is not Phase.EXPIRED else None
 
@@ -144,6 +146,12 @@ class TokenManager:
         if self._flight is not None:
             self._flight.cancel()
             await asyncio.gather(self._flight, return_exceptions=True)
+
+    def _let_go_of_withdrawn(self) -> None:
+        """Somebody has signed in or out: not one more call with the token from before, however new that is."""
+        if (held := self._held) is not None and self._source.withdrawn():
+            self._held = self._failure = self._refused = self._forced_at = None
+            self._report.invalidated(held, "somebody has signed in or out", renewed=True)
 
     # -- callers ---------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ class ReferenceTokenSource:
         await self._value()
         return self._digest != before
 
+    def withdrawn(self) -> bool:
+        """Only the API can take it back."""
+        return False
+
     def facts(self) -> SourceFacts:
         """Its end, when that is near."""
         end = self._identity.token_expires

@@ -37,6 +37,9 @@ class RefreshSource:
         self._refreshed_at: datetime | None = None  # as long as there is something to keep alive
         self._given: str | None = None  # the access token that the manager has from here
         self._signed_out = False
+        self._void = (
+            False  # the token that was given: seen with the lock held, when nobody was signed in any more
+        )
         self._unsaved: StoredToken | None = None  # came from the server, and the disk has refused it
 
     async def fetch(self) -> Fetched:
@@ -56,15 +59,16 @@ class RefreshSource:
         self._signed_out = False
         async with drawer.lock():
             await self._save_unsaved(drawer)
+            news = drawer.changed()
             stored = await asyncio.to_thread(drawer.load)
             alive = stored is not None and stored.refresh_token and not stored.refused
             self._refreshed_at = stored.refreshed_at if stored and alive else None
             if stored is None:
-                self._signed_out = True
+                self._signed_out = self._void = True
                 raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
-            if stored.access_token != self._given and self._left(stored) > min(
-                _WORTH_SECONDS, stored.lifetime / 2
-            ):
+            self._void = self._void or news
+            news = news or stored.access_token != self._given
+            if news and self._left(stored) > min(_WORTH_SECONDS, stored.lifetime / 2):
                 return self._take_over(stored)
             if stored.refresh_token is None:
                 raise self._refused("it has given no refresh token")
@@ -79,6 +83,10 @@ class RefreshSource:
     def is_changed_elsewhere(self) -> bool:
         """Whether another process has written what is stored; cheap."""
         return self._drawer is not None and self._drawer.changed()
+
+    def withdrawn(self) -> bool:
+        """Whether another process has signed in, out or renewed since a token was given."""
+        return self._void or self.is_changed_elsewhere()
 
     def is_due(self) -> bool:
         """Whether the refresh token has to be used now, whoever needs a token."""
@@ -107,7 +115,7 @@ class RefreshSource:
             raise self._refused(why) from error
         self._unsaved = _renewed(stored, fetched)
         await self._save_unsaved(drawer)
-        self._given, self._refreshed_at = fetched.grant.access_token, fetched.sent_at
+        self._given, self._refreshed_at, self._void = fetched.grant.access_token, fetched.sent_at, False
         return fetched
 
     async def _ask(self, token: str) -> Fetched:
@@ -132,7 +140,7 @@ class RefreshSource:
 
     def _take_over(self, stored: StoredToken) -> Fetched:
         clock = self._client.clock
-        self._given = stored.access_token
+        self._given, self._void = stored.access_token, False
         for token in filter(None, (stored.refresh_token, stored.id_token)):
             self._client.redactor.learn_passing(self._client.identity.name, token)
         grant = Grant(stored.access_token, stored.lifetime, stored.scope)

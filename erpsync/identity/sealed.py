@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -123,12 +124,15 @@ class Drawer:
         self._emit = emit
         self._path = folder / (hashlib.sha256(json.dumps(bound[1:]).encode()).hexdigest()[:32] + ".sealed")
         self._seen: tuple[int, ...] | None = None
+        self._looking = threading.Lock()  # file and `_seen` change together; held for no more than a rename
 
     def load(self) -> StoredToken | None:
         """What is stored; None where nothing is or nothing that can be used, which is then set aside."""
         try:
-            with self._path.open("rb") as file:
+            with self._looking:
+                file = self._path.open("rb")
                 self._seen = _stamp(os.fstat(file.fileno()))
+            with file:
                 return _token(self._opened(file.read(_LARGEST)))
         except FileNotFoundError:
             self._seen = None
@@ -155,23 +159,26 @@ class Drawer:
                 file.flush()
                 os.fsync(descriptor)
                 seen = _stamp(os.fstat(descriptor))
-            temporary.replace(self._path)
+            with self._looking:
+                temporary.replace(self._path)
+                self._seen = seen
             _sync_folder(self._path.parent)
-        self._seen = seen
 
     def clear(self) -> None:
         """Nothing is stored any more. Raises StoreUnavailableError."""
         with place_faults(self._path):
-            self._path.unlink(missing_ok=True)
+            with self._looking:
+                self._path.unlink(missing_ok=True)
+                self._seen = None
             _sync_folder(self._path.parent)
-        self._seen = None
 
     def changed(self) -> bool:
         """Whether somebody else has written or cleared since the last `load`, `save` or `clear`."""
-        try:
-            return _stamp(self._path.stat()) != self._seen
-        except OSError:
-            return self._seen is not None
+        with self._looking:
+            try:
+                return _stamp(self._path.stat()) != self._seen
+            except OSError:
+                return self._seen is not None
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:

@@ -63,6 +63,10 @@ class TokenSource(Protocol):
         """Whether what it fetches with (secret, sign-in) differs from what was tried last."""
         ...
 
+    def withdrawn(self) -> bool:
+        """Whether the token it gave last must not be used any more, whatever its life: cheap, asked for each use."""
+        ...
+
     def facts(self) -> SourceFacts:
         """What it has seen."""
         ...

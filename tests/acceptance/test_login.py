@@ -239,9 +239,8 @@ def test_beside_a_daemon(people: Site) -> None:
         assert people.erpsync("trigger", "persons", "--wait").returncode == 0
         assert people.erpsync("trigger", "services", "--wait").returncode == 0
         assert people.erpsync("logout", "ann").returncode == 0
-        eventually(
-            lambda: people.erpsync("trigger", "persons", "--wait").returncode != 0, "the daemon has noticed"
-        )
+        assert people.erpsync("trigger", "persons", "--wait").returncode != 0
+        assert people.sandbox.stats()["violations"] == 0
         assert people.erpsync("trigger", "services", "--wait").returncode == 0
     written = "\n".join(people.outputs)
     for path in (people.folder / "data").rglob("*"):

@@ -354,12 +354,80 @@ async def test_signed_in_and_out_elsewhere(desk: Desk) -> None:
         await _until(lambda: _passes(desk) and _held(manager) == "access-1")
         desk.sign_in("access-2")
         await _until(lambda: _passes(desk) and _held(manager) == "access-2")
-        desk.bench.clock.advance(timedelta(minutes=2))
         desk.drawer().clear()
         await _until(lambda: _passes(desk) and manager.held is None)
         with pytest.raises(LoginRequiredError, match="nobody has signed in"):
             await manager.token()
     assert desk.sent == []
+
+
+async def test_who_signed_out_is_used_no_more(desk: Desk) -> None:
+    """The very next call after a sign-in or a sign-out elsewhere sees it, the third within a minute too, and so does
+    one that comes while the token is renewed."""
+    desk.sign_in("access-1")
+    manager = desk.manager()
+    for number in (1, 2, 3):
+        desk.sign_in(f"access-{number}")
+        assert (await manager.token()).value == f"access-{number}"
+    desk.drawer().clear()
+    assert manager.held is None
+    with pytest.raises(LoginRequiredError, match="nobody has signed in"):
+        await manager.token()
+    desk.sign_in("access-4")
+    assert (await manager.token()).value == "access-4"
+    assert desk.sent == []
+
+
+async def test_a_renewal_that_finds_nobody_signed_in(desk: Desk) -> None:
+    """It takes the token away that had some life left, however it came to look."""
+    desk.sign_in()
+    source = desk.source()
+    manager = desk.manager(source)
+    await manager.token()
+    desk.drawer().clear()
+    with pytest.raises(LoginRequiredError):
+        await source.fetch()
+    assert manager.held is None
+
+
+async def test_a_refusal_of_a_token_that_is_not_stored_any_more(desk: Desk) -> None:
+    """Somebody signs in while the old refresh token is being refused, through a lock that does not hold: the refusal
+    is not that of the new sign-in, which stays as it is and serves."""
+    desk.sign_in()
+    desk.bench.clock.advance(timedelta(hours=2))
+
+    async def signed_in_meanwhile(_: Seen) -> bytes:
+        desk.sign_in("access-7", "refresh-7")
+        return INVALID
+
+    desk.bench.answers(signed_in_meanwhile)
+    source = desk.source()
+    with pytest.raises(TokenEndpointError, match="renewed elsewhere") as caught:
+        await source.fetch()
+    assert caught.value.retryable
+    assert (desk.stored().refresh_token, desk.stored().refused) == ("refresh-7", "")
+    assert (await source.fetch()).grant.access_token == "access-7"
+
+
+async def test_an_answer_overtaken_by_a_sign_in(desk: Desk) -> None:
+    """A rotated token that could not be stored gives way to who has signed in meanwhile."""
+    desk.sign_in()
+    desk.bench.clock.advance(timedelta(hours=2))
+    (sealed,) = desk.folder.glob("*.sealed")
+    obstacle = sealed.with_suffix(f".{os.getpid()}.tmp")
+
+    async def in_the_way(_: Seen) -> bytes:
+        obstacle.mkdir()
+        return answer(2)
+
+    desk.bench.answers(in_the_way)
+    source = desk.source()
+    with pytest.raises(StoreUnavailableError):
+        await source.fetch()
+    obstacle.rmdir()
+    desk.sign_in("access-7", "refresh-7")
+    assert (await source.fetch()).grant.access_token == "access-7"
+    assert desk.stored().refresh_token == "refresh-7"
 
 
 _PROCESS = """
