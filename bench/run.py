@@ -5,6 +5,7 @@ import platform
 import sys
 from datetime import UTC, datetime
 
+import child
 import command_line
 import fire_time
 import identities
@@ -20,6 +21,7 @@ BENCHES = {
     "reload": reload.figures,
     "mirror": mirror.figures,
     "fire_time": fire_time.figures,
+    "child": child.figures,
     "tokens": tokens.figures,
     "identities": identities.figures,
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from collections import deque
@@ -33,27 +34,37 @@ class Latency:
 
 @dataclass(frozen=True)
 class BlackHole:
-    """The request is swallowed and nothing comes back."""
+    """The request is swallowed, with all that follows on its connection, and nothing comes back."""
 
 
 Fault = Reset | Cut | Latency | BlackHole
+_REQUEST = re.compile(rb"[A-Z]+ ")  # how a request begins; what begins otherwise belongs to the one before
+_ABSOLUTE = re.compile(rb"^([A-Z]+) https?://[^/ ]+")
 
 
 class FaultProxy:
-    """Passes bytes between `url`, where clients connect, and `upstream`. Each fault queued takes one request."""
+    """Passes bytes between `url`, where clients connect, and `upstream`. Each fault queued takes one request.
+
+    Clients may also have it as their HTTP proxy: wherever their requests go, they come to `upstream`.
+    """
 
     def __init__(self, upstream: str) -> None:
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "127.0.0.1", parts.port or 80)
-        self._faults: deque[Fault] = deque()
+        self._faults: deque[tuple[bytes, Fault]] = deque()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
         self.requests = 0
 
-    def queue(self, *faults: Fault) -> None:
-        """The next requests meet these, one each."""
-        self._faults.extend(faults)
+    def queue(self, *faults: Fault, at: str = "") -> None:
+        """The next requests with `at` in their first line meet these, one each."""
+        self._faults.extend((at.encode(), fault) for fault in faults)
+
+    @property
+    def left(self) -> int:
+        """How many faults wait for their request."""
+        return len(self._faults)
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -76,9 +87,11 @@ class FaultProxy:
         current: list[Fault | None] = [None]
         answers = asyncio.create_task(self._answers(upstream_reader, writer, current))
         try:
-            while request := await reader.read(65536):
-                self.requests += 1
-                current[0] = fault = self._faults.popleft() if self._faults else None
+            while request := _ABSOLUTE.sub(rb"\1 ", await reader.read(65536)):
+                if _REQUEST.match(request):
+                    self.requests += 1
+                    current[0] = self._fault(request)
+                fault = current[0]
                 if isinstance(fault, BlackHole):
                     continue
                 if isinstance(fault, Reset) and not fault.forward:
@@ -96,6 +109,15 @@ class FaultProxy:
                 await asyncio.gather(answers, return_exceptions=True)
                 await asyncio.gather(upstream_writer.wait_closed(), writer.wait_closed())
             self._tasks.discard(task)
+
+    def _fault(self, request: bytes) -> Fault | None:
+        """The first that waits for such a request."""
+        line = request.partition(b"\r\n")[0]
+        for item in self._faults:
+            if item[0] in line:
+                self._faults.remove(item)
+                return item[1]
+        return None
 
     async def _answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, current: list[Fault | None]
