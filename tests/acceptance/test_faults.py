@@ -193,7 +193,7 @@ def test_a_state_that_refuses_costs_time_only(
 ) -> None:
     """While the state takes nothing the daemon says so and starts nothing; afterwards each fire time has its run."""
     site.write(PLUGIN, "plugins/tick.py")
-    ticks = 'catch_up = "all"\ncatch_up_limit = 1000\n'
+    ticks = 'catch_up = "all"\ncatch_up_limit = 1000\noverlap = "allow"\n'
     site.write(BASE + JOB + ticks + MIRROR + PATIENT)
     site.sandbox.fail(where="api", path=f"/api/domain/odata/{SET}", delay_ms=200, times=-1, **{"pass": True})
     with disk(site), site.daemon() as daemon:
