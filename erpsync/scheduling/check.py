@@ -31,7 +31,7 @@ CODES = {
     BAD_CRON: "a cron expression is not valid",
     BAD_INTERVAL: "an interval is not valid",
     NEVER_FIRES: "a schedule has no fire time in the future, or never one that may start",
-    CLOCK_CHANGE: "a fixed time falls into a clock change within twelve months",
+    CLOCK_CHANGE: "a time of day falls into a clock change within twelve months",
     LONG_TIMEOUT: "a time-out is longer than the time between two fire times",
     SHORT_WINDOW: "a run cannot end within its window",
     SHORT_START_BY: "the latest start is over before the window opens",

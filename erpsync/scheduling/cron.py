@@ -53,6 +53,7 @@ _NAMES = {
 _SHAPE = re.compile(r"[0-9A-Z*,/#-]{1,400}")
 _ANY = datetime(2000, 1, 1, tzinfo=UTC).replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
+_HOURS = 24
 _SHOWN = 3  # moved fire times that a note names one by one
 
 
@@ -74,6 +75,11 @@ class Pattern:
     def until(self, wall: datetime) -> Iterator[datetime]:
         """The times up to and including `wall`, the newest first."""
         return self._walk(wall + SECOND, -1)
+
+    @property
+    def hourly(self) -> bool:
+        """Whether every hour of a day has times."""
+        return self.matcher is not None and len(self.matcher.hours) == _HOURS
 
     def times_of_day(self) -> Iterator[timedelta]:
         """The times that a day may have, since its midnight, in no order."""
@@ -221,48 +227,62 @@ class CronTrigger:
             return "repeated hour: first pass only" if once else "repeated hour: first pass"
         if wall < stretch.wall_before:
             return "repeated hour: second pass"
-        if self.pattern.real_time:
-            return ""
-        if self.dst == "vixie":
+        if self._moves:
             moved = self._lost(stretch) if naive == stretch.begin else ""
             return f"gap: moved from {moved}" if moved else ""
         return self._skipped_before(instant, stretch)
 
     def clock_changes(self, since: datetime, until: datetime) -> Iterator[tuple[datetime, str]]:
-        """The clock changes between two instants that its fixed times fall into, and what happens to these then."""
-        if self.pattern.real_time:
-            return
+        """The clock changes between two instants that its times of day fall into, and what happens to these then.
+
+        One that comes in every hour misses nothing in a gap, and where it follows real time nothing is doubled.
+        """
         stretch = stretch_at(self.zone, _naive(since))
         while (stretch := stretch_at(self.zone, stretch.end)).begin < _naive(until):
             if what := self._changed(stretch):
                 yield stretch.begin.replace(tzinfo=UTC), what
+
+    @property
+    def _moves(self) -> bool:
+        """Whether what a gap swallows comes at its end."""
+        return self.dst == "vixie" and not self.pattern.real_time
 
     def _changed(self, stretch: Stretch) -> str:
         """What the clock change at the beginning of a stretch does; empty where it does nothing."""
         if stretch.wall_begin > stretch.wall_before:
             lost = self._lost(stretch)
             end = stretch.wall_begin.time().isoformat("minutes")
-            fate = f"it runs at {end}" if self.dst == "vixie" else "it does not run"
-            return f"{lost} does not exist, {fate}" if lost else ""
-        walls = self.pattern.after(stretch.wall_begin - SECOND)
-        twice = next(walls, stretch.wall_before)
-        if twice >= stretch.wall_before:
+            fate = f"it is due at {end}" if self._moves else "it does not run"
+            return f"{lost} {'do' if ',' in lost else 'does'} not exist, {fate}" if lost else ""
+        if self.pattern.hourly and self.may_repeat:
             return ""
-        fate = "it runs twice" if self.dst == "literal" else "it runs the first time only"
-        return f"{twice.time().isoformat('minutes')} comes twice, {fate}"
+        twice = self._times(stretch.wall_begin, stretch.wall_before)
+        fate = "it runs twice" if self.may_repeat else "it runs the first time only"
+        return f"{twice} {'come' if ',' in twice else 'comes'} twice, {fate}" if twice else ""
 
     def _skipped_before(self, instant: datetime, stretch: Stretch) -> str:
-        """Names the wall-clock times that a gap swallowed since the fire time before `instant`."""
-        previous = next(self.until(instant - _MICROSECOND), None)
-        if previous is None or stretch.begin <= _naive(previous) or not (lost := self._lost(stretch)):
+        """Names the wall-clock times that gaps swallowed since the fire time before `instant`."""
+        if self.pattern.hourly or (previous := next(self.until(instant - _MICROSECOND), None)) is None:
             return ""
-        return f"gap: {lost} on {stretch.wall_before.date()} skipped"
+        notes: list[str] = []
+        while stretch.begin > _naive(previous):
+            if lost := self._lost(stretch):
+                notes.insert(0, f"gap: {lost} on {stretch.wall_before.date()} skipped")
+            stretch = stretch_at(self.zone, stretch.begin - _MICROSECOND)
+        return "; ".join(notes)
 
     def _lost(self, stretch: Stretch) -> str:
-        """The wall-clock times of the pattern inside the gap before a stretch, as text."""
-        inside = takewhile(
-            lambda wall: wall < stretch.wall_begin, self.pattern.after(stretch.wall_before - SECOND)
-        )
+        """The wall-clock times of the pattern inside the gap before a stretch, as text.
+
+        None where it comes in every hour and follows the wall clock: the time before and the time after are near.
+        """
+        if self.pattern.hourly and not self._moves:
+            return ""
+        return self._times(stretch.wall_before, stretch.wall_begin)
+
+    def _times(self, begin: datetime, end: datetime) -> str:
+        """The first wall-clock times of the pattern from `begin` on and before `end`, as text."""
+        inside = takewhile(lambda wall: wall < end, self.pattern.after(begin - SECOND))
         times = [
             wall.time().isoformat("seconds" if wall.second else "minutes")
             for wall in islice(inside, _SHOWN + 1)

@@ -83,12 +83,19 @@ def test_a_fixed_time_in_a_clock_change_is_a_warning(tmp_path: Path) -> None:
     assert (problem.code, problem.severity, problem.message) == (
         "W302",
         "warning",
-        '"30 3 * * *" falls into the clock change of 2027-03-28 (03:30 does not exist, it runs at 04:00), '
+        '"30 3 * * *" falls into the clock change of 2027-03-28 (03:30 does not exist, it is due at 04:00), '
         "2027-10-31 (03:30 comes twice, it runs the first time only)",
     )
     (literal,) = _problems(tmp_path, sofia + '\ndst = "literal"')
     assert "(03:30 does not exist, it does not run)" in literal.message
     assert "(03:30 comes twice, it runs twice)" in literal.message
+    (hour,) = _problems(tmp_path, sofia.replace("30 3", "*/15 3") + '\ntimeout = "5m"')
+    assert hour.message == (
+        '"*/15 3 * * *" falls into the clock change of 2027-03-28 (03:00, 03:15, 03:30, … do not exist, it does not '
+        "run), 2027-10-31 (03:00, 03:15, 03:30, … come twice, it runs twice)"
+    )
+    (skip,) = _problems(tmp_path, sofia.replace("30 3", "*/30 *") + '\ntimeout = "5m"\ndst = "skip"')
+    assert skip.message.endswith("of 2027-10-31 (03:00, 03:30 come twice, it runs the first time only)")
     for quiet in ("30 2 * * *", "*/30 * * * *", "0 4 * * *"):
         text = f'timeout = "1m"\ntimezone = "Europe/Sofia"\nschedule = "{quiet}"'
         assert _problems(tmp_path, text) == []
