@@ -99,7 +99,8 @@ def print_findings(findings: Findings) -> None:
     table(columns, rows, fold=("found", "to do"))
     counts = Counter(each["verdict"] for each in findings)
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "warning", "failed"))
-    say(f"{len({each['instance'] for each in findings})} instances: {verdicts}")
+    instances = len({each["instance"] for each in findings})
+    say(f"{instances} instance{'' if instances == 1 else 's'}: {verdicts}")
 
 
 def code_of(findings: Findings) -> int:

@@ -46,9 +46,9 @@ def see_through(workspace: Workspace, wanted: Wanted, format: Format) -> int:  #
     except OwnedElsewhereError as owned:
         try:
             documents = claim_there(workspace, wanted)
-            return follow(workspace, documents, wanted.single, format)
         except NoDaemonError as error:
             raise owned from error
+        return follow(workspace, documents, wanted.single, format)
     try:
         return _run_here(workspace, wanted, format)
     finally:
@@ -87,6 +87,11 @@ def followed(
                     document = client.find(run_id, wait=_POLL)
                     live.show(document, f"{len(ended)} of {len(claimed)} ended, " if len(claimed) > 1 else "")
                 ended.append(document)
+        except NoDaemonError as error:
+            live.clear()
+            shows = ", ".join(f"erpsync show {each['id']}" for each in claimed)
+            hint = f"its next start finds what was going on: erpsync daemon, then {shows}"
+            raise NoDaemonError("the daemon has ended before what it was asked for", hint=hint) from error
         except KeyboardInterrupt:
             live.clear()
             note(

@@ -164,8 +164,9 @@ def _print_one(found: Mapping[str, Any], times: Times) -> None:
         lines.append(("fetched", f"{fetched['fingerprint']}, scope {' '.join(fetched['scope']) or '-'}"))
     lines += [(f"  {name}", _claim(name, value, times)) for name, value in found["claims"].items()]
     say(f"{found['identity']}, {times.heading()}")
+    width = max(11, *(len(name) for name, _ in lines))
     for name, text in lines:
-        say(f"{name:<12}{inset(text)}".rstrip())
+        say(f"{name:<{width}} {inset(text)}".rstrip())
     for warning in found["warnings"]:
         say(f"warning: {inset(warning)}")
     if error:

@@ -27,6 +27,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code. Problems are told on standard error."""
+    from typer import Abort
     from typer.exceptions import TyperException
 
     from erpsync.cli.app import app
@@ -35,6 +36,9 @@ def run(arguments: Sequence[str]) -> int:
     workspace = Workspace()
     try:
         return int(app(list(arguments), prog_name="erpsync", standalone_mode=False, obj=workspace) or 0)
+    except Abort:
+        sys.stderr.write("\nnothing was done\n")
+        return 2
     except TyperException as error:
         getattr(error, "show", lambda: None)()
         if getattr(error, "option_name", "") == "--config":

@@ -45,7 +45,8 @@ def _print(found: "Review", times: Times) -> None:
     verdict = "fine" if found.is_fine else f"not fine: {wrong} of {len(found.data)} jobs"
     say(f"{verdict}, from {times(found.since)} to {times(found.until)} ({times.zone})")
     counted = ", ".join(f"{number} {outcome}" for outcome, number in sorted(found.outcomes.items()))
-    mended = f"; {found.mended} troubles were followed by a success" if found.mended else ""
+    troubles = "1 trouble was" if found.mended == 1 else f"{found.mended} troubles were"
+    mended = f"; {troubles} followed by a success" if found.mended else ""
     say(f"runs     {counted or 'none'}{mended}")
     if found.live:
         states = ", ".join(f"{run.job} ({run.waiting_for or run.state})" for run in found.live)

@@ -16,7 +16,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     from erpsync.config.load import load_configuration
     from erpsync.config.shelf import kept
     from erpsync.daemon.check import require_schedules
-    from erpsync.daemon.plan import Plan, plan_change
+    from erpsync.daemon.plan import first_plan, plan_change
     from erpsync.store.ledger import read_history
 
     workspace = workspace_of(context)
@@ -24,8 +24,8 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     require_schedules(after)
     last = kept(after.path, after.daemon.data)
     if last is None:
-        note("no daemon has accepted a configuration here yet: all of it would be new")
-        found = Plan((), (), ())
+        note("no daemon has accepted a configuration here yet: all of it is new")
+        found = first_plan(after, datetime.now(UTC))
     else:
         before = load_configuration(after.path, os.environ, shelf=last)
         history = workspace.read(read_history, {}, before.jobs)

@@ -80,9 +80,9 @@ def restore(
 
     workspace = workspace_of(context)
     state = workspace.configuration.daemon.state
-    if state.exists() and not yes:
-        typer.confirm(f"replace {state} (it is kept under another name)?", abort=True, err=True)
     with _owned(state, "store restore"):
+        if state.exists() and not yes:
+            typer.confirm(f"replace {state} (it is kept under another name)?", abort=True, err=True)
         kept = put_back(path, state, datetime.now(UTC))
     say(f"{state} is what {path} was")
     if kept is not None:

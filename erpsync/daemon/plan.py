@@ -78,6 +78,12 @@ def plan_change(
     return Plan(tuple(sorted(jobs, key=lambda each: each.job)), found.connected, found.restart)
 
 
+def first_plan(configuration: Configuration, now: datetime) -> Plan:
+    """What a first start takes over: everything."""
+    jobs = (PlannedJob(job.name, "added", next_after=_next(job, now)) for job in configuration.jobs.values())
+    return Plan(tuple(sorted(jobs, key=lambda each: each.job)), (), ())
+
+
 def _new(found: Difference, after: Configuration, now: datetime) -> Iterable[PlannedJob]:
     for name in found.added:
         yield PlannedJob(name, "added", next_after=_next(after.jobs[name], now))

@@ -134,3 +134,11 @@ def test_a_running_attempt_keeps_its_settings_and_its_job_can_be_renamed(talking
 
 def _log(site: Site) -> str:
     return "".join(path.read_text() for path in site.folder.glob("daemon-*.log"))
+
+
+def test_before_any_daemon_everything_is_new(talking: Site) -> None:
+    """`plan` shows each job as added, with its first fire time."""
+    plan = talking.json("plan")
+    assert [(each["job"], each["change"], each["next_after"] is not None) for each in plan["jobs"]] == [
+        ("steady", "added", True)
+    ]

@@ -108,3 +108,13 @@ def _overwrite(state: Path) -> None:
     """Damage that SQLite notices: the first pages are noise."""
     with state.open("r+b") as file:
         file.write(b"\x17" * 8192)
+
+
+@pytest.mark.slow
+def test_a_no_is_no_fault(ticking: Site) -> None:
+    """Without a yes nothing is restored, and the command says so."""
+    site = ticking
+    assert site.erpsync("store", "backup", "copy.db").returncode == 0
+    refused = site.erpsync("store", "restore", "copy.db")
+    assert (refused.returncode, "nothing was done" in refused.stderr) == (2, True)
+    assert not list((site.folder / "data").glob("*.replaced-*"))
