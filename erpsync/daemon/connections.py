@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -169,27 +170,53 @@ class Connections:
         return await self._manager_of(identity).probe()
 
     def adopt(self, configuration: Configuration) -> None:
-        """Go on with another configuration: the ways to changed instances and of changed identities are made anew
-        when a job needs them; what runs keeps the old ones, which end with the process."""
+        """Go on with another configuration: what changed is made anew when a job needs it, and nothing else is.
+
+        What runs keeps the old ways, which end with the process. A service that still asks for the same tokens keeps
+        the one it has, and by that its session, however it shows from now on who it is.
+        """
         before, self._configuration = self._configuration, configuration
         self._open_books()
-        moved = {
+        changed = {
             name for name in self._sites if before.instances.get(name) != configuration.instances.get(name)
         } - {_NOWHERE.name}
+        moved = {name for name in changed if not self._follow(name, before)}
         others = {
             name
             for name in self._tokens
-            if before.identities.get(name) != configuration.identities.get(name)
+            if before.identities[name] != configuration.identities.get(name)
             or before.identities[name].instance in moved
         }
+        others = {name for name in others if not self._goes_on(name, before)}
         self._retired += [self._tokens.pop(name) for name in others]
-        self._retired_sites += [self._sites.pop(name) for name in moved]
         self._retired_gates += [self._sessions.pop(name) for name in others if name in self._sessions]
         self._connections = {
             key: connection
             for key, connection in self._connections.items()
-            if key[0] not in moved and key[1] not in others
+            if key[0] not in changed and key[1] not in others
         }
+
+    def _follow(self, name: str, before: Configuration) -> bool:
+        """Whether the connections to a changed instance can stay; else they are retired."""
+        after, site = self._configuration.instances.get(name), self._sites[name]
+        if after is None or _wiring(before.instances[name]) != _wiring(after):
+            self._retired_sites.append(self._sites.pop(name))
+            return False
+        if after.rate != site.instance.rate:
+            site.pace = Pace(after.rate, self._clock) if after.rate else None
+        site.instance = after
+        return True
+
+    def _goes_on(self, name: str, before: Configuration) -> bool:
+        """Whether the token of a changed identity is good still; then only where the next one comes from changes."""
+        was, identity = before.identities[name], self._configuration.identities.get(name)
+        if identity is None or identity.grant != "client_credentials" or _asking(was) != _asking(identity):
+            return False
+        if _server(before.instances[was.instance]) != _server(self._configuration.instances[was.instance]):
+            return False
+        source, keeper = self._source(identity, self.site(identity.instance))
+        self._tokens[name].change_source(identity, source, keeper)
+        return True
 
     def people(self) -> list[tuple[TokenManager, RefreshSource]]:
         """Everybody who may have signed in, whether a job uses the identity or not."""
@@ -279,22 +306,7 @@ class Connections:
         return self._tokens[name]
 
     def _new_manager(self, identity: Identity, site: InstanceSite) -> TokenManager:
-        source: TokenSource
-        keeper, drawer = None, self.drawer(identity)
-        if identity.grant == "reference_token":
-            source = ReferenceTokenSource(
-                identity,
-                read=self._secrets(identity),
-                clock=self._clock,
-                emit=self._emit,
-                redactor=self._redactor,
-            )
-        elif identity.grant == "authorization_code":
-            source = self._people[identity.name] = RefreshSource(self.token_client(identity, site), drawer)
-        else:
-            client = self.token_client(identity, site)
-            source = ClientCredentialsSource(client)
-            keeper = TokenKeeper(client, drawer, self._emit) if drawer else None
+        source, keeper = self._source(identity, site)
         return TokenManager(
             identity,
             source,
@@ -304,6 +316,21 @@ class Connections:
             renewal="late" if site.instance.kind == "erpnet" else "early",
             keeper=keeper,
         )
+
+    def _source(self, identity: Identity, site: InstanceSite) -> tuple[TokenSource, TokenKeeper | None]:
+        """Where its tokens come from, and what carries them over a restart."""
+        drawer = self.drawer(identity)
+        if identity.grant == "reference_token":
+            read = self._secrets(identity)
+            reference = ReferenceTokenSource(
+                identity, read=read, clock=self._clock, emit=self._emit, redactor=self._redactor
+            )
+            return reference, None
+        client = self.token_client(identity, site)
+        if identity.grant == "authorization_code":
+            self._people[identity.name] = RefreshSource(client, drawer)
+            return self._people[identity.name], None
+        return ClientCredentialsSource(client), TokenKeeper(client, drawer, self._emit) if drawer else None
 
     def token_client(self, identity: Identity, site: InstanceSite) -> TokenClient:
         """What makes token requests for the identity."""
@@ -339,6 +366,31 @@ class Connections:
                 context.load_verify_locations(ca_file)
             self._trust[ca_file] = context
         return self._trust[ca_file]
+
+
+def _wiring(instance: Instance) -> Instance:
+    """What connections are built from: without what others read from the instance when they need it."""
+    return replace(
+        instance,
+        tags=frozenset(),
+        timezone=None,
+        license_slots=1,
+        max_runs=None,
+        access="full",
+        rate=None,
+        vars={},
+    )
+
+
+def _server(instance: Instance) -> tuple[object, ...]:
+    return instance.kind, instance.url, instance.issuer, instance.api
+
+
+def _asking(identity: Identity) -> Identity:
+    """What tokens an identity asks for: without what it shows to get them."""
+    shown = Identity(identity.name, identity.instance)
+    ways = ("client_secret", "auth_method", "basic_encoding", "private_key", "key_id", "largest_token")
+    return replace(identity, **{name: getattr(shown, name) for name in ways})
 
 
 async def _outliving(manager: TokenManager, lasting: timedelta) -> None:

@@ -50,6 +50,10 @@ class Acquisition:
         self._recalled = keeper is None
         self._version = 0
 
+    def change_source(self, source: TokenSource, keeper: TokenKeeper | None) -> None:
+        """From now on tokens come from here."""
+        self._source, self._keeper = source, keeper
+
     async def patiently(self, tell: Tell) -> tuple[HeldToken, str]:
         """A token after up to five tries within a minute, and its origin; for who has nothing to go on with.
 

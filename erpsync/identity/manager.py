@@ -102,6 +102,12 @@ class TokenManager:
         self._refused = held.token
         self._report.invalidated(held, reason, renewed=renewed)
 
+    def change_source(self, identity: Identity, source: TokenSource, keeper: TokenKeeper | None) -> None:
+        """The next token comes from another source; the one held stays. What failed before is tried again."""
+        self._identity, self._source = identity, source
+        self._acquisition.change_source(source, keeper)
+        self._failure, self._trouble = None, None
+
     @property
     def held(self) -> AccessToken | None:
         """The token that serves now; None where none does."""

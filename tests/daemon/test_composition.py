@@ -112,6 +112,52 @@ async def test_tokens_go_to_the_instances_own_origins_only(
     assert sum(sandbox.stats()["token_requests"].values()) == 0
 
 
+HARMLESS = {
+    "tags, limits and pace": (
+        "[instances.one]",
+        '[instances.one]\ntags = ["x"]\nmax_runs = 3\nrate = "500/s"',
+    ),
+    "variables": ("[instances.one]", '[instances.one]\nvars = { company = "x" }'),
+    "access": ("[instances.one]", '[instances.one]\naccess = "read"'),
+    "time-outs": ("[instances.one]", '[instances.one]\nread_timeout = "30s"'),
+    "slots": ("[instances.one]", "[instances.one]\nlicense_slots = 2"),
+    "secrets": ('{ secret = "${instance}.new" }, ', ""),
+}
+
+
+@pytest.mark.parametrize("edit", HARMLESS.values(), ids=HARMLESS)
+async def test_a_reload_goes_on_in_the_open_session(
+    connections: Connections, configuration: Configuration, sandbox: Sandbox, edit: tuple[str, str]
+) -> None:
+    """Whatever asks for the same tokens at the same server keeps token and session, with one slot without a pause."""
+    assert await get(connections, configuration, "get@one") == 200
+    text = configuration.path.read_text()
+    assert edit[0] in text
+    configuration.path.write_text(text.replace(*edit))
+    after = load_configuration(configuration.path, {})
+    assert after != configuration
+    connections.adopt(after)
+    assert await asyncio.wait_for(get(connections, after, "get@one"), 20) == 200
+    stats = sandbox.stats()
+    assert (stats["sessions_opened"], sum(stats["token_requests"].values())) == (1, 1)
+    assert connections.books["one"].slots == after.instances["one"].license_slots
+    assert connections.site("one").instance == after.instances["one"]
+
+
+async def test_another_scope_is_another_session(
+    connections: Connections, configuration: Configuration, sandbox: Sandbox
+) -> None:
+    """What asks for other tokens is made anew: the new token opens a session of its own, where there is a slot."""
+    assert await get(connections, configuration, "get@one") == 200
+    text = configuration.path.read_text().replace("[instances.one]", "[instances.one]\nlicense_slots = 2")
+    configuration.path.write_text(text.replace('scope = ["read"]', 'scope = ["read", "update"]'))
+    after = load_configuration(configuration.path, {})
+    connections.adopt(after)
+    assert await get(connections, after, "get@one") == 200
+    assert sandbox.stats()["sessions_opened"] == 2
+    assert connections.status("night@one").asked_scope == ("read", "update")
+
+
 async def test_a_read_only_instance_is_never_written(
     connections: Connections, configuration: Configuration, sandbox: Sandbox
 ) -> None:
