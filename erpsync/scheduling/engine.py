@@ -380,6 +380,8 @@ class Engine:
             )
             claimed = await self._store.write(claim_due, look)
             self._learn(look, claimed)
+            for table in tables:  # paused ones too: their pauses end
+                self._set_due(table.job.name)
         for run in claimed.ended:
             self._tell_ended(run)
         for growth in claimed.grown:
@@ -405,9 +407,6 @@ class Engine:
                 self._ahead.pop(mark.job, None)
         for job in look.resumed:
             del self._pauses[job]
-        for table in look.timetables:
-            if table.job.name in self._tables:
-                self._set_due(table.job.name)
 
     async def adopt_former(self) -> None:
         """Let renamed jobs take over what the state knows of their former names: before anything is taken up."""

@@ -471,6 +471,23 @@ async def test_a_pause_ends_when_its_time_has_come(witness: Witness) -> None:
     ]
 
 
+async def test_a_pause_ends_in_its_time_after_a_restart_too(witness: Witness) -> None:
+    """An engine that finds the pause in the state knows when to look at the job again."""
+    clock, job = ManualClock(NOON), replace(HOURLY, catch_up="none")
+    engine = _engine(witness, clock, job)
+    await engine.start()
+    await engine.pause("orders", until=NOON + 2 * HOUR + MINUTE)
+    await engine.stop()
+
+    again = _engine(witness, clock, job)
+    await again.start()
+    clock.advance(3 * HOUR)
+    await until(lambda: witness.claimed)
+    await again.stop()
+
+    assert witness.claimed[0].fire_at == NOON + 3 * HOUR
+
+
 async def test_a_paused_job_skips_what_is_asked_for(witness: Witness) -> None:
     """The ledger says why."""
     engine = _engine(witness, ManualClock(NOON), HOURLY)

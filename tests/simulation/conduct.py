@@ -94,7 +94,7 @@ class Conduct:
         """These jobs are paused, until then or for ever."""
         boot = self.clock.boot()
         self._paused_at = {
-            job: self._paused_at.get(job, boot) if job in self.pauses and self._holds(job) else boot
+            job: self._paused_at.get(job, boot) if job in self.pauses and self.holds(job) else boot
             for job in pauses
         }
         self.pauses = pauses
@@ -191,7 +191,7 @@ class Conduct:
     def _takes_runs(self, job: Job) -> bool:
         now = self.clock.now()
         is_over = (job.start is not None and now < job.start) or (job.end is not None and now >= job.end)
-        return job.enabled and not is_over and not self._holds(job.name)
+        return job.enabled and not is_over and not self.holds(job.name)
 
     def _knows_run(self, entry: Entry) -> bool:
         return entry.id in self.live or entry.id in self.finished
@@ -236,7 +236,7 @@ class Conduct:
             f"it starts in a blackout: {entry}"
         )
         recent = self.clock.boot() <= self._paused_at.get(entry.job, 0.0) + SLOW
-        assert recent or not self._holds(entry.job), f"it starts while it is paused: {entry}"
+        assert recent or not self.holds(entry.job), f"it starts while it is paused: {entry}"
         assert self.limits.have_room(list(self.working.values()), job), f"beside {self.working}: {entry}"
         beside = [self.live[other].job for other in self.working if other in self.live]
         assert job.overlap == "allow" or entry.job not in beside, f"two at once: {entry}"
@@ -284,13 +284,14 @@ class Conduct:
     def _is_ready(self, entry: Entry, job: Job) -> bool:
         now = self.clock.now()
         return (
-            not self._holds(entry.job)
+            not self.holds(entry.job)
             and self._ready_at.get(entry.id, 0.0) <= self.clock.boot()
             and oracle.may_start(job, now)
             and self.limits.have_room(list(self.working.values()), job)
         )
 
-    def _holds(self, job: str) -> bool:
+    def holds(self, job: str) -> bool:
+        """Whether a job is paused now."""
         until = self.pauses.get(job)
         return job in self.pauses and (until is None or self.clock.now() < until)
 

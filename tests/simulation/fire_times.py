@@ -6,7 +6,7 @@ taken. A job's schedule is in force from the first look with it to the first loo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from erpsync.core.calendar import spread_delay
 from erpsync.core.job import At, Cron, Every, Job
@@ -15,6 +15,10 @@ from tests.simulation.ledger import Entry
 from tests.simulation.oracle import MICROSECOND
 
 COUNTED = 1000
+CORRECTION = timedelta(hours=3)
+"""A mark that lies further ahead is one of a wrong clock."""
+PUNCTUAL = timedelta(minutes=1)
+"""Within this a look has been taken at what is due, in calm times."""
 
 
 @dataclass
@@ -36,6 +40,7 @@ class Account:
         default_factory=dict
     )  # run id: its last fire time, its count
     audited: datetime | None = None
+    demanded: datetime | None = None  # up to here nothing was due beyond the mark
 
     def fires(self, after: datetime, until: datetime) -> list[datetime]:
         """The fire times of all schedules, each while it was in force."""
@@ -76,7 +81,7 @@ class FireTimes:
         segment = account.segments[-1] if account.segments else None
         is_back = account.audited is not None and mark < account.audited
         if is_back:
-            account.audited = mark
+            account.audited = account.demanded = mark
         changed = segment is None or segment.until is not None or _rule(segment.job) != _rule(job)
         if taken and changed:
             if segment is not None and segment.until is None:
@@ -154,6 +159,22 @@ class FireTimes:
             lost = [fire for fire in account.fires(account.audited, mark) if fire not in account.covered]
             assert not lost, f"{name}: no run for {lost[:5]}, the mark stands at {mark}"
             account.audited = mark
+
+    def require_marked(self, job: Job, mark: datetime | None, now: datetime) -> None:
+        """In calm times a job that has a schedule has begun with it, and its mark is at its newest due fire time."""
+        if not _rule(job):
+            return
+        account = self._accounts.get(job.name)
+        assert account is not None, f"nobody has ever looked at {job.name}"
+        assert mark is not None, f"{job.name} has no mark"
+        segment = account.segments[-1]
+        has_begun = segment.until is None and _rule(segment.job) == _rule(job)
+        assert has_begun, f"{job.name} has not begun with its schedule"
+        assert mark - now <= CORRECTION, f"{job.name}: the clock was corrected, the mark stands at {mark}"
+        due = now - spread_delay(job.name, job.spread) - PUNCTUAL
+        left = account.fires(max(mark, account.demanded or mark), due)
+        assert not left, f"{job.name}: nobody has looked at {left[:5]}, the mark stands at {mark}"
+        account.demanded = due
 
     def _require_fate(self, job: Job, fires: list[datetime], entry: Entry) -> None:
         """In a blackout nothing is claimed to run, out of it nothing is skipped for one."""

@@ -1,6 +1,7 @@
 """That simulated nights find mistakes: each of these, made in the code on purpose, is found."""
 
-from collections.abc import Callable
+import traceback
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -9,7 +10,7 @@ import pytest
 
 from erpsync.scheduling import planner
 from tests.simulation.virtual_store import empty_state
-from tests.simulation.world import new_world
+from tests.simulation.world import World, new_world
 
 WORLDS = 60
 _due = planner._due
@@ -27,10 +28,13 @@ def _never(*_: Any) -> bool:
     return False
 
 
-MUTANTS: dict[str, tuple[str, Callable[..., Any]]] = {
+MUTANTS: dict[str, tuple[str, Any]] = {
     "the oldest of what is due is forgotten": ("scheduling.planner._due", lambda *look: _due(*look)[1:]),
     "marks stay where they are": ("scheduling.claim.write_marks", _nothing),
     "the grace is nothing": ("scheduling.planner._chosen", lambda look, fires, window: ([], False)),
+    "nothing is ever planned": ("scheduling.planner._plan_job", lambda look, mark: ((), None)),
+    "nobody sweeps": ("scheduling.engine.Engine._sweep", _nothing),
+    "a wrong clock is never corrected": ("scheduling.planner.CORRECTION", timedelta(days=9999)),
     "overlap is not looked at": ("scheduling.planner.room", lambda job, live, wanted: wanted),
     "blackouts are not looked at": ("core.calendar._dark_day", _never),
     "windows are not looked at": ("running.waiting.opens_at", lambda job, instant: None),
@@ -62,8 +66,17 @@ def test_mistake_is_found(mistake: str, tmp_path: Path) -> None:
     empty = empty_state(tmp_path)
     with patch(f"erpsync.{place}", mutant):
         for seed in range(WORLDS):
-            try:
-                new_world(seed, empty).live(30)
-            except Exception:
-                return
-    pytest.fail("it was not found")
+            error = _complaint(new_world(seed, empty))
+            if error is not None:
+                break
+    assert error is not None, "it was not found"
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    assert Path(frame.f_code.co_filename).parent == Path(__file__).parent, "it was no auditor who said so"
+
+
+def _complaint(world: World) -> AssertionError | None:
+    try:
+        world.live(30)
+    except AssertionError as error:
+        return error
+    return None

@@ -57,6 +57,7 @@ class World:
         self.conduct = Conduct(self.clock, some_limits(self.rng))
         self.journal: deque[tuple[datetime, str, dict[str, object]]] = deque(maxlen=60)
         self._calm = False
+        self._serves = False  # fire times are claimed
         self._until = 0.0
         self._failure: Exception | None = None
         self._loop: VirtualLoop | None = None
@@ -107,6 +108,7 @@ class World:
 
     def _live_once(self) -> None:
         """One daemon, from its start to its end, whatever that is."""
+        self._serves = False
         loop = self._loop = VirtualLoop(self.clock, self._idle)
         loop.set_exception_handler(
             lambda _, context: self._fail(context.get("exception") or RuntimeError(context))
@@ -153,6 +155,7 @@ class World:
         await engine.adopt_former()
         await runner.start()
         await engine.start()
+        self._serves = True
         while not self._calm:
             await asyncio.sleep(self.rng.expovariate(1 / _TROUBLE))
             await self._trouble(engine, runner)
@@ -177,11 +180,20 @@ class World:
         if seconds > _WHILE and self.clock.is_settled and self._other is None:
             try:
                 self.conduct.require_busy()
+                self._require_marks()
             except AssertionError as error:
                 self._fail(error)
         if self.clock.boot() >= self._until and not self._calm:
             self._fall()
         return seconds if self._calm else seconds + late(self.rng)
+
+    def _require_marks(self) -> None:
+        if self._serves and not self.conduct.reloading:
+            assert self._ledger is not None
+            marks, now = self._ledger.marks(), self.clock.now()
+            for name, job in self.conduct.jobs.items():
+                if not self.conduct.holds(name):
+                    self.fire_times.require_marked(job, marks.get(name), now)
 
     # -- what goes wrong --------------------------------------------------------------------------------------
 
@@ -253,6 +265,7 @@ class World:
     async def _shut_down(self, engine: Engine, runner: Runner) -> None:
         """As the daemon does when it is told to stop."""
         self._tell("shuts down")
+        self._serves = False
         await engine.stop()
         await runner.drain(timedelta(minutes=self.rng.choice((0, 1, 60))))
         await runner.stop()
@@ -260,6 +273,7 @@ class World:
     def _fall(self, seconds: float | None = None) -> None:
         """Kill -9, and nobody there for a while."""
         assert self._loop is not None
+        self._serves = False
         self._tell("is killed")
         self._loop.stop()
         if self._store is not None:
