@@ -2,21 +2,25 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.cli.output import Times, inset, note, print_json, say, table
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
     """What `reload` would change: compares the files with the configuration that was accepted last."""
     from erpsync.config.load import load_configuration
     from erpsync.config.shelf import kept
-    from erpsync.daemon.check import require_schedules
+    from erpsync.daemon.check import parked_jobs, require_schedules
+    from erpsync.daemon.place import resolver_of
     from erpsync.daemon.plan import first_plan, plan_change
+    from erpsync.daemon.reload import reasons
+    from erpsync.plugins.discovery import PluginCatalog
     from erpsync.store.ledger import read_history
 
     workspace = workspace_of(context)
@@ -30,6 +34,9 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
         before = load_configuration(after.path, os.environ, shelf=last)
         history = workspace.read(read_history, {}, before.jobs)
         found = plan_change(before, after, history, datetime.now(UTC))
+    resolver = resolver_of(after, workspace.redactor)
+    parked = parked_jobs(after, PluginCatalog(after.daemon.plugins), resolver)
+    found = replace(found, parked=reasons(parked))
     if format == "json":
         print_json(found.document())
     else:
@@ -39,6 +46,8 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
 def print_plan(document: Mapping[str, Any], zone: str) -> None:
     """A plan for people."""
     jobs: Sequence[Mapping[str, Any]] = document["jobs"]
+    for job, reason in document["parked"].items():
+        note(f"{job} cannot run: {inset(reason)} (erpsync check)")
     if not (jobs or document["connections"] or document["restart"]):
         say("nothing changes")
         return

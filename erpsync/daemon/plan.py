@@ -1,7 +1,7 @@
 """What taking another configuration over would change: jobs, their next fire times, cursors at stake, restarts."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -45,11 +45,15 @@ class PlannedJob:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that changes. `connections` names instances and identities, `restart` keys that need a restart."""
+    """All that changes. `connections` names instances and identities, `restart` keys that need a restart.
+
+    `parked` says of jobs that cannot run as things would be what is in the way.
+    """
 
     jobs: tuple[PlannedJob, ...]
     connections: tuple[str, ...]
     restart: tuple[str, ...]
+    parked: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.jobs or self.connections or self.restart)
@@ -60,6 +64,7 @@ class Plan:
             "jobs": [job.document() for job in self.jobs],
             "connections": list(self.connections),
             "restart": list(self.restart),
+            "parked": dict(self.parked),
         }
 
 

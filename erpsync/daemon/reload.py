@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from erpsync.config.configuration import Configuration
@@ -76,7 +76,8 @@ class Reload:
         parked = parked_jobs(after, house.catalog, house.resolver)
         adoption = house.engine.prepare(planned_jobs(after, parked))
         plan = plan_change(before, accepted.configuration, history, house.clock.now())
-        plan = replace(plan, restart=(*plan.restart, *(f"plugin {name}" for name in changed_plugins)))
+        restart = (*plan.restart, *(f"plugin {name}" for name in changed_plugins))
+        plan = replace(plan, restart=restart, parked=reasons(parked))
         return _Prepared(accepted, after, parked, adoption, plan)
 
     def _swap(self, prepared: _Prepared, renamed: Mapping[str, str]) -> None:
@@ -131,6 +132,11 @@ def tell_refused(house: Composition, error: ConfigError, requested_by: str) -> N
         hint="the configuration of before stays in force; erpsync check",
         requested_by=requested_by,
     )
+
+
+def reasons(parked: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
+    """What is in the way of each parked job, in a sentence."""
+    return {job: problems[0].message for job, problems in parked.items()}
 
 
 def _within_this_process(before: Configuration, after: Configuration) -> Configuration:

@@ -136,6 +136,17 @@ def _log(site: Site) -> str:
     return "".join(path.read_text() for path in site.folder.glob("daemon-*.log"))
 
 
+def test_what_cannot_run_is_said_before_and_after_a_reload(talking: Site) -> None:
+    """A plugin that is not there parks its job and nothing else; `plan` and `reload` say so."""
+    site = talking
+    with site.daemon() as daemon:
+        site.write(BASE + STEADY + job("lost", '"@daily"').replace('"say"', '"sya"'))
+        for command in ("plan", "reload"):
+            assert "lost" in site.json(command)["parked"]
+        assert 'lost cannot run: there is no plugin "sya"' in site.erpsync("plan").stderr
+        assert site.stop(daemon) == 0
+
+
 def test_before_any_daemon_everything_is_new(talking: Site) -> None:
     """`plan` shows each job as added, with its first fire time."""
     plan = talking.json("plan")
