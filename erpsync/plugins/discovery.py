@@ -17,6 +17,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,21 @@ class PluginCatalog:
             self._loaded[name] = _at_path(name) if ":" in name else self._named(name)
             self._stamps |= _stamp(name, self._loaded[name])
         return self._loaded[name]
+
+    def first(self, name: str) -> Plugin:
+        """The first plugin of this name, for a process that acts on what another one has looked up by `find`: it
+        spares it to look at all the others.
+
+        Raises:
+            PluginLoadError: unknown, or broken.
+        """
+        if ":" in name:
+            return _at_path(name)
+        in_folders = (found for folder in self.folders for found in _in_folder(folder))
+        for found in chain(in_folders, _in_packages()):
+            if found.info.name == name:
+                return _guarded(name, found.load)
+        raise self._unknown(name)
 
     def refresh(self) -> list[str]:
         """Take new files; the names of plugins that are loaded and whose file has changed since."""

@@ -165,7 +165,7 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
             return Failed(
                 Fault.died("daemon and child process are of different versions", "restart the daemon")
             )
-        plugin = PluginCatalog([Path(folder) for folder in order.folders]).find(order.plugin)
+        plugin = PluginCatalog([Path(folder) for folder in order.folders]).first(order.plugin)
         with ExitStack() as stack:
             context = _context(order, plugin, requests, reporter, stack)
             result = _call(plugin, context, orders)
