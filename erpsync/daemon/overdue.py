@@ -1,13 +1,12 @@
 """Overdue: jobs with `due_by` that had no success in time. Pure."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from erpsync.core.calendar import blackout_end
 from erpsync.core.run import utc_text
+from erpsync.scheduling.explain import newest_unskipped
 from erpsync.scheduling.timetable import Timetable
-from erpsync.scheduling.trigger import MOMENT, newest_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def overdue(
     if job.due_by is None or not job.enabled:
         return None
     before, newest = _due_times(table, now, now)
-    work = _last_work(table, newest) if table.schedule else before
+    work = newest_unskipped(table, newest) if table.schedule else before
     if work is None or (last_success is not None and last_success >= work):
         return None
     due = _due_times(table, work + timedelta(days=1), newest)[1]
@@ -58,16 +57,3 @@ def _due_times(table: Timetable, near: datetime, until: datetime) -> tuple[datet
     dues = [datetime.combine(day, table.job.due_by, zone).astimezone(UTC) for day in days]
     over = [due for due in dues if due <= min(near, until)]
     return over[1], over[0]
-
-
-def _last_work(table: Timetable, until: datetime) -> datetime | None:
-    """The newest fire time up to `until` that no blackout skipped; None where there is none for a year."""
-    job, zone = table.job, ZoneInfo(table.job.timezone)
-    horizon = until - timedelta(days=366)
-    while until > horizon:
-        fire = newest_until(table.trigger, until)
-        if fire is None or blackout_end(job, fire) is None or job.on_blackout == "postpone":
-            return fire
-        day = fire.astimezone(zone).date()  # a blackout covers whole days
-        until = datetime.combine(day, time(), zone).astimezone(UTC) - MOMENT
-    return None

@@ -1,24 +1,23 @@
 """Checking schedules before they are in force: what is not valid, and what will not go as one may think."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
 
 from erpsync.config.configuration import Configuration
-from erpsync.core.calendar import opens_at, start_deadline, window_end, within
+from erpsync.core.calendar import blackout_end, next_blackout, opens_at, window_end, within
 from erpsync.core.clock import SystemClock
 from erpsync.core.duration import format_duration
-from erpsync.core.job import Cron, Dst, Job
+from erpsync.core.job import At, Cron, Dst, Job
 from erpsync.core.problem import Problem
-from erpsync.core.run import Run, RunTrigger
 from erpsync.scheduling.cron import CronTrigger
-from erpsync.scheduling.explain import next_start
+from erpsync.scheduling.explain import latest_start, next_start
 from erpsync.scheduling.gap import parts_of, shortest_gap
 from erpsync.scheduling.timetable import Timetable, timetable
-from erpsync.scheduling.trigger import MOMENT, Trigger, build_schedule, newest_until, next_after
-from erpsync.scheduling.zone import find_zone
+from erpsync.scheduling.trigger import MOMENT, Trigger, build_schedule, combine, newest_until, next_after
+from erpsync.scheduling.zone import clock_changes, find_zone
 
 BAD_CRON = "E301"
 BAD_INTERVAL = "E302"
@@ -88,22 +87,29 @@ def _faults(configuration: Configuration, job: Job) -> Iterator[Problem]:
 def _doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
     """What is valid and may not be meant."""
     job = table.job
-    if job.window is not None:
-        yield from _window_doubts(table, now)
+    doubts = [*_window_doubts(table, now)] if job.window is not None else []
+    yield from doubts
     if not table.schedule:
         return
     fire = next_after(table.trigger, now)
     if fire is None:
         yield NEVER_FIRES, "schedule", "this schedule never fires from now on"
         return
-    if (job.blackout or job.window) and next_start(table, fire) is None:
+    missed = any(code == SHORT_START_BY for code, _, _ in doubts)
+    if (job.blackout or job.window) and not missed and next_start(table, fire) is None:
         why = "none of its fire times may start: its blackout or its window forbids them"
         yield NEVER_FIRES, "schedule", why
         return
     for schedule in job.schedules:
+        if isinstance(schedule, Cron | At):
+            part = combine([schedule], job.timezone, job.dst, job.start, job.end)
+            if next_after(part, now) is None:
+                written = schedule.expression if isinstance(schedule, Cron) else schedule.at.isoformat()
+                yield NEVER_FIRES, "schedule", f'"{written}" never fires from now on'
         if isinstance(schedule, Cron):
             zone, dst = schedule.timezone or job.timezone, schedule.dst or job.dst
-            if changes := _clock_changes(schedule.expression, zone, dst, now):
+            since, until = max(now, job.start or now), min(now + _YEAR, job.end or now + _YEAR)
+            if changes := _clock_changes(schedule.expression, zone, dst, since, until):
                 yield CLOCK_CHANGE, "schedule", changes
 
 
@@ -141,24 +147,31 @@ def _long_timeouts(
 def _window_doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
     """Whether runs can end within the window, and whether those that are due outside of it live to see it.
 
-    Each single schedule is looked at on the first day from today on that has fire times: another day has the same.
+    Each single schedule is looked at on the first day from today on that has fire times, for another day has the
+    same, but for those that are looked at too: around the clock changes of a year and before its blackouts.
     """
-    window = table.job.window
+    window, job = table.job.window, table.job
     assert window is not None
     length = (_since_midnight(window.closes) - _since_midnight(window.opens)) % _DAY or _DAY
     least, of = length, ""
     late = None
     today = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    changes = [*clock_changes(ZoneInfo(job.timezone), today, today + _YEAR)]
     for part in parts_of(table.trigger):
-        for closes in _closings(table, part, today):
-            last = newest_until(part, closes - table.delay - MOMENT)
-            left = _left(table, last) if last is not None else None
-            if left is not None and left < least:
-                least, of = left, _wall(table, last or closes)
-            late = late or _missed(table, part, closes)
-    needed = table.job.expected_duration or table.job.timeout
+        for since in (today, *(change - _DAY for change in changes)):
+            wall = partial(_wall, job, dated=since is not today)
+            for closes in _closings(table, part, since):
+                last = newest_until(part, closes - table.delay - MOMENT)
+                left = _left(table, last) if last is not None else None
+                if left is not None and left < least:
+                    least, of = left, wall(last or closes)
+                fire = next_after(part, closes - table.delay - MOMENT)
+                late = late or _missed(table, replace(job, blackout=()), fire, wall)
+        for fire in _before_blackouts(table, part, today):
+            late = late or _missed(table, job, fire, partial(_wall, job, dated=True))
+    needed = job.expected_duration or job.timeout
     if needed > least:
-        what = "expected duration" if table.job.expected_duration else "time-out"
+        what = "expected duration" if job.expected_duration else "time-out"
         room = (
             f"the fire time {of} has {format_duration(least)} left of its window, less"
             if of
@@ -166,7 +179,7 @@ def _window_doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
         )
         yield SHORT_WINDOW, "window", f"{room} than the {what} of {format_duration(needed)}"
     if late is not None:
-        yield SHORT_START_BY, "start_by" if table.job.start_by else "window", late
+        yield SHORT_START_BY, "start_by" if job.start_by else "window", late
 
 
 def _closings(table: Timetable, part: Trigger, since: datetime) -> Iterator[datetime]:
@@ -188,24 +201,31 @@ def _left(table: Timetable, fire: datetime) -> timedelta | None:
     return (_since_midnight(window.closes) - _since_midnight(due)) % _DAY if within(window, due) else None
 
 
-def _missed(table: Timetable, part: Trigger, closes: datetime) -> str | None:
-    """What becomes of the first fire time after the window has closed, where it does not live to see the next one."""
-    job = replace(table.job, blackout=())
-    fire = next_after(part, closes - table.delay - MOMENT)
+def _before_blackouts(table: Timetable, part: Trigger, since: datetime) -> Iterator[datetime]:
+    """The last fire time of a schedule before each blackout of a year."""
+    job, at = table.job, since
+    while (begin := next_blackout(job, at, since + _YEAR)) is not None:
+        fire = newest_until(part, begin - table.delay - MOMENT)
+        if fire is not None and blackout_end(job, fire) is None:
+            yield fire
+        at = blackout_end(job, begin) or begin + _DAY
+
+
+def _missed(table: Timetable, job: Job, fire: datetime | None, wall: Callable[[datetime], str]) -> str | None:
+    """What becomes of a fire time that does not live to see its window open; None where it does."""
     opening = opens_at(job, fire + table.delay) if fire is not None else None
     if fire is None or opening is None or opening.at is None:
         return None
-    due = fire + table.delay
-    run = Run("", job.name, "", job.plugin, RunTrigger.SCHEDULE, due, fire_at=fire)
-    deadline = start_deadline(job, run, partial(next_after, table.trigger))
-    if opening.at <= deadline:
+    due, deadline = fire + table.delay, latest_start(job, table.trigger, fire, table.delay)
+    if opening.at < deadline:
         return None
     waits, after = format_duration(opening.at - due), format_duration(deadline - due)
-    return f"the fire time {_wall(table, fire)} waits {waits} for its window, and is missed after {after}"
+    return f"the fire time {wall(fire)} waits {waits} for its window, and is missed after {after}"
 
 
-def _wall(table: Timetable, fire: datetime) -> str:
-    return fire.astimezone(ZoneInfo(table.job.timezone)).time().isoformat("minutes")
+def _wall(job: Job, fire: datetime, *, dated: bool) -> str:
+    at = fire.astimezone(ZoneInfo(job.timezone))
+    return at.time().isoformat("minutes") + (f" of {at.date()}" if dated else "")
 
 
 def _since_midnight(wall: time) -> timedelta:
@@ -216,12 +236,11 @@ def _since_midnight(wall: time) -> timedelta:
 
 
 @lru_cache(maxsize=4096)
-def _clock_changes(expression: str, zone: str, dst: Dst, now: datetime) -> str:
-    """Each clock change of the next twelve months that an expression falls into, and what happens; empty: none."""
+def _clock_changes(expression: str, zone: str, dst: Dst, since: datetime, until: datetime) -> str:
+    """Each clock change in that time that an expression falls into, and what happens; empty: none."""
     trigger = CronTrigger(expression, find_zone(zone), dst)
     changes = (
-        f"{at.astimezone(trigger.zone).date()} ({what})"
-        for at, what in trigger.clock_changes(now, now + _YEAR)
+        f"{at.astimezone(trigger.zone).date()} ({what})" for at, what in trigger.clock_changes(since, until)
     )
     dates = ", ".join(changes)
     return f'"{expression}" falls into the clock change of {dates}' if dates else ""

@@ -214,3 +214,50 @@ def test_a_schedule_that_its_blackout_forbids_never_fires(tmp_path: Path) -> Non
     (problem,) = _problems(tmp_path, text)
     assert (problem.code, problem.severity) == ("W301", "warning")
     assert "none of its fire times may start" in problem.message
+
+
+def test_a_member_that_never_fires_is_told(tmp_path: Path) -> None:
+    """One dead schedule of a list is hidden by the others; it is named."""
+    (problem,) = _problems(tmp_path, 'schedule = ["0 0 31 2 *", "0 2 * * *"]')
+    assert (problem.code, problem.message) == ("W301", '"0 0 31 2 *" never fires from now on')
+
+
+def test_a_rare_schedule_that_a_blackout_meets_once_is_no_problem(tmp_path: Path) -> None:
+    """29 February 2028 is a Tuesday, that of 2032 is not."""
+    text = 'schedule = "0 12 29 2 *"\nblackout = "free"\n[calendars.free]\nweekdays = ["TUE"]'
+    assert _problems(tmp_path, text) == []
+
+
+def test_clock_changes_outside_of_start_and_end_do_not_matter(tmp_path: Path) -> None:
+    """A job that ends before the next clock change is not warned of it, one that begins after it neither."""
+    text = 'timezone = "Europe/Sofia"\nschedule = "30 3 * * *"\n'
+    assert _problems(tmp_path, text + "end = 2026-12-01T00:00:00Z") == []
+    (late,) = _problems(tmp_path, text + "start = 2027-05-01T00:00:00Z")
+    assert "2027-10-31" in late.message
+    assert "2027-03-28" not in late.message
+
+
+def test_a_window_is_checked_on_the_days_of_clock_changes(tmp_path: Path) -> None:
+    """A fire time that a gap moves out of its window is missed, one moved to its end has less time left."""
+    text = 'timezone = "Europe/Sofia"\ntimeout = "44m"\n'
+    window = 'window = { from = "03:00", to = "%s" }\nschedule = "%s"'
+
+    lost = {each.code: each for each in _problems(tmp_path, text + window % ("04:00", "0 3 * * *"))}
+    assert lost.keys() == {"W302", "W305"}
+    assert "it is due at 04:00" in lost["W302"].message
+    assert "the fire time 04:00 of 2027-03-28 waits 23h for its window" in lost["W305"].message
+    short = {each.code: each for each in _problems(tmp_path, text + window % ("04:30", "45 3 * * *"))}
+    assert "the fire time 04:00 of 2027-03-28 has 30m left" in short["W304"].message
+
+
+def test_a_blackout_that_keeps_the_window_shut_is_told(tmp_path: Path) -> None:
+    """What is due on Friday for the window after midnight finds the weekend there, and is missed."""
+    text = 'timeout = "1h"\nwindow = { from = "00:00", to = "06:00" }\nblackout = "weekend"\nschedule = '
+    calendar = '\n[calendars.weekend]\nweekdays = ["SAT", "SUN"]'
+
+    (problem,) = _problems(tmp_path, text + '"30 23 * * *"' + calendar)
+    assert (problem.code, problem.key) == ("W305", "jobs.orders.window")
+    assert (
+        "the fire time 23:30 of 2026-11-27 waits 2d for its window, and is missed after 1d" in problem.message
+    )
+    assert _problems(tmp_path, text + '"30 23 * * SUN-THU"' + calendar) == []

@@ -6,7 +6,7 @@ from datetime import date, datetime, time, timedelta
 import pytest
 
 from erpsync.core.job import Calendar, Cron, Every, Job, Window
-from erpsync.scheduling.explain import fire_times
+from erpsync.scheduling.explain import fire_times, next_start
 from erpsync.scheduling.timetable import timetable
 from erpsync.scheduling.trigger import build_schedule, build_trigger
 
@@ -186,3 +186,43 @@ def test_blackout_window_and_spread_are_explained() -> None:
     assert notes(job) == ["window: starts 2026-03-29T22:00+03:00", "blackout free: skipped"]
     assert notes(replace(job, on_blackout="postpone"))[1] == "blackout free: starts 2026-03-31T00:00+03:00"
     assert notes(replace(job, window=None, spread=timedelta(hours=1)))[0].startswith("spread +")
+
+
+def test_a_start_that_never_comes_is_not_promised() -> None:
+    """A run that is missed before its window opens is said to be, by the deadline that the daemon keeps."""
+    weekend = Calendar("weekend", weekdays=frozenset({5, 6}))
+    night = Job(
+        "n", "n", "p", schedules=(Cron("30 23 * * *"),), blackout=(weekend,), window=Window(time(), time(6))
+    )
+    noon = replace(
+        night,
+        schedules=(Cron("0 12 * * *"),),
+        blackout=(),
+        window=Window(time(22), time(6)),
+        start_by=timedelta(hours=1),
+    )
+    thursday = datetime.fromisoformat("2026-11-26T12:00:00Z")
+
+    def notes(job: Job) -> list[str]:
+        return [fire.note for fire in fire_times(build_trigger(job), thursday, 4, job=job)]
+
+    assert notes(night) == [
+        "window: starts 2026-11-27T00:00+00:00",
+        "window: opens 2026-11-30T00:00+00:00, missed 2026-11-28T23:30+00:00",
+        "blackout weekend: skipped",
+        "blackout weekend: skipped",
+    ]
+    assert notes(noon)[0] == "window: opens 2026-11-27T22:00+00:00, missed 2026-11-27T13:00+00:00"
+    friday = datetime.fromisoformat("2026-11-27T23:30:00Z")
+    assert next_start(timetable(night), friday) == datetime.fromisoformat("2026-12-01T00:00:00Z")
+    assert next_start(timetable(noon), friday.replace(hour=12, minute=0)) is None
+    often = replace(noon, schedules=(Cron("*/5 * * * *"),), start_by=timedelta(minutes=10))
+    assert next_start(timetable(often), friday.replace(hour=7)) == friday.replace(hour=22, minute=0)
+
+
+def test_rare_fire_times_are_looked_for_beyond_the_horizon() -> None:
+    """29 February 2028 is a Tuesday and blacked out; that of 2032 is not, and starts."""
+    tuesdays = Calendar("tuesdays", weekdays=frozenset({1}))
+    leap = timetable(Job("l", "l", "p", schedules=(Cron("0 12 29 2 *"),), blackout=(tuesdays,)))
+    fire = datetime.fromisoformat("2028-02-29T12:00:00Z")
+    assert next_start(leap, fire) == fire.replace(year=2032)
