@@ -53,14 +53,33 @@ class _ErpError:
     type: str
 
 
-def is_license_answer(body: bytes) -> bool:
-    """Whether the answer says, in whatever shape and status, that no licence slot is free."""
-    return _LICENSE_MARK in body
+def says_no_license(status: int, body: bytes) -> bool:
+    """Whether the answer says, in whatever shape and status, that no licence slot is free.
+
+    Data of a success may well speak of it: there only an error object or what is no data at all says so.
+    """
+    if _LICENSE_MARK not in body:
+        return False
+    if status >= 400 or _erp_error(body) is not None:
+        return True
+    try:
+        return not isinstance(decode(body), dict | list)
+    except ValueError:
+        return True
+
+
+def transaction_id(body: bytes) -> str:
+    """What BeginTransaction answers: as text, as JSON, or as an OData scalar."""
+    try:
+        begun = decode(body)
+    except ValueError:
+        begun = body.decode(errors="replace")
+    return str(begun.get("value") if isinstance(begun, dict) else begun).strip()
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ErpNetError:
     """The error that an answer stands for; `where` is method and path. One of 200 is no good for what it holds."""
-    if is_license_answer(body):
+    if says_no_license(status, body):
         return LicenseExhaustedError(
             f"{where}: every licence slot of the instance is taken",
             where=where,

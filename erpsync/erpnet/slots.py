@@ -52,7 +52,8 @@ class Lease:
     doubtful: bool = False
     """A call got no answer, or one that does not tell: it may have opened the session."""
     in_flight: int = 0
-    transactions: int = 0
+    transactions: set[str] = field(default_factory=set)
+    """The API transactions that may be open in it."""
 
     def take(self, token: AccessToken, now: float, wall: datetime) -> None:
         """Carry on with this token; a service's ends with its session, which was opened right after."""

@@ -14,8 +14,8 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import ReadOnlyError
 from erpsync.core.event import Emit
 from erpsync.core.token import AccessToken, Auth
-from erpsync.erpnet.answer import NEVER_SENT, SAFE_METHODS, is_license_answer
-from erpsync.erpnet.body import TooLargeError, read_whole
+from erpsync.erpnet.answer import NEVER_SENT, SAFE_METHODS, says_no_license, transaction_id
+from erpsync.erpnet.body import LITTLE, ReadAhead, TooLargeError, read_whole
 from erpsync.erpnet.gate import Seen, SessionGate
 from erpsync.erpnet.pace import Pace
 from erpsync.erpnet.slots import Lease
@@ -98,7 +98,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         refused = await _whole(response)
         if "insufficient_scope" in refused.headers.get("www-authenticate", ""):  # RFC 6750 section 3.1
             return refused
-        if is_license_answer(refused.content):
+        if says_no_license(401, refused.content):
             return refused
         auth.invalidate(token.version, f"401 from {request.url.host}")
         newer, lease = await self._ticket(auth, request)
@@ -133,17 +133,18 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         sent = gate.sent(lease)
         try:
             response = await self._send(_with_token(request, token))
-            if response.status_code >= 400:
-                response = await _whole(response)
-            seen = _seen(response)
+            response, body = await _looked_into(response)
+            is_full = says_no_license(response.status_code, body)
+            seen = _seen(response, is_full=is_full)
         except NEVER_SENT:
             seen = Seen.NOTHING
             raise
         finally:
             gate.answered(lease, sent, seen)
-        if response.status_code >= 400 and is_license_answer(response.content):
+        if is_full:
+            await response.aclose()
             raise gate.refused(lease, f"{request.method} {request.url.path}")
-        lease.transactions += _transactions(request, response)
+        _note_transaction(lease, request, response, body)
         return response
 
     async def _send(self, request: httpx2.Request) -> httpx2.Response:
@@ -173,19 +174,38 @@ async def _whole(response: httpx2.Response) -> httpx2.Response:
         return httpx2.Response(response.status_code, headers=response.headers)
 
 
-def _seen(response: httpx2.Response) -> Seen:
-    if response.is_success:
-        return Seen.OPEN
-    if response.status_code == 401 or (response.status_code >= 400 and is_license_answer(response.content)):
+async def _looked_into(response: httpx2.Response) -> tuple[httpx2.Response, bytes]:
+    """An answer and its decoded body; of one that is not refused no body where there is more than a little."""
+    if response.status_code >= 400:
+        response = await _whole(response)
+        return response, response.content
+    if not response.is_success or int(response.headers.get("content-length", 0)) > LITTLE:
+        return response, b""
+    ahead = await ReadAhead.of(response, LITTLE)
+    raw = ahead.all
+    response = httpx2.Response(
+        response.status_code, headers=response.headers, stream=ahead, extensions=response.extensions
+    )
+    try:
+        return response, httpx2.Response(200, headers=response.headers, content=raw).content if raw else b""
+    except httpx2.DecodingError:
+        return response, b""  # whoever reads it hears of it
+
+
+def _seen(response: httpx2.Response, *, is_full: bool) -> Seen:
+    if is_full or response.status_code == 401:
         return Seen.NOTHING
-    return Seen.ANSWER
+    return Seen.OPEN if response.is_success else Seen.ANSWER
 
 
-def _transactions(request: httpx2.Request, response: httpx2.Response) -> int:
-    """By how many the open API transactions change; one that cannot be ended is no use to anybody."""
+def _note_transaction(lease: Lease, request: httpx2.Request, response: httpx2.Response, body: bytes) -> None:
+    """Which API transactions are open; one whose end fails may be, and is waited for until its session is over."""
+    if not response.is_success:
+        return
     if request.url.path.endswith("/BeginTransaction"):
-        return int(response.is_success)
-    return -int(request.url.path.endswith("/EndTransaction"))
+        lease.transactions.add(transaction_id(body))
+    elif request.url.path.endswith("/EndTransaction"):
+        lease.transactions.discard(request.headers.get("transactionid", ""))
 
 
 def _with_token(request: httpx2.Request, token: AccessToken) -> httpx2.Request:

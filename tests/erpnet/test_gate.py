@@ -1,6 +1,7 @@
 """Sessions and licence slots at a sandbox: a real token manager, real sockets and a real ledger, in virtual time."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -10,7 +11,7 @@ import httpx2
 import pytest
 
 from erpsync.core.clock import ManualClock
-from erpsync.core.errors import LicenseExhaustedError, StoreError, UnreachableError
+from erpsync.core.errors import BusinessRuleError, LicenseExhaustedError, StoreError, UnreachableError
 from erpsync.core.instance import GrantKind, Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import AccessToken, Auth
@@ -261,6 +262,27 @@ async def test_transaction_passes_the_seam(roomy: House, sandbox: Sandbox) -> No
     assert (stats["sessions_opened"], stats["violations"]) == (2, 0)
 
 
+async def test_rejected_commit_leaves_the_next_transaction_its_session(
+    roomy: House, sandbox: Sandbox
+) -> None:
+    """A commit that was refused and its roll-back end one transaction: the next one keeps others from the seam."""
+    erp = roomy.erp()
+    sandbox.fail(where="api", times=1, status=500, error={"message": "R1234"}, path="*EndTransaction")
+    with pytest.raises(BusinessRuleError):
+        async with erp.transaction():
+            pass
+    (lease,) = roomy.book.leases
+    assert not lease.transactions
+    await busy_until(roomy, erp, 58)
+    async with erp.transaction(expected=timedelta(seconds=30)):
+        roomy.pass_time(90)
+        outside = asyncio.create_task(erp.count(PRODUCTS))
+        await asyncio.sleep(0.05)
+        assert sandbox.stats()["sessions_opened"] == 1
+    await roomy.until(lambda: roomy.pass_time(0.3) or outside.done())
+    assert await outside == 20
+
+
 async def test_transaction_begins_where_it_fits(house: House, sandbox: Sandbox) -> None:
     """One that may last beyond the seam waits for the next session; other calls go on in this one meanwhile."""
     erp = house.erp()
@@ -345,10 +367,12 @@ SHAPES = [
     {"status": 403, "body": {"message": "x", "type": "Aloe.MaximumLicenseCountExceededException", "code": 1}},
     {"status": 503, "raw": "<html><h1>MaximumLicenseCountExceeded</h1></html>"},
     {"status": 400, "raw": "MaximumLicenseCountExceeded"},
+    {"status": 200, "error": {"message": "MaximumLicenseCountExceeded: all licenses are in use."}},
+    {"status": 200, "raw": "<html><h1>MaximumLicenseCountExceeded</h1></html>"},
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: str(shape["status"]))
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['status']}-{[*shape][1]}")
 async def test_full_licence_waits_in_minutes(
     house: House, sandbox: Sandbox, shape: dict[str, object]
 ) -> None:
@@ -369,6 +393,15 @@ async def test_full_licence_waits_in_minutes(
     assert not house.told("token.invalidated")
     sandbox.clear_faults()
     assert await erp.count(PRODUCTS) == 20
+
+
+async def test_data_may_speak_of_licences(house: House, sandbox: Sandbox) -> None:
+    """A row in which somebody wrote of a full licence is a row, and its call has opened a session."""
+    note = {"value": [{"Notes": "MaximumLicenseCountExceeded: asked support"}]}
+    sandbox.fail(where="api", times=1, status=200, raw=json.dumps(note), path="*" + PRODUCTS + "*")
+    page = await house.erp().one_page(PRODUCTS)
+    assert list(page) == note["value"]
+    assert len(house.told("session.opened")) == 1
 
 
 async def test_nobody_listening_opens_nothing(house: House, sandbox: Sandbox) -> None:
