@@ -289,6 +289,7 @@ _INSTANT_SCHEMA: dict[str, Any] = {"description": "an offset date-time, like 202
 Text = Annotated[str, Field(min_length=1)]
 Whole = Annotated[int, Field(strict=True)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
+Handful = Annotated[int, Field(strict=True, ge=0, le=1000)]
 Positive = Annotated[int, Field(strict=True, ge=1)]
 Flag = Annotated[bool, Field(strict=True)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_list), WithJsonSchema(_LIST_SCHEMA)]
@@ -506,7 +507,7 @@ class JobSection(Section):
     grace: Duration | None = None
     catch_up: Literal["last", "none", "all"] | None = None
     catch_up_window: Duration | None = None
-    catch_up_limit: Natural | None = None
+    catch_up_limit: Handful | None = None
     timeout: Span | None = None
     retry: RetrySection | None = None
     overlap: Literal["skip", "queue", "replace", "allow"] | None = None

@@ -307,7 +307,9 @@ class Engine:
         self._alarms.check()
 
     def _tell_step(self, step: timedelta) -> None:
-        correction = -step > CORRECTION
+        now = self._clock.now()
+        ahead = (mark.until - now for name, mark in self._marks.items() if name in self._tables)
+        correction = step < timedelta(0) and max(-step, *ahead) > CORRECTION  # several steps may make one
         self._tell_jump("correction" if correction else "back" if step < timedelta(0) else "forward", step)
 
     def _tell_jump(self, kind: str, by: timedelta) -> None:

@@ -297,6 +297,21 @@ async def test_a_correction_returns_to_the_present_and_repeats_nothing(witness: 
     assert [told["kind"] for told in witness.told("clock.jumped")] == ["correction"]
 
 
+async def test_steps_that_make_a_correction_together_tell_it_once(witness: Witness) -> None:
+    """Twice two hours back: the second makes the marks return, and is told as what it is."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    for jumps in (1, 2):
+        clock.step(-2 * HOUR)
+        clock.advance(SWEEP)
+        await until(lambda jumps=jumps: len(witness.told("clock.jumped")) == jumps)
+    await until(lambda: engine.next_fire("orders") == NOON - 3 * HOUR)
+    await engine.stop()
+
+    assert [told["kind"] for told in witness.told("clock.jumped")] == ["back", "correction"]
+
+
 async def test_a_clock_corrected_while_down_is_told_once(store: Store, witness: Witness) -> None:
     """Marks of the future return to now at the start, with one event for all of them."""
     jobs = [replace(HOURLY, name=f"job-{n}") for n in range(3)]
