@@ -125,6 +125,29 @@ def test_overdue_by_the_clock(success: str | None, now: str, expected: bool) -> 
     assert (late is not None) is expected
 
 
+@pytest.mark.parametrize(
+    ("cron", "due_by", "success", "expected"),
+    [
+        ("*/15 * * * *", time(6, 30), "2026-05-05 06:15:10", False),
+        ("*/15 * * * *", time(6, 30), "2026-05-05 00:00:10", False),
+        ("*/15 * * * *", time(6, 30), "2026-05-04 23:59:00", True),
+        ("*/15 * * * *", time(0), "2026-05-04 12:00:10", False),
+        ("*/15 * * * *", time(0), "2026-05-03 12:00:10", True),
+        ("0 20-22 * * *", time(6, 30), "2026-05-04 20:10:00", False),
+        ("0 20-22 * * *", time(6, 30), "2026-05-04 19:10:00", True),
+        ("30 6 * * *", time(6, 30), "2026-05-04 06:40:00", False),
+        ("30 6 * * *", time(6, 30), "2026-05-04 06:20:00", True),
+    ],
+)
+def test_one_success_of_the_day_is_in_time(cron: str, due_by: time, success: str, expected: bool) -> None:
+    """A job that fires often is not overdue for the run that is due just then, only without a success that day."""
+    job = replace(NIGHTLY, schedules=(Cron(cron),), due_by=due_by)
+    last = datetime.fromisoformat(success).replace(tzinfo=UTC)
+    assert (
+        overdue(timetable(job), last, SINCE, datetime(2026, 5, 5, 6, 30, tzinfo=UTC)) is not None
+    ) is expected
+
+
 def test_a_weekly_job_stays_overdue_until_it_succeeds() -> None:
     """What failed on Monday is still overdue on Wednesday."""
     weekly = replace(NIGHTLY, schedules=(Cron("0 2 * * MON"),), due_by=time(6, 30))
