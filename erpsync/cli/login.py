@@ -32,9 +32,11 @@ def login(
     """Sign in as a person, in a browser; the sign-in is kept sealed, and kept alive by the daemon."""
     workspace = workspace_of(context)
     found = _found(workspace, identity)
-    stored = asyncio.run(_sign_in(workspace, found, no_browser=no_browser))
+    stored, undone = asyncio.run(_sign_in(workspace, found, no_browser=no_browser))
     scope = " ".join(stored.scope) or "no scope"
     say(f"signed in as {stored.subject} for {found.name}: {scope}")
+    for each in undone:
+        note(workspace.redactor(f"the sign-in before: {each}"))
 
 
 def logout(context: typer.Context, identity: IdentityArgument) -> None:
@@ -53,7 +55,9 @@ def _found(workspace: Workspace, name: str) -> "Identity":
     return find_named(workspace.configuration.identities, name, "identity")
 
 
-async def _sign_in(workspace: Workspace, identity: "Identity", *, no_browser: bool) -> "StoredToken":
+async def _sign_in(
+    workspace: Workspace, identity: "Identity", *, no_browser: bool
+) -> "tuple[StoredToken, tuple[str, ...]]":
     from erpsync.daemon.person import person
 
     async with person(workspace.configuration, workspace.redactor, identity, _tell) as somebody:
@@ -62,7 +66,7 @@ async def _sign_in(workspace: Workspace, identity: "Identity", *, no_browser: bo
         return await somebody.sign_in_here(_show_here)
 
 
-async def _sign_out(workspace: Workspace, identity: "Identity") -> list[str] | None:
+async def _sign_out(workspace: Workspace, identity: "Identity") -> tuple[str, ...] | None:
     from erpsync.daemon.person import person
 
     async with person(workspace.configuration, workspace.redactor, identity, _tell) as somebody:

@@ -15,7 +15,8 @@ class AccessToken:
 
     `version` grows with each token of an identity in this process; `obtained_at` is when the request for it was
     sent and `expires_at` when it is over, counted from there, or NEVER; both are aware UTC. `scheme` says how it is
-    sent.
+    sent. `session` is the fingerprint of the session that the token itself names, as a person's does; empty where it
+    names none.
     The value appears in no repr; show `fingerprint` instead.
     """
 
@@ -25,6 +26,7 @@ class AccessToken:
     expires_at: datetime
     scope: tuple[str, ...] = ()
     scheme: Literal["bearer", "x-api-key"] = "bearer"
+    session: str = ""
 
     @property
     def header(self) -> tuple[str, str]:

@@ -122,6 +122,7 @@ class Connections:
         self._retired: list[TokenManager] = []
         self._retired_sites: list[InstanceSite] = []
         self._connections: dict[tuple[str | None, str | None], Connection] = {}
+        self._drawers: dict[str, Drawer | None] = {}  # by identity, for a look at what was ended
         self._open_books()
 
     def of_job(self, job: Job) -> Connection:
@@ -176,6 +177,7 @@ class Connections:
         the one it has, and by that its session, however it shows from now on who it is.
         """
         before, self._configuration = self._configuration, configuration
+        self._drawers.clear()
         self._open_books()
         changed = {
             name for name in self._sites if before.instances.get(name) != configuration.instances.get(name)
@@ -281,9 +283,19 @@ class Connections:
                 continue
             if name not in self.books:
                 left = self._store.read_now(read_sessions) if left is None else left
-                self.books[name] = SlotBook(name, instance.license_slots, self._clock, self._emit)
+                self.books[name] = SlotBook(
+                    name, instance.license_slots, self._clock, self._emit, self._is_ended
+                )
                 self.books[name].load(session for session in left if session.instance == name)
             self.books[name].slots = instance.license_slots
+
+    def _is_ended(self, identity: str, fingerprint: str) -> bool:
+        """Whether a person has signed out of this session, and the server has ended it."""
+        if identity not in self._drawers:
+            found = self._configuration.identities.get(identity)
+            self._drawers[identity] = self.drawer(found) if found else None
+        drawer = self._drawers[identity]
+        return drawer is not None and fingerprint in drawer.ended()
 
     def _auth(self, name: str, site: InstanceSite) -> TokenManager | SessionGate:
         """What lets calls pass: at an ERP.net instance a gate, for there they open sessions."""

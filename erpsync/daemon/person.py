@@ -16,6 +16,7 @@ from erpsync.daemon.compose import sealed_store
 from erpsync.daemon.connections import Connections, InstanceSite
 from erpsync.daemon.place import resolver_of
 from erpsync.identity.authorization import SignIn, begin, code_in, redeem, sign_out
+from erpsync.identity.claims import session_of
 from erpsync.identity.client import TokenClient
 from erpsync.identity.discovery import ServerMetadata
 from erpsync.identity.loopback import ANY_PORT, loopback
@@ -38,8 +39,9 @@ class Person:
     _site: InstanceSite
     _drawer: Drawer
 
-    async def sign_in_here(self, show: Callable[[str], None]) -> StoredToken:
-        """By a browser on this machine; `show` is told the address to open.
+    async def sign_in_here(self, show: Callable[[str], None]) -> tuple[StoredToken, tuple[str, ...]]:
+        """By a browser on this machine; `show` is told the address to open. An earlier sign-in is ended if it has
+        another session; with what could not be done of that, in words.
 
         Raises:
             SignInError: refused, or nobody signed in within five minutes (then retryable).
@@ -58,7 +60,7 @@ class Person:
 
     async def sign_in_elsewhere(
         self, show: Callable[[str], None], ask: Callable[[], Awaitable[str]]
-    ) -> StoredToken:
+    ) -> tuple[StoredToken, tuple[str, ...]]:
         """By a browser anywhere: `ask` gives the address at which it ended. Raises as `sign_in_here`."""
         server = await self._tokens.metadata()
         sign_in = self._begin(server, self.identity.redirect_uri or ANY_PORT)
@@ -70,7 +72,7 @@ class Person:
             raise _nobody_came() from error
         return await self._finish(server, sign_in, came)
 
-    async def sign_out(self) -> list[str] | None:
+    async def sign_out(self) -> tuple[str, ...] | None:
         """Nothing is stored any more; None where nothing was, else what the server could not be told.
 
         Raises:
@@ -79,18 +81,38 @@ class Person:
         async with self._drawer.lock():
             stored = await asyncio.to_thread(self._drawer.load)
             await asyncio.to_thread(self._drawer.clear)
-        return None if stored is None else await sign_out(self._tokens, self._site.client, stored)
+        return None if stored is None else await self._end(stored)
 
     def _begin(self, server: ServerMetadata, redirect_uri: str) -> SignIn:
         consent = self._site.instance.kind != "erpnet"  # ERP.net knows no such prompt, and needs none
         return begin(self.identity, server, redirect_uri, consent=consent)
 
-    async def _finish(self, server: ServerMetadata, sign_in: SignIn, came: str) -> StoredToken:
+    async def _finish(
+        self, server: ServerMetadata, sign_in: SignIn, came: str
+    ) -> tuple[StoredToken, tuple[str, ...]]:
         code = code_in(came, sign_in, server)
         stored = await redeem(self._tokens, self._site.client, sign_in, code)
+        undone: tuple[str, ...] = ()
         async with self._drawer.lock():
+            before = await asyncio.to_thread(self._drawer.load)
+            if before is not None and _is_another(before, stored):
+                await asyncio.to_thread(self._drawer.clear)  # from here on nobody uses what is being ended
+                undone = await self._end(before)
             await asyncio.to_thread(self._drawer.save, stored)
-        return stored
+        return stored, undone
+
+    async def _end(self, stored: StoredToken) -> tuple[str, ...]:
+        """End a sign-in that is in the drawer no more: else its session holds a licence slot for another while."""
+        done = await sign_out(self._tokens, self._site.client, stored)
+        if done.session:
+            await asyncio.to_thread(self._drawer.note_ended, done.session)
+        return done.undone
+
+
+def _is_another(before: StoredToken, now: StoredToken) -> bool:
+    """Whether two sign-ins are two sessions, as far as their tokens tell."""
+    old, new = (session_of(each.access_token) or session_of(each.id_token or "") for each in (before, now))
+    return old != new or before.subject != now.subject
 
 
 @asynccontextmanager

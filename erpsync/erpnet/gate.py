@@ -20,7 +20,7 @@ from erpsync.core.event import Emit
 from erpsync.core.instance import GrantKind
 from erpsync.core.session import Session, SessionKind
 from erpsync.core.token import AccessToken, Auth
-from erpsync.erpnet.slots import PROMISE, Lease, SlotBook
+from erpsync.erpnet.slots import PROMISE, Lease, SlotBook, session_key
 from erpsync.store.sessions import remove_sessions, write_sessions
 from erpsync.store.state import Store
 
@@ -226,8 +226,11 @@ class SessionGate:
         return self._lease is not None and self._lease.takes(now)
 
     def _fits(self, lease: Lease, token: AccessToken) -> bool:
-        """A person's token is refreshed within the session; another token of a service is another session."""
-        return self._kind == "person" or lease.fingerprint == token.fingerprint
+        """A person's token is refreshed within the session that it names, if it names one; another token of a service
+        is another session."""
+        if self._kind == "person" and not token.session:
+            return True
+        return lease.fingerprint == session_key(self._kind, token)
 
     async def _slot(self, patience: float) -> None:
         """Wait for a slot: at a seam, until the old session is over; the successor token is ready by then."""
@@ -261,7 +264,8 @@ class SessionGate:
 
     async def _open(self, lease: Lease) -> None:
         token = await self._fresh()
-        for other in [other for other in self._book.leases if other.fingerprint == token.fingerprint]:
+        key = session_key(self._kind, token)
+        for other in [other for other in self._book.leases if other.fingerprint == key]:
             self._drop(other, "continued")  # one token is one session
         now = self._clock.boot()
         lease.take(token, now, self._clock.now())

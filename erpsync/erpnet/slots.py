@@ -5,7 +5,7 @@ A session cannot be ended by us: its slot is free when the server has ended it, 
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
@@ -25,7 +25,13 @@ _DOUBT = 30.0  # seconds before the idle end from which a call could come too la
 _SEAM = 60.0
 _UNDECIDED = 0.05  # seconds until it is looked again whether calls under way have opened a session
 _REFUSED, _LONGEST_REFUSED = 60.0, 1200.0
+_LOOK = 5.0  # seconds between two looks whether somebody has signed out
 _IDLE, _ABSOLUTE = IDLE.total_seconds(), ABSOLUTE.total_seconds()
+
+
+def session_key(kind: SessionKind, token: AccessToken) -> str:
+    """What tells sessions of an identity apart: the one that a person's token names, else the token."""
+    return (token.session if kind == "person" else "") or token.fingerprint
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +64,7 @@ class Lease:
     def take(self, token: AccessToken, now: float, wall: datetime) -> None:
         """Carry on with this token; a service's ends with its session, which was opened right after."""
         self.token, self.former = token, False
-        self.fingerprint = self.fingerprint or token.fingerprint
+        self.fingerprint = self.fingerprint or session_key(self.kind, token)
         if self.kind == "service":
             obtained = now + (token.obtained_at - wall).total_seconds()
             life = (token.expires_at - token.obtained_at).total_seconds()
@@ -107,13 +113,15 @@ class SlotBook:
 
     An identity *reserves* a slot while one of its runs runs. What holds a slot is a session until its end, or a
     reservation without one. While somebody waits, the holder's new runs start in its present session only and not
-    after its seam, so that nobody starves; runs under way go on.
+    after its seam, so that nobody starves; runs under way go on. `ended` knows, by identity and fingerprint, the
+    sessions of people that the server has ended because they signed out.
     """
 
     instance: str
     slots: int
     clock: Clock
     emit: Emit
+    ended: Callable[[str, str], bool] = lambda identity, fingerprint: False
     leases: list[Lease] = field(default_factory=list)
     _reserved: Counter[str] = field(default_factory=Counter)
     _waiting: dict[str, None] = field(default_factory=dict)  # in the order in which they came
@@ -130,7 +138,7 @@ class SlotBook:
             )
             lease = Lease(session.identity, session.kind, used, session.fingerprint, opened=opened)
             lease.sure, lease.promised, lease.former = used - PROMISE, used, True
-            if lease.ends(now) + MARGIN > now:
+            if lease.ends(now) + MARGIN > now and not self._is_ended(lease):
                 self.leases.append(lease)
 
     # -- runs ------------------------------------------------------------------------------------------------------
@@ -233,6 +241,7 @@ class SlotBook:
         """Seconds until a slot may be freed by time alone; None where somebody has to do something first."""
         now = self._look()
         moments = [lease.ends(now) + margin for lease in self.leases for margin in (OWN_MARGIN, MARGIN)]
+        moments += [now + _LOOK for lease in self.leases if lease.kind == "person"]
         return min((at - now for at in (*moments, self._refused_until) if at > now), default=None)
 
     @property
@@ -276,7 +285,13 @@ class SlotBook:
         for lease in [lease for lease in self.leases if not lease.in_flight]:
             if lease.ends(now) + MARGIN <= now:
                 self.remove(lease, "over")
+            elif self._is_ended(lease):
+                lease.token = None
+                self.remove(lease, "signed out")
         return now
+
+    def _is_ended(self, lease: Lease) -> bool:
+        return lease.kind == "person" and self.ended(lease.identity, lease.fingerprint)
 
     def _present(self, identity: str) -> Lease | None:
         now = self.clock.boot()

@@ -12,6 +12,7 @@ from erpsync.core.errors import ErpsyncError, TokenEndpointError
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import NEVER, AccessToken
+from erpsync.identity.claims import session_of
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import HeldToken, Phase, Renewal, reading_windows, windows
 from erpsync.identity.source import Fetched, TokenSource
@@ -121,7 +122,13 @@ class Acquisition:
         expires_at = NEVER if endless else fetched.sent_at + timedelta(seconds=grant.lifetime)
         self._version += 1
         return AccessToken(
-            grant.access_token, self._version, fetched.sent_at, expires_at, grant.scope, self._scheme
+            grant.access_token,
+            self._version,
+            fetched.sent_at,
+            expires_at,
+            grant.scope,
+            self._scheme,
+            session_of(grant.access_token),
         )
 
 

@@ -27,6 +27,7 @@ from erpsync.core.errors import (
     TokenEndpointError,
 )
 from erpsync.core.instance import Identity
+from erpsync.identity.claims import session_of
 from erpsync.identity.client import TokenClient
 from erpsync.identity.discovery import ServerMetadata
 from erpsync.identity.endpoint import post_as_client
@@ -46,6 +47,14 @@ class SignIn:
     state: str = field(repr=False)
     nonce: str = field(repr=False)
     verifier: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOut:
+    """What could not be done, in words, and the fingerprint of the session that the server says it has ended."""
+
+    undone: tuple[str, ...]
+    session: str = ""
 
 
 def begin(identity: Identity, server: ServerMetadata, redirect_uri: str, *, consent: bool) -> SignIn:
@@ -143,20 +152,21 @@ async def redeem(tokens: TokenClient, http: httpx2.AsyncClient, sign_in: SignIn,
     )
 
 
-async def sign_out(tokens: TokenClient, http: httpx2.AsyncClient, stored: StoredToken) -> list[str]:
+async def sign_out(tokens: TokenClient, http: httpx2.AsyncClient, stored: StoredToken) -> SignedOut:
     """Revoke the refresh token (RFC 7009) and end the session (OpenID Connect RP-Initiated Logout), as far as the
-    server offers it; what could not be done, in words. Only for people: a service has no session to end."""
-    undone = []
+    server offers it. Only for people: a service has no session to end."""
     try:
         server = await tokens.metadata()
     except DiscoveryError as error:
-        return [f"the server was not told: {error.message}"]
+        return SignedOut((f"the server was not told: {error.message}",))
+    undone: list[list[str]] = []
     for step in (_revoke, _end_session):
         try:
-            undone += await step(tokens, http, server, stored)
+            undone.append(await step(tokens, http, server, stored))
         except (IdentityError, SecretUnavailableError) as error:
-            undone.append(error.message)
-    return undone
+            undone.append([error.message])
+    revocation, end = undone
+    return SignedOut((*revocation, *end), session_of(stored.access_token) if not end else "")
 
 
 async def _revoke(

@@ -1,6 +1,7 @@
 """What a token says of itself (RFC 7519, RFC 9068; ERP.net: auth/tokens/access-tokens.md), without its signature."""
 
 import base64
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,12 @@ def claims_of(token: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
+
+
+def session_of(token: str) -> str:
+    """The fingerprint of the session that a person's token belongs to (claim `sid`); empty where it names none."""
+    sid = claims_of(token).get("sid")
+    return "ses_" + hashlib.sha256(sid.encode()).hexdigest()[:8] if isinstance(sid, str) and sid else ""
 
 
 def shown_claims(token: str) -> dict[str, object]:

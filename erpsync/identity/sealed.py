@@ -35,6 +35,7 @@ _NONCE = 12
 _LARGEST = 1 << 20
 _LOCK_PATIENCE = 60.0  # an exchange under the lock is over in half a minute
 _STALE_SECONDS = 3600.0
+_ENDED_KEPT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ class Drawer:
         self._identity = bound[3]
         self._emit = emit
         self._path = folder / (hashlib.sha256(json.dumps(bound[1:]).encode()).hexdigest()[:32] + ".sealed")
+        self._ended_file = self._path.with_suffix(".ended")
+        self._ended: tuple[tuple[int, ...] | None, tuple[str, ...]] = (None, ())
         self._seen: tuple[int, ...] | None = None
         self._looking = threading.Lock()  # file and `_seen` change together; held for no more than a rename
 
@@ -179,6 +182,27 @@ class Drawer:
                 return _stamp(self._path.stat()) != self._seen
             except OSError:
                 return self._seen is not None
+
+    def note_ended(self, session: str) -> None:
+        """The server has ended this session: whoever reckons with licence slots need not wait. Raises
+        StoreUnavailableError."""
+        with place_faults(self._ended_file):
+            lines = [*self.ended(), session][-_ENDED_KEPT:]
+            temporary = self._ended_file.with_suffix(f".{os.getpid()}.tmp")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write("\n".join(lines))
+            temporary.replace(self._ended_file)
+
+    def ended(self) -> tuple[str, ...]:
+        """Sessions of which that was noted, by fingerprint; cheap."""
+        try:
+            stamp = _stamp(self._ended_file.stat())
+            if stamp != self._ended[0]:
+                self._ended = stamp, tuple(self._ended_file.read_text("ascii", "replace").split())
+        except OSError:
+            self._ended = None, ()
+        return self._ended[1]
 
     @asynccontextmanager
     async def lock(self) -> AsyncIterator[None]:

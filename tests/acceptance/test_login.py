@@ -251,6 +251,36 @@ def test_beside_a_daemon(people: Site) -> None:
         assert secret not in written
 
 
+ONE_SLOT = PEOPLE.replace("license_slots = 3", "license_slots = 1")
+
+
+def test_one_slot_for_one_person_after_the_other(people: Site) -> None:
+    """With one licence slot: a second sign-in by a fresh browser ends the session of the first, a sign-out frees the
+    slot for somebody else, beside a daemon and without one; never are two sessions open, and none is opened again."""
+    people.write(ONE_SLOT)
+    with people.daemon():
+        for _ in range(2):
+            assert sign_in(people)[0] == 0
+            assert people.erpsync("trigger", "persons", "--wait").returncode == 0
+        assert people.erpsync("logout", "ann").returncode == 0
+        assert people.erpsync("trigger", "services", "--wait").returncode == 0
+    stats = people.sandbox.stats()
+    assert (stats["sessions_opened"], stats["max_sessions_open"]) == (3, 1)
+    assert (stats["violations"], stats["licenses_refused"]) == (0, 0)
+
+
+def test_a_slot_that_is_free_is_known_to_be_free_without_a_daemon(people: Site) -> None:
+    """One command after the other uses the one licence slot: signed in, signed out, signed in anew."""
+    people.write(ONE_SLOT)
+    for _ in range(2):
+        assert sign_in(people)[0] == 0
+        assert people.erpsync("run", "persons").returncode == 0
+        assert people.erpsync("logout", "ann").returncode == 0
+    assert people.erpsync("run", "services").returncode == 0
+    stats = people.sandbox.stats()
+    assert (stats["sessions_opened"], stats["max_sessions_open"], stats["violations"]) == (3, 1, 0)
+
+
 def test_jobs_of_a_person_who_is_signed_out_are_skipped_until_somebody_signs_in(people: Site) -> None:
     """Fire times are one growing skip with the reason `identity`; after the sign-in the next one runs."""
     people.write(PEOPLE + OFTEN)

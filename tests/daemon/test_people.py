@@ -98,7 +98,7 @@ class House:
 
         identity = self.configuration.identities["ann@box"]
         async with person(self.configuration, self.redactor, identity, silent) as somebody:
-            return await somebody.sign_in_elsewhere(url.set_result, pasted)
+            return (await somebody.sign_in_elsewhere(url.set_result, pasted))[0]
 
     def drawer(self) -> Drawer:
         drawer = self.connections().drawer(self.configuration.identities["ann@box"])

@@ -19,6 +19,7 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 from erpsync.core.errors import DiscoveryError, IdentityError, SignInError
 from erpsync.core.instance import Identity
 from erpsync.identity.authorization import SignIn, begin, code_in, redeem, sign_out
+from erpsync.identity.claims import session_of
 from erpsync.identity.client import TokenClient
 from erpsync.identity.discovery import ServerMetadata
 from erpsync.identity.loopback import loopback
@@ -301,7 +302,7 @@ STORED = StoredToken("access", datetime(2026, 1, 1, tzinfo=UTC), 60.0, (), "refr
 
 async def test_signing_out(provider: Provider) -> None:
     """The refresh token is revoked by the client itself, and the session ended with the id_token as its name."""
-    assert await sign_out(provider.client, provider.bench.client, STORED) == []
+    assert (await sign_out(provider.client, provider.bench.client, STORED)).undone == ()
     (revoked,) = provider.bench.server.requests("/revoke")
     assert revoked.form["token"] == ["refresh-1"]
     assert revoked.form["token_type_hint"] == ["refresh_token"]
@@ -310,20 +311,31 @@ async def test_signing_out(provider: Provider) -> None:
     assert parse_qs(urlsplit(ended.path).query)["id_token_hint"] == ["hint"]
 
 
+async def test_a_session_is_over_where_the_server_says_so(provider: Provider) -> None:
+    """The session that the access token names is told as ended after the server's yes, and after nothing else."""
+    claims = base64.urlsafe_b64encode(b'{"sid": "S1"}').decode().rstrip("=")
+    stored = replace(STORED, access_token=f"e30.{claims}.x")
+    done = await sign_out(provider.client, provider.bench.client, stored)
+    assert done.session == session_of(stored.access_token) != ""
+    for answer in (http(b"", 400), http(b"", 503), b""):
+        provider.bench.server.script["/end"] = answer
+        assert (await sign_out(provider.client, provider.bench.client, stored)).session == ""
+
+
 async def test_signing_out_of_a_server_that_cannot(provider: Provider) -> None:
     """What a server does not offer, refuses or is not there for, is said; the rest is done."""
     server = provider.bench.server
     server.script["/revoke"] = http(b"", 503)
-    (undone,) = await sign_out(provider.client, provider.bench.client, STORED)
+    (undone,) = (await sign_out(provider.client, provider.bench.client, STORED)).undone
     assert "not revoked" in undone
     server.script["/revoke"], server.script["/end"] = http(), http(b"", 400)
-    (undone,) = await sign_out(provider.client, provider.bench.client, STORED)
+    (undone,) = (await sign_out(provider.client, provider.bench.client, STORED)).undone
     assert "not ended the session" in undone
     bare = {"issuer": provider.bench.issuer, "token_endpoint": server.url + TOKEN_PATH}
     server.script["/id/.well-known/openid-configuration"] = http(bare)
-    assert len(await sign_out(provider.client, provider.bench.client, STORED)) == 2
+    assert len((await sign_out(provider.client, provider.bench.client, STORED)).undone) == 2
     server.script["/id/.well-known/openid-configuration"] = http({}, 503)
-    (undone,) = await sign_out(provider.client, provider.bench.client, STORED)
+    (undone,) = (await sign_out(provider.client, provider.bench.client, STORED)).undone
     assert "was not told" in undone
 
 
