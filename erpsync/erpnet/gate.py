@@ -36,10 +36,13 @@ _PATIENCE = 125.0
 _AHEAD = 10.0  # seconds before the slot is free when the successor token is asked for
 _LOOK = 5.0  # seconds between two looks: a slot may be freed sooner than expected
 _LONGEST_UNKNOWN = 60.0
-_HINT = (
-    "raise license_slots if the instance has more licences for erpsync; "
-    "with [daemon] seal_key a restart goes on in the open session"
-)
+_HINT = "raise license_slots if the instance has more licences for erpsync"
+_HINTS = {
+    "full": "idle sessions end after 20 minutes; reserve a slot for the system user or plan fewer at once",
+    "given up": "the API refused the token of the open session twice (401), and the session holds its slot until it "
+    "is over; with one more slot there is no wait",
+    "lost": f"{_HINT}; with [daemon] seal_key a restart goes on in the open session",
+}
 
 
 class Seen(Enum):
@@ -79,6 +82,7 @@ class SessionGate:
         self._emit = emit
         self._kind = _KINDS[grant]
         self._lease: Lease | None = None
+        self._given_up: Lease | None = None  # for a 401
         self._flight: asyncio.Task[Lease] | None = None
         self._promise: asyncio.Task[None] | None = None
 
@@ -143,7 +147,7 @@ class SessionGate:
         return LicenseExhaustedError(
             f"{where}: every licence slot of {self._book.instance} is taken",
             where=where,
-            hint="idle sessions end after 20 minutes; reserve a slot for the system user or plan fewer at once",
+            hint=_HINTS["full"],
             retry_after=timedelta(seconds=wait),
         )
 
@@ -151,7 +155,7 @@ class SessionGate:
         """The API refused the token of this version. A service's session cannot be used any more but still counts."""
         lease = self._lease
         if lease is not None and lease.token is not None and lease.token.version == version:
-            lease.token = None
+            lease.token, self._given_up = None, lease
         self._auth.invalidate(version, reason)
 
     async def close(self) -> None:
@@ -302,9 +306,18 @@ class SessionGate:
         seconds = _LONGEST_UNKNOWN if wait == inf else wait + 1
         return LicenseExhaustedError(
             f"{self._identity} has no licence slot: {self._book.explanation()}",
-            hint=_HINT,
+            hint=self._hint(),
             retry_after=timedelta(seconds=seconds),
         )
+
+    def _hint(self) -> str:
+        """What would have spared the wait."""
+        own = [lease for lease in self._book.leases if lease.identity == self._identity]
+        if self._book.is_refused:
+            return _HINTS["full"]
+        if self._given_up in own:
+            return _HINTS["given up"]
+        return _HINTS["lost"] if any(lease is not self._lease for lease in own) else _HINT
 
     def _tell_waiting(self, wait: float) -> None:
         self._emit(

@@ -88,6 +88,10 @@ class Lease:
             return used + _IDLE
         return min(used + _IDLE, (used if self.opened is None else self.opened) + _ABSOLUTE)
 
+    def proves(self, token: AccessToken) -> bool:
+        """Whether the server has taken this token in it, and calls may still use it."""
+        return self.opened is not None and self.token is not None and self.token.version == token.version
+
     @property
     def is_present(self) -> bool:
         """Whether calls can use it, as far as is known."""
@@ -136,6 +140,8 @@ class SlotBook:
             opened, used = (
                 now + (instant - wall).total_seconds() for instant in (session.opened_at, session.used_at)
             )
+            latest = now + PROMISE  # what is later was written before the wall clock was set back
+            opened, used = min(opened, latest), min(used, latest)
             lease = Lease(session.identity, session.kind, used, session.fingerprint, opened=opened)
             lease.sure, lease.promised, lease.former = used - PROMISE, used, True
             if lease.ends(now) + MARGIN > now and not self._is_ended(lease):

@@ -65,7 +65,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         return twin
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """One request, replayed at most once with a newer token.
+        """One request, replayed at most once with a newer token; before that once more in a session that was open.
 
         Raises:
             ReadOnlyError: a write that is not allowed; nothing was sent.
@@ -78,11 +78,15 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
             await self._pace.turn()
         if self._auth is None or not await self._is_allowed(request.url):
             return await self._send(_copied(request) if LASTING in request.headers else request)
-        ticket = await self._ticket(self._auth, request)
-        response = await self._authorized(request, *ticket)
+        token, lease = await self._ticket(self._auth, request)
+        response = await self._authorized(request, token, lease)
+        if lease is not None and lease.proves(token) and _is_refused(response) and _is_repeatable(request):
+            response = await self._authorized(
+                request, token, lease
+            )  # a slot is dear: two 401s, not one, give it up
         if response.status_code != 401:
             return response
-        return await self._after_401(self._auth, request, response, ticket[0])
+        return await self._after_401(self._auth, request, response, token)
 
     async def aclose(self) -> None:
         """Nothing: `base` belongs to whoever made it, and other transports use it."""
@@ -96,13 +100,13 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
     ) -> httpx2.Response:
         """Have the token renewed, and send the request again if there is a newer one; a 401 was not processed."""
         refused = await _whole(response)
-        if "insufficient_scope" in refused.headers.get("www-authenticate", ""):  # RFC 6750 section 3.1
+        if not _is_refused(refused):
             return refused
         if says_no_license(401, refused.content):
             return refused
         auth.invalidate(token.version, f"401 from {request.url.host}")
         newer, lease = await self._ticket(auth, request)
-        if newer.version == token.version or not isinstance(request.stream, httpx2.ByteStream):
+        if newer.version == token.version or not _is_repeatable(request):
             return refused
         self._emit(
             "request.replayed",
@@ -164,6 +168,16 @@ def origin(url: str) -> str:
     """Scheme, host and port of a URL, the port always there (RFC 6454 section 4)."""
     parts = httpx2.URL(url)
     return f"{parts.scheme}://{parts.host}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+
+
+def _is_refused(response: httpx2.Response) -> bool:
+    """Whether the token is no good; a 401 may also say that it lacks a scope (RFC 6750 section 3.1)."""
+    challenge = response.headers.get("www-authenticate", "")
+    return response.status_code == 401 and "insufficient_scope" not in challenge
+
+
+def _is_repeatable(request: httpx2.Request) -> bool:
+    return isinstance(request.stream, httpx2.ByteStream)
 
 
 async def _whole(response: httpx2.Response) -> httpx2.Response:

@@ -333,6 +333,8 @@ async def test_refused_token_still_counts(house: House, sandbox: Sandbox) -> Non
     sandbox.revoke_tokens()
     with pytest.raises(LicenseExhaustedError, match="night until") as caught:
         await erp.count(PRODUCTS)
+    assert "401" in caught.value.hint
+    assert "seal_key" not in caught.value.hint
     wait = caught.value.retry_after
     assert wait is not None
     assert wait.total_seconds() == pytest.approx(15 * MINUTE, abs=10)  # it is used no more, so it idles out
@@ -340,6 +342,21 @@ async def test_refused_token_still_counts(house: House, sandbox: Sandbox) -> Non
     assert await erp.count(PRODUCTS) == 20
     stats = sandbox.stats()
     assert (stats["max_sessions_open"], stats["sessions_opened"], house.requests) == (1, 2, 2)
+
+
+async def test_single_401_gives_no_session_up(house: House, sandbox: Sandbox) -> None:
+    """A 401 that does not come twice costs neither token nor slot, in reads and in writes."""
+    erp = house.erp()
+    await erp.count(PRODUCTS)
+    for _ in range(3):
+        sandbox.fail(where="api", status=401, times=1)
+        assert await erp.count(PRODUCTS) == 20
+        sandbox.fail(where="api", status=401, times=1)
+        async with erp.transaction() as inside:
+            assert await inside.count(PRODUCTS) == 20
+    stats = sandbox.stats()
+    assert (house.requests, stats["sessions_opened"], stats["max_sessions_open"]) == (1, 1, 1)
+    assert not house.told("token.invalidated")
 
 
 async def test_fifty_401_cost_one_renewal_and_one_session(roomy: House, sandbox: Sandbox) -> None:
@@ -459,6 +476,7 @@ async def test_restart_without_the_token_keeps_the_promise(house: House, sandbox
     erp = house.erp()
     with pytest.raises(LicenseExhaustedError) as caught:
         await erp.count(PRODUCTS)
+    assert "seal_key" in caught.value.hint
     wait = caught.value.retry_after
     assert wait is not None
     assert wait.total_seconds() == pytest.approx(21 * MINUTE, abs=5)

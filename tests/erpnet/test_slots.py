@@ -71,6 +71,18 @@ def test_a_session_holds_its_slot_to_the_end_and_a_margin() -> None:
     assert desk.take() == ["b"]
 
 
+def test_a_clock_set_back_blocks_no_slot_for_hours() -> None:
+    """What the ledger has of a later time is over when a session of now would be: after 20 minutes and one."""
+    for minutes in (-5, -600):
+        desk = Desk()
+        desk.book.load([desk.session("a", minutes=minutes)])
+        desk.put("b")
+        desk.wait(minutes=20, seconds=89)
+        assert desk.take() == []
+        desk.wait(seconds=1)
+        assert desk.take() == ["b"]
+
+
 def test_nothing_new_of_the_holder_starts_after_its_turn_while_others_wait() -> None:
     """An hour is a turn: then the one that waits is next, however much work the holder has."""
     desk = Desk()
