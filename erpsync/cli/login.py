@@ -95,12 +95,14 @@ def _show_elsewhere(url: str) -> None:
 
 async def _pasted() -> str:
     """A line from standard input, waited for without a thread that nobody could end."""
+    if sys.stdin is None:
+        return ""
     descriptor, ready, line = sys.stdin.fileno(), asyncio.Event(), bytearray()
     loop = asyncio.get_running_loop()
     try:
         loop.add_reader(descriptor, ready.set)
     except PermissionError:  # a file never has to be waited for
-        return sys.stdin.readline()
+        return sys.stdin.buffer.readline(_LONGEST_PASTE).decode("utf-8", "replace")
     try:
         while not line.endswith(b"\n") and len(line) < _LONGEST_PASTE:
             await ready.wait()

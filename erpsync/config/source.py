@@ -25,7 +25,8 @@ _LONG_KEY = re.compile(
 )
 _LANGUAGE = tree_sitter.Language(tree_sitter_toml.language())
 _LITERAL_SECRET = re.compile(
-    r"""(?<!\{)(?<!\{\s)(\b[\w-]*(?:secret|password|token)["']?\s*=\s*)\[?\s*["'].*"""
+    r"""(?<!\{)(?<!\{\s)(\b[\w-]*(?:secret|password|token|seal_key|private_key)["']?\s*=\s*"""
+    r"""(?:\{\s*(?!(?:secret|env|file|command)\b)[\w-]+\s*=\s*)?)\[?\s*["'].*"""
 )
 _URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):[^/\s\"']+@")
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import httpx2
 
+from erpsync.core.address import host_of
 from erpsync.core.errors import (
     BusinessRuleError,
     ErpNetError,
@@ -217,7 +217,7 @@ def _bare(status: int, headers: Mapping[str, str], where: str) -> ErpNetError:
 
 
 def _signed_out(status: int, headers: Mapping[str, str], where: str) -> UnauthorizedError:
-    target = urlsplit(headers.get("location", "")).hostname
+    target = host_of(headers.get("location", ""))
     what = f"redirects to {target or 'another page'}" if status >= 300 else "answers with an HTML page"
     return UnauthorizedError(
         f"{where}: the server {what} ({status})", where=where, status=status, hint=_AUTH_HINT

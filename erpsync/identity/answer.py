@@ -5,8 +5,8 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+from erpsync.core.address import host_of
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
 from erpsync.identity.exchange import Answer
@@ -120,7 +120,10 @@ def _token(answer: Answer, fields: dict[str, object], identity: Identity) -> str
 
 
 def _kept(value: object) -> str | None:
-    return value if isinstance(value, str) and 0 < len(value) <= _LARGEST_KEPT else None
+    """What is kept of a person's sign-in, where it is what RFC 6749 lets it be (appendix A.17: printable ASCII)."""
+    if not isinstance(value, str) or not 0 < len(value) <= _LARGEST_KEPT:
+        return None
+    return value if value.isascii() and value.isprintable() else None
 
 
 def token_fault(token: str, largest: int) -> str:
@@ -174,7 +177,7 @@ def _jwt_seconds(token: str) -> float | None:
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
         return _seconds(claims["exp"] - claims["iat"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
@@ -226,7 +229,7 @@ def _meaning(status: int, error: str, *, waits: bool) -> _Meaning:
 
 
 def _redirected(answer: Answer) -> TokenEndpointError:
-    target = urlsplit(answer.headers.get("location", "")).hostname or "another page"
+    target = host_of(answer.headers.get("location", "")) or "another page"
     return TokenEndpointError(
         f"the token endpoint redirects ({answer.status}) to {target}",
         status=answer.status,

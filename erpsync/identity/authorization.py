@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode
 
 import httpx2
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
@@ -102,12 +102,13 @@ def code_in(came: str, sign_in: SignIn, server: ServerMetadata) -> str:
         raise SignInError(
             "nothing was pasted", hint="the address is in the browser's address bar, from http to its end"
         )
-    query = urlsplit(came.strip()).query or came.strip().lstrip("?")
+    before, mark, query = came.strip().partition("#")[0].partition("?")
+    query = query if mark and ("://" in before or not before) else before + mark + query
     fields = parse_qs(query, keep_blank_values=True)
     if any(len(values) != 1 for values in fields.values()):
         raise SignInError("the browser came back with an answer that says something twice", hint=_ANEW)
     answer = {name: value for name, (value,) in fields.items()}
-    if not hmac.compare_digest(answer.get("state", "").encode(), sign_in.state.encode()):
+    if not hmac.compare_digest(answer.get("state", "").encode("utf-8", "replace"), sign_in.state.encode()):
         raise SignInError("this is not the answer to the sign-in that was begun (state)", hint=_ANEW)
     if answer.get("iss", None if server.sends_issuer else server.issuer) != server.issuer:  # RFC 9207
         raise SignInError("the answer is not from this identity server (iss)", hint=_ANEW)
@@ -225,7 +226,7 @@ async def _checked(
                 id_token, await _keys(http, server.jwks_uri, tokens.clock), _ALGORITHMS
             ).claims
         rules.validate(claims)
-    except (JoseError, ValueError) as error:
+    except (JoseError, ValueError, RecursionError) as error:
         raise SignInError(f"the id_token is not what it should be: {error}", hint=_ANEW) from error
     if isinstance(claims["aud"], list) and len(claims["aud"]) > 1 and claims.get("azp") != client_id:
         raise SignInError("the id_token was made for another client (azp)", hint=_ANEW)
@@ -239,7 +240,7 @@ async def _keys(http: httpx2.AsyncClient, url: str, clock: Clock) -> KeySet:
     answer = await exchange(http, request, clock=clock, error=DiscoveryError)
     try:
         return KeySet.import_key_set(json.loads(answer.body))
-    except (JoseError, ValueError, TypeError, KeyError) as error:
+    except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise DiscoveryError(f"{url} answers {answer.status} and no keys") from error
 
 

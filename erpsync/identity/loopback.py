@@ -26,8 +26,8 @@ class Loopback:
 
 @asynccontextmanager
 async def loopback(redirect_uri: str = ANY_PORT) -> AsyncIterator[Loopback]:
-    """Listen at `redirect_uri`, at a free port where it names none or 0; one request to its path is answered, others
-    (icons) are not found and do not count.
+    """Listen at `redirect_uri`, at a free port where it names none or 0; the first request to its path that has a
+    state is answered, others (icons) are not found and do not count.
 
     Raises:
         IdentityError: the port is taken.
@@ -39,13 +39,15 @@ async def loopback(redirect_uri: str = ANY_PORT) -> AsyncIterator[Loopback]:
         try:
             async with asyncio.timeout(_PATIENCE):
                 path, query = await _target(reader)
-                right = path == (parts.path or "/") and not came.done()
+                right = path == (parts.path or "/") and "state=" in query and not came.done()
                 writer.write(_COME_BACK if right else _NOT_HERE)
                 await writer.drain()
                 if right and not came.done():
                     came.set_result(query)
         except (OSError, ValueError, TimeoutError, EOFError, asyncio.LimitOverrunError):
             pass  # somebody knocked and said nothing that a browser says
+        except asyncio.CancelledError:
+            pass  # a browser opens connections ahead; the sign-in is over
         finally:
             writer.close()
 

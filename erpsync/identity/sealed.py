@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -133,9 +134,11 @@ class Drawer:
         """What is stored; None where nothing is or nothing that can be used, which is then set aside."""
         try:
             with self._looking:
-                file = self._path.open("rb")
+                file = open(self._path, "rb", opener=_open_at_once)  # noqa: SIM115 - closed below
                 self._seen = _stamp(os.fstat(file.fileno()))
             with file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise _UnusableError("it is not a regular file")
                 return _token(self._opened(file.read(_LARGEST)))
         except FileNotFoundError:
             self._seen = None
@@ -275,6 +278,11 @@ def _text(token: StoredToken) -> bytes:
     fields = {name: getattr(token, name) for name in StoredToken.__slots__}
     fields["attempt"] = token.attempt and [token.attempt.fingerprint, token.attempt.at.isoformat()]
     return json.dumps(fields, default=datetime.isoformat).encode()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes into is opened too, instead of waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _token(content: bytes) -> StoredToken:

@@ -157,6 +157,10 @@ def test_keys_have_places(tmp_path: Path, keys: Keys, line: int, column: int) ->
         ('url = "postgresql://me:dragon@db/x"', 'url = "postgresql://me:…@db/x"'),
         ('client_secret = { secret = "acme.night" }', 'client_secret = { secret = "acme.night" }'),
         ("\tx = 1\r", " x = 1"),
+        ('seal_key = "dragon"', "seal_key = …"),
+        ('private_key = "dragon"', "private_key = …"),
+        ('seal_key = { value = "dragon" }', "seal_key = { value = …"),
+        ('seal_key = { file = "seal" }', 'seal_key = { file = "seal" }'),
     ],
 )
 def test_a_line_is_shown_without_secrets(line: str, expected: str) -> None:

@@ -89,6 +89,7 @@ def test_a_good_answer(before: str, more: dict[str, str]) -> None:
     """The whole address, or what stands behind its question mark, gives the code."""
     came = before + urlencode({"code": "c/1", "state": "right", **more}) + "\n"
     assert code_in(came, ASKED, SERVER) == "c/1"
+    assert code_in(before + "code=a?b&state=right", ASKED, SERVER) == "a?b"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +97,10 @@ def test_a_good_answer(before: str, more: dict[str, str]) -> None:
     [
         ("", "nothing was pasted", False),
         ("rubbish", "state", False),
+        ("http://[", "state", False),
+        ("//[x", "state", False),
+        ("http://a\u2100/?x", "state", False),
+        ("code=\udce9&state=righ\udce9", "state", False),
         ("code=c", "state", False),
         ("code=c&state=wrong", "state", False),
         ("code=c&state=righ%C3%BC", "state", False),
@@ -378,8 +383,9 @@ async def test_whoever_else_knocks(sent: bytes) -> None:
         with suppress(ConnectionResetError):
             assert b"200 OK" not in await reader.read()
         writer.close()
-        assert (await _get(listener.redirect_uri + "?code=c")).status_code == 200
-        assert await listener.query() == "code=c"
+        assert (await _get(listener.redirect_uri + "?code=c")).status_code == 404  # no answer to anybody
+        assert (await _get(listener.redirect_uri + "?code=c&state=s")).status_code == 200
+        assert await listener.query() == "code=c&state=s"
 
 
 async def test_one_exact_address() -> None:
@@ -391,4 +397,4 @@ async def test_one_exact_address() -> None:
                 pass
     async with loopback(f"http://localhost:{port}/back") as listener:
         assert listener.redirect_uri == f"http://localhost:{port}/back"
-        assert (await _get(f"http://127.0.0.1:{port}/back?code=c")).status_code == 200
+        assert (await _get(f"http://127.0.0.1:{port}/back?code=c&state=s")).status_code == 200

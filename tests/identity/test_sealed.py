@@ -119,6 +119,18 @@ def test_unreadable_file(folder: Folder) -> None:
     assert drawer.load() == TOKEN
 
 
+def test_a_pipe_in_place_of_a_file(folder: Folder) -> None:
+    """It is not waited for."""
+    drawer = folder.drawer()
+    drawer.save(TOKEN)
+    path = folder.sealed
+    path.unlink()
+    os.mkfifo(path)
+    assert drawer.load() is None
+    drawer.save(TOKEN)
+    assert drawer.load() == TOKEN
+
+
 def test_unreadable_file_that_cannot_be_moved(folder: Folder) -> None:
     """Where it cannot even be moved away, it is told once and not taken for news again and again."""
     drawer = folder.drawer()

@@ -569,6 +569,12 @@ async def test_T42_redirect(bench: Bench) -> None:
     assert "s3cret-state" not in repr((error, bench.events))
 
 
+@pytest.mark.parametrize("location", ["http://[", "//[x", "http://a]b", ""])
+async def test_T42_redirect_to_no_address(bench: Bench, location: str) -> None:
+    """What is no address is another page."""
+    assert "another page" in (await refusal_of(bench, http(b"", 302, {"Location": location}))).message
+
+
 @pytest.mark.parametrize(("status", "permanent"), [(407, True), (503, False)])
 async def test_T43_proxy_that_refuses(bench: Bench, status: int, permanent: bool) -> None:
     """A proxy that wants credentials is an error of configuration; its own are not shown."""
