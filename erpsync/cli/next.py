@@ -34,8 +34,12 @@ def next_(
         print_json(found)
         return
     if not found:
-        some = expr is not None or workspace_of(context).configuration.jobs
-        note(f"nothing is due: {'no job has a fire time ahead' if some else 'no jobs are defined'}")
+        if expr is not None:
+            why = f'"{expr}" has no fire time ahead'
+        else:
+            some = workspace_of(context).configuration.jobs
+            why = "no job has a fire time ahead" if some else "no jobs are defined"
+        note(f"nothing is due: {why}")
     if expr is None:
         followers = _followers(context, jobs, instance, tag)
         for job, follows in followers[:_FOLLOWERS]:

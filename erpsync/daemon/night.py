@@ -1,10 +1,11 @@
 """The night in review: what was expected against what the ledger has, so that silence is a finding too. Pure."""
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice, takewhile
+from itertools import accumulate, islice, takewhile
 
 from sqlalchemy import Connection
 
@@ -188,16 +189,27 @@ def _silence(
         end = min(end, pause.since)
     if trigger is None or start >= end:
         return None
-    taken = [(run.fire_at, run.fire_until or run.fire_at) for run in runs if run.fire_at]
     fires = takewhile(lambda fire: fire <= end, trigger.after(start))
-    silent = [
-        fire for fire in islice(fires, COUNTED + 1) if not any(first <= fire <= last for first, last in taken)
-    ]
+    is_taken = _taken(runs)
+    silent = [fire for fire in islice(fires, COUNTED + 1) if not is_taken(fire)]
     if not silent:
         return None
     why = "nobody planned it: was a daemon running?" if mark else "no daemon has ever seen this job"
     number = len(silent) if len(silent) <= COUNTED else UNKNOWN
     return Finding(name, "silent", silent[0], number, why, "erpsync status")
+
+
+def _taken(runs: Iterable[Run]) -> Callable[[datetime], bool]:
+    """Whether a fire time is in the ledger, by itself or within a range: quick for very many runs."""
+    ranges = sorted((run.fire_at, run.fire_until or run.fire_at) for run in runs if run.fire_at)
+    firsts = [first for first, _ in ranges]
+    reach = [*accumulate((last for _, last in ranges), max)]
+
+    def is_taken(fire: datetime) -> bool:
+        begun = bisect_right(firsts, fire)
+        return begun > 0 and reach[begun - 1] >= fire
+
+    return is_taken
 
 
 def _in_force(table: Timetable, mark: Mark | None) -> Trigger | None:

@@ -49,6 +49,12 @@ def test_next_says_what_moves_a_start(erpsync: Type, shifted: Path) -> None:
     assert "blackout may: skipped" in dark["note"]
 
 
+def test_next_says_that_an_expression_never_fires(erpsync: Type) -> None:
+    """A date that does not exist is told of the expression; no job was asked about."""
+    said = erpsync("next", "--expr", "0 0 31 2 *")
+    assert 'nothing is due: "0 0 31 2 *" has no fire time ahead' in said.err
+
+
 def test_jobs_show_their_new_keys(erpsync: Type, shifted: Path) -> None:
     """`jobs` writes what a job comes after as people do; `jobs show` has calendars, windows and due times."""
     jobs = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}

@@ -1,5 +1,6 @@
 """The night in review: what is fine, what is not, and what silence looks like."""
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 
@@ -61,6 +62,33 @@ def test_silence_is_a_finding() -> None:
         assert finding.next == "erpsync status"
     still = review([NIGHTLY], Evidence(), SINCE, FIRE + timedelta(seconds=30))
     assert still.is_fine, "half a minute is no silence"
+
+
+def test_a_busy_night_is_searched_in_bounded_work() -> None:
+    """Thousands of runs, and a range that reaches over some of them, cost some steps a fire time, not one a run."""
+    compared = itertools.count()
+
+    class Instant(datetime):
+        __hash__ = datetime.__hash__
+
+        def __lt__(self, other: object) -> bool:
+            next(compared)
+            return super().__lt__(other)  # type: ignore[operator]
+
+        def __le__(self, other: object) -> bool:
+            next(compared)
+            return super().__le__(other)  # type: ignore[operator]
+
+    often = replace(NIGHTLY, schedules=(Cron("*/15 * * * * *"),))
+    begin = Instant(2026, 5, 4, 18, tzinfo=UTC)
+    runs = [ended(Outcome.SUCCEEDED, at=begin + timedelta(seconds=15 * number)) for number in range(2000)]
+    missing = runs[700].fire_at
+    reach = replace(runs[100], fire_until=runs[300].fire_at)
+    kept = [*runs[:100], reach, *runs[200:700], *runs[701:]]
+
+    (finding,) = looked(*reversed(kept), job=often, until=SINCE).findings
+    assert (finding.kind, finding.at, finding.count) == ("silent", missing, 1)
+    assert next(compared) < 100_000
 
 
 def test_silence_is_measured_by_the_schedule_that_is_in_force() -> None:
