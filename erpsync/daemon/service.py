@@ -40,6 +40,7 @@ from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
 from erpsync.running.loop_watch import LoopWatch
+from erpsync.scheduling.zone import zone_data
 from erpsync.store.installation import Settle, place_of, settle
 from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
@@ -261,6 +262,7 @@ class Service:
         self._emit(
             "daemon.started",
             version=__version__,
+            tzdata=zone_data(),
             pid=os.getpid(),
             configuration=str(self._configuration.path),
             state=str(self._configuration.daemon.state),

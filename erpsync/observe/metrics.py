@@ -4,7 +4,6 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -13,6 +12,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
 
+from erpsync.scheduling.zone import zone_data
 from erpsync.version import __version__
 
 M = TypeVar("M", bound=MetricWrapperBase)
@@ -79,7 +79,7 @@ class Metrics:
             "erpsync_clock_jumps", "Steps of the wall clock, and suspends", registry=registry
         )
         build = Gauge("erpsync_build_info", "What runs", ["version", "python", "tzdata"], registry=registry)
-        build.labels(__version__, platform.python_version(), _tzdata_version()).set(1)
+        build.labels(__version__, platform.python_version(), zone_data()).set(1)
         self._snapshot = snapshot
         self._moment = _SnapshotCollector()
         registry.register(self._moment)
@@ -193,10 +193,3 @@ def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Ga
 
 def _seconds(instants: Mapping[str, datetime]) -> dict[str, float]:
     return {key: instant.timestamp() for key, instant in instants.items()}
-
-
-def _tzdata_version() -> str:
-    try:
-        return version("tzdata")
-    except PackageNotFoundError:
-        return "system"

@@ -1,10 +1,14 @@
 """The clock on the wall of a time zone, as stretches of time in which its offset from UTC does not change."""
 
+import zoneinfo
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 SECOND = timedelta(seconds=1)
@@ -50,6 +54,28 @@ def find_zone(name: str) -> ZoneInfo:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:  # unknown, not a key at all, a folder of zones
         raise ValueError(f'unknown time zone "{name}"; names look like "Europe/Sofia" or "UTC"') from error
+
+
+def zone_data() -> str:
+    """The release of the zones that are in use, "2026b": the machine's where it has some, else the package's.
+
+    "system" where the machine does not say which it has.
+    """
+    for folder in map(Path, zoneinfo.TZPATH):  # as zoneinfo looks for a zone itself
+        if (folder / "Europe/Sofia").is_file():
+            return _release(folder)
+    try:
+        return str(import_module("tzdata").IANA_VERSION)
+    except ImportError:
+        return "system"
+
+
+def _release(folder: Path) -> str:
+    for name in ("+VERSION", "tzdata.zi"):
+        with suppress(OSError), (folder / name).open(encoding="utf-8", errors="replace") as file:
+            if line := file.readline().removeprefix("# version ").strip():
+                return line
+    return "system"
 
 
 def stretch_at(zone: ZoneInfo, instant: datetime) -> Stretch:

@@ -15,6 +15,7 @@ import pytest
 
 from erpsync.control.client import DaemonRefusedError
 from erpsync.core.calendar import spread_delay
+from erpsync.scheduling.zone import zone_data
 from tests.daemon.conftest import Site, eventually
 
 
@@ -40,6 +41,7 @@ def test_from_start_to_drain(site: Site) -> None:
     start = datetime.fromtimestamp(float(starts[1]), UTC)
     fire = datetime(start.year, 1, 1, tzinfo=UTC)
     assert start - fire == spread_delay("spread", timedelta(hours=8))
+    assert [event["tzdata"] for event in site.events("daemon.started")] == [zone_data()]
     assert [event["event"] for event in site.events("daemon.stopped")] == ["daemon.stopped"]
     assert not (site.folder / "data" / "control.sock").exists()
     for path in (site.folder / "data").rglob("*"):

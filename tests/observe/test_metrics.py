@@ -7,6 +7,7 @@ from starlette.testclient import TestClient
 
 from erpsync.observe.health import health_application
 from erpsync.observe.metrics import Metrics, Snapshot
+from erpsync.scheduling.zone import zone_data
 
 
 def samples(page: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -106,5 +107,5 @@ def test_health_endpoints_and_nothing_else() -> None:
     reasons.append("store: disk full")
     assert (client.get("/readyz").status_code, client.get("/readyz").json()["reasons"]) == (503, reasons)
     assert client.get("/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert "erpsync_build_info" in client.get("/metrics").text
+    assert f'tzdata="{zone_data()}"' in client.get("/metrics").text
     assert client.get("/docs").status_code == 404
