@@ -138,7 +138,7 @@ def run_row(run: Run, times: Times) -> tuple[object, ...]:
     at = times(_at(run))
     if run.fire_count != 1:
         at += f" … {times(run.fire_until)} ({run.fire_count if run.fire_count > 0 else 'many'})"
-    why = _why(run.error) if run.error else run.reason or ""
+    why = _why(run.error) if run.error and not (run.waiting_for and run.reason) else run.reason or ""
     lag, took = _duration(run.lag_seconds), _duration(run.duration_seconds)
     return run.id, run.job, run.trigger, at, lag, took, _outcome(run), rows_text(run), why
 

@@ -100,7 +100,8 @@ class Run:
     `fire_count` make a range of misses one run (count −1: more than were counted). `params` holds what was asked for
     by hand ({"set": {...}, "dry_run": bool, "window": [from, to], "dead": [runs whose dead letters it is given]}), a
     retry has those of the run that it does again. `attempts` counts all that were started; `uncharged` of them were
-    interrupted or lost, `losses` of them lost. `parents` are the runs that an `after` consumed.
+    interrupted or lost, `losses` of them lost. `parents` are the runs that an `after` consumed. `reason` says why it
+    ended so, or who has the licence slot that it waits for.
     """
 
     id: str

@@ -70,6 +70,7 @@ class Conductor:
             attempt.run,
             state=State.RUNNING,
             waiting_for=None,
+            reason=None,
             attempts=begun.number,
             started_at=attempt.run.started_at or begun.started_at,
             owner=self._owner,

@@ -90,9 +90,13 @@ class WaitingRoom:
         known = self._waiting.get(run.id)
         if known is None:
             return
-        if known.waiting_for != reason or known.state is not State.WAITING:
-            known = self._waiting[run.id] = replace(known, state=State.WAITING, waiting_for=reason)
-            self._store.submit(set_waiting, Wait(run.id, reason, known.next_attempt_at))
+        why = f"{explanation} (at {self._clock.now():%H:%M:%S} UTC)" if explanation else None
+        is_new = known.waiting_for != reason or known.state is not State.WAITING
+        if is_new or why != known.reason:
+            known = replace(known, state=State.WAITING, waiting_for=reason, reason=why)
+            self._waiting[run.id] = known
+            self._store.submit(set_waiting, Wait(run.id, reason, known.next_attempt_at, why))
+        if is_new:
             self._events.waiting(known, explanation)
         if known.started_at is None and not self._alarm.is_set(("start-by", run.id)):
             self._begin_watch(known)

@@ -82,11 +82,12 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A run that has not started waits for something; None: it is pending again."""
+    """A run that has not started waits for something, and why, for people; None: it is pending again."""
 
     run_id: str
     waiting_for: str | None
     next_attempt_at: datetime | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def set_waiting(connection: Connection, waits: Sequence[Wait]) -> list[None]:
             "to": State.WAITING.value if wait.waiting_for else State.PENDING.value,
             "what": wait.waiting_for,
             "next": wait.next_attempt_at,
+            "why": wait.reason,
         }
         _WAIT.run(connection, values)
     return [None] * len(waits)
@@ -239,6 +241,7 @@ _BEGIN_RUN = Statement(
         attempts=bindparam("number"),
         started_at=func.coalesce(_RUN.started_at, bindparam("at", type_=schema.Instant())),
         owner=bindparam("by"),
+        reason=None,
         waiting_for=None,
         next_attempt_at=None,
     )
@@ -285,7 +288,12 @@ _END_ATTEMPT = Statement(
 _WAIT = Statement(
     update(schema.run)
     .where(_RUN.id == bindparam("key"), _STARTABLE)
-    .values(state=bindparam("to"), waiting_for=bindparam("what"), next_attempt_at=bindparam("next"))
+    .values(
+        state=bindparam("to"),
+        waiting_for=bindparam("what"),
+        next_attempt_at=bindparam("next"),
+        reason=bindparam("why"),
+    )
 )
 _FINISH = Statement(
     update(schema.run)

@@ -1,6 +1,7 @@
 """Exit codes, instants, tables and the way errors are told."""
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from erpsync.cli.exit_code import code_of_error, code_of_run
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.main import main
-from erpsync.cli.output import LiveLine, Times, inset, printable, table
+from erpsync.cli.output import LiveLine, Times, inset, printable, run_row, table
 from erpsync.control.client import ControlRefusedError, DaemonRefusedError
 from erpsync.control.selection import UnknownJobError
 from erpsync.core import errors
+from erpsync.core.run import Run, RunFailure, RunTrigger
 from erpsync.version import __version__
 from tests.cli.conftest import Type
 
@@ -170,3 +172,13 @@ def test_foreign_words_begin_no_line_of_ours(capsys: pytest.CaptureFixture[str])
     table(("run", "why"), [("01", "evil\n02 fine")], fold=("why",))
     assert capsys.readouterr().out.splitlines()[1:] == ["01   evil ⏎ 02 fine"]
     assert inset("evil\nok") == "evil\n    ok"
+
+
+def test_a_waiting_run_says_who_has_its_slot() -> None:
+    """While a run waits, why it does goes before what an attempt ran into."""
+    failure = RunFailure("ThrottledError", "slow down")
+    run = Run(
+        "r", "job", "at", "plugin", RunTrigger.SCHEDULE, NOW, waiting_for="licence", reason="night has it"
+    )
+    assert run_row(replace(run, error=failure), Times("UTC"))[-1] == "night has it"
+    assert run_row(replace(run, error=failure, reason=None), Times("UTC"))[-1] == "slow down"

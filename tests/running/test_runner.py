@@ -109,11 +109,14 @@ async def test_run_without_licence_slot_waits_for_it(desk: MakeDesk, define: Def
     assert told["waiting_for"] == "licence"
     assert told["explanation"] == "the licence slot of acme held by night until 00:21:00 UTC"
     assert books["acme"].use().waiting == ("day",)
+    await at.until(lambda: at.ledger(waiting).reason)
+    assert at.ledger(waiting).reason == f"{told['explanation']} (at 00:00:00 UTC)"
     clock.advance(timedelta(minutes=21, seconds=29))
     await asyncio.sleep(0.02)
     assert at.ledger(waiting).state == "waiting"
     clock.advance(timedelta(seconds=2))
-    assert (await at.finished(waiting)).outcome == "succeeded"
+    ended = await at.finished(waiting)
+    assert (ended.outcome, ended.reason) == ("succeeded", None)
     assert books["acme"].use().in_use == 0
 
 

@@ -176,6 +176,16 @@ def test_waiting_says_for_what(store: Store) -> None:
     assert store.write_now(ledger.finish_runs, Finish(run.id, Outcome.MISSED, NOON)) is None
 
 
+def test_why_a_run_waits_is_forgotten_when_it_begins(store: Store) -> None:
+    """The reason of a waiting run says what is in its way, and goes with it."""
+    run = new_run()
+    store.write_now(ledger.insert_runs, run)
+    store.write_now(ledger.set_waiting, Wait(run.id, "licence", reason="held by night"))
+    assert [each.reason for each in store.read_now(ledger.unfinished_runs)] == ["held by night"]
+    begin(store, run)
+    assert [each.reason for each in store.read_now(ledger.unfinished_runs)] == [None]
+
+
 def test_many_waits_share_one_transaction(store: Store) -> None:
     """Runs that begin to wait at once are written together, not one by one after a common failure."""
     runs = [new_run(at=NOON + timedelta(hours=hour)) for hour in range(3)]
