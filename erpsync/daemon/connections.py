@@ -246,6 +246,7 @@ class Connections:
         await asyncio.gather(*(gate.close() for gate in (*self._sessions.values(), *self._retired_gates)))
         await asyncio.gather(*(manager.close() for manager in (*self._tokens.values(), *self._retired)))
         sites = (*self._sites.values(), *self._retired_sites)
+        await asyncio.gather(*(site.metadata.close() for site in sites))
         await asyncio.gather(*(site.client.aclose() for site in sites))
 
     def _connection(self, name: str | None, identity: str | None) -> Connection:
@@ -333,7 +334,10 @@ class Connections:
         """Where its tokens come from, and what carries them over a restart."""
         drawer = self.drawer(identity)
         if identity.grant == "reference_token":
-            read = self._secrets(identity)
+
+            def read() -> list[str]:
+                return [self._resolver.resolve(each) for each in identity.secrets]
+
             reference = ReferenceTokenSource(
                 identity, read=read, clock=self._clock, emit=self._emit, redactor=self._redactor
             )
@@ -357,7 +361,7 @@ class Connections:
             redactor=self._redactor,
         )
 
-    def _secrets(self, identity: Identity) -> Callable[[], list[str]]:
+    def _secrets(self, identity: Identity) -> Callable[[], list[str | None]]:
         return partial(_resolve_all, self._resolver, identity.secrets)
 
     def _gate(self, instance: Instance) -> ServerGate:
@@ -409,14 +413,16 @@ async def _outliving(manager: TokenManager, lasting: timedelta) -> None:
     await manager.token(min_valid=lasting)
 
 
-def _resolve_all(resolver: SecretResolver, references: tuple[SecretReference, ...]) -> list[str]:
-    """The secrets that can be had, at least one: while one is replaced by another, either may be missing."""
-    values, missing = [], None
+def _resolve_all(resolver: SecretResolver, references: tuple[SecretReference, ...]) -> list[str | None]:
+    """The secrets, at least one, None for those missing: while one is replaced by another, either may be."""
+    values: list[str | None] = []
+    missing = None
     for reference in references:
         try:
             values.append(resolver.resolve(reference))
         except SecretUnavailableError as error:
             missing = missing or error
-    if missing is not None and not values:
+            values.append(None)
+    if missing is not None and not any(values):
         raise missing
     return values

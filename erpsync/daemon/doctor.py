@@ -23,6 +23,7 @@ from erpsync.core.token import AccessToken
 from erpsync.daemon.connections import Connections, InstanceSite
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.transport import origin
+from erpsync.identity.answer import ABOUT_PEOPLE
 from erpsync.identity.claims import shown_claims
 from erpsync.identity.discovery import ServerMetadata, fetch_metadata
 
@@ -250,7 +251,7 @@ def _token(identity: Identity, token: AccessToken, now: datetime) -> Iterator[Fi
     )
     life = "" if identity.grant == "reference_token" else f", for {format_duration(token.expires_at - now)}"
     yield Finding(step="token", verdict="ok", message=f"{token.fingerprint} by {way}{life}", **known)
-    if missing := sorted(set(identity.scope) - set(token.scope)):
+    if missing := sorted(set(identity.scope) - set(token.scope) - ABOUT_PEOPLE):
         message = f"asked for {' '.join(identity.scope)}, granted {' '.join(token.scope) or 'nothing'}"
         hint = f"add {' '.join(missing)} to the field Scope of the Trusted Application"
         yield Finding(step="scope", verdict="warning", message=message, hint=hint, **known)

@@ -15,7 +15,7 @@ from erpsync.identity.source import Grant
 DEFAULT_LIFETIME = 300.0
 LONGEST_LIFETIME = 86400.0
 _LARGEST_KEPT = 16 * 1024  # of what goes into no header
-_ABOUT_PEOPLE = frozenset(
+ABOUT_PEOPLE = frozenset(
     {"openid", "profile", "offline_access"}
 )  # no scope of the access token at some servers
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
@@ -188,7 +188,7 @@ def _scope(fields: dict[str, object], identity: Identity, doubts: list[str]) -> 
     if not isinstance(told, str):
         return identity.scope
     granted = tuple(told.split())
-    if missing := sorted(set(identity.scope) - set(granted) - _ABOUT_PEOPLE):
+    if missing := sorted(set(identity.scope) - set(granted) - ABOUT_PEOPLE):
         doubts.append(f"the server did not grant the scope {' '.join(missing)}")
     return granted
 

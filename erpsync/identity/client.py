@@ -29,8 +29,8 @@ class TokenClient:
     """Makes token requests for one identity, by any grant; keeps no token.
 
     `metadata` and `gate` are shared by all identities of a server; `secrets` reads the client secrets, or the private
-    key, afresh, in order of preference, and is called in a thread. Oddities of the server are told once each as
-    `token.answer_doubted`.
+    key, afresh, in order of preference, None for one that is missing, and is called in a thread. Oddities are
+    told once each as `token.answer_doubted`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class TokenClient:
         identity: Identity,
         *,
         metadata: MetadataSource,
-        secrets: Callable[[], Sequence[str]],
+        secrets: Callable[[], Sequence[str | None]],
         client: httpx2.AsyncClient,
         gate: ServerGate,
         clock: Clock,
@@ -97,10 +97,24 @@ class TokenClient:
 
     async def secrets(self) -> Sequence[str]:
         """The secrets as they are now. Raises SecretUnavailableError."""
+        return [secret for _, secret in await self._numbered()]
+
+    async def recognises(self, asked_with: str) -> bool:
+        """Whether a token of this `basis` would be asked for now; the secret is in use then. Raises
+        SecretUnavailableError."""
+        for index, secret in await self._numbered():
+            if basis(self.identity, secret) == asked_with:
+                self._remember(index)
+                return True
+        return False
+
+    async def _numbered(self) -> list[tuple[int, str]]:
+        """The secrets that are there, each with its place in the configuration."""
         self._digest = ""
-        secrets = await asyncio.to_thread(self._secrets) if self.identity.auth_method != "none" else [""]
-        self.redactor.learn(*secrets)
-        self._digest = digest(*secrets)
+        read = await asyncio.to_thread(self._secrets) if self.identity.auth_method != "none" else [""]
+        secrets = [(index, secret) for index, secret in enumerate(read) if secret is not None]
+        self.redactor.learn(*(secret for _, secret in secrets))
+        self._digest = digest(*(secret for _, secret in secrets))
         return secrets
 
     def facts(self) -> SourceFacts:
@@ -112,7 +126,7 @@ class TokenClient:
         tried: set[str] = set()
         refused: TokenEndpointError | None = None
         while len(tried) < _MOST_SECRETS_TRIED:
-            candidate = self._next_secret(await self.secrets(), tried)
+            candidate = self._next_secret(await self._numbered(), tried)
             if candidate is None:
                 break
             index, secret = candidate
@@ -130,9 +144,9 @@ class TokenClient:
             f"identity {self.identity.name} has no client secret", hint="set `client_secret` of the identity"
         )
 
-    def _next_secret(self, secrets: Sequence[str], tried: set[str]) -> tuple[int, str] | None:
+    def _next_secret(self, secrets: Sequence[tuple[int, str]], tried: set[str]) -> tuple[int, str] | None:
         first = self._secret_index or 0
-        order = sorted(enumerate(secrets), key=lambda item: (item[0] != first, item[0]))
+        order = sorted(secrets, key=lambda item: (item[0] != first, item[0]))
         return next(((index, secret) for index, secret in order if secret not in tried), None)
 
     async def _request(

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from erpsync.core.errors import StoreUnavailableError
 from erpsync.core.event import Emit
-from erpsync.identity.client import TokenClient, basis
+from erpsync.identity.client import TokenClient
 from erpsync.identity.sealed import Drawer, StoredToken
 from erpsync.identity.source import Fetched, Grant
 
@@ -33,8 +33,7 @@ class TokenKeeper:
         age = clock.now() - token.sent_at
         if age < timedelta(0) or token.lifetime - age.total_seconds() < min(_WORTH, token.lifetime / 10):
             return None
-        secrets = await self._client.secrets()
-        if token.basis not in {basis(self._client.identity, secret) for secret in secrets}:
+        if not await self._client.recognises(token.basis):
             return None
         grant = Grant(token.access_token, token.lifetime, token.scope)
         sent_boot = clock.boot() - age.total_seconds()

@@ -1,6 +1,7 @@
 """What an identity server says about itself, remembered: in this process, and in a folder for the next one."""
 
 import asyncio
+import contextvars
 import copy
 import hashlib
 import json
@@ -21,10 +22,12 @@ from erpsync.identity.discovery import ServerMetadata, fetch_metadata
 
 _FRESH = timedelta(hours=24)
 _USABLE = timedelta(days=7)
+_AGAIN_SECONDS = 60.0  # after a description could not be read, and the one before does
 
 
 class MetadataSource:
-    """Gives the metadata of one issuer: asked once a day, kept for a week while the server does not answer.
+    """Gives the metadata of one issuer: asked once a day beside those who need it, kept for a week while the server
+    does not answer.
 
     Who asks at once shares one request, or its failure. `memory` is a folder where the metadata outlive this process;
     nothing in it is secret.
@@ -45,6 +48,8 @@ class MetadataSource:
         self._known: ServerMetadata | None = None
         self._read_at = 0.0
         self._fresh_until = 0.0
+        self._doubted = False
+        self._refreshing: asyncio.Task[None] | None = None
         self._asking = asyncio.Lock()
         self._failed: tuple[float, DiscoveryError] | None = None  # when, on the boot-time clock
 
@@ -52,6 +57,10 @@ class MetadataSource:
         """The metadata. Raises DiscoveryError where none are known that are young enough."""
         asked = self._clock.boot()
         if self._known is not None and asked < self._fresh_until:
+            return self._known
+        if self._known is not None and not self._doubted and asked - self._read_at <= _USABLE.total_seconds():
+            if self._refreshing is None or self._refreshing.done():
+                self._refreshing = asyncio.create_task(self._refresh(), context=contextvars.Context())
             return self._known
         async with self._asking:
             if self._known is not None and asked < self._fresh_until:
@@ -64,6 +73,21 @@ class MetadataSource:
                 self._failed = (self._clock.boot(), error)
                 raise
 
+    async def close(self) -> None:
+        """End a request under way that nobody waits for; closing twice is fine."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+    async def _refresh(self) -> None:
+        """Read it anew beside whoever goes on with what is known."""
+        async with self._asking:
+            try:
+                await self._ask()
+            except DiscoveryError as error:
+                self._failed = (self._clock.boot(), error)
+                self._fresh_until = self._clock.boot() + _AGAIN_SECONDS
+
     async def _ask(self) -> ServerMetadata:
         now, issuer = self._clock.boot(), ""
         try:
@@ -75,15 +99,16 @@ class MetadataSource:
             too_old = now - self._read_at > _USABLE.total_seconds()
             if self._known is None or not error.retryable or too_old:
                 raise
+            self._fresh_until, self._doubted = self._clock.boot() + _AGAIN_SECONDS, False
             return self._known
-        self._read_at = now
+        self._read_at, self._doubted = now, False
         self._fresh_until = now + _FRESH.total_seconds() * random.uniform(0.9, 1.1)  # noqa: S311 - a spread
         await asyncio.to_thread(self._remember, self._known)
         return self._known
 
     def doubt(self) -> None:
         """Something went wrong at these addresses: ask again next time, and still do without an answer."""
-        self._fresh_until = 0.0
+        self._fresh_until, self._doubted = 0.0, True
 
     def _recall(self, issuer: str) -> None:
         """What the process before knew, if it is young enough and says what it should."""

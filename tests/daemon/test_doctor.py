@@ -9,8 +9,11 @@ import pytest
 import trustme
 
 from erpsync.config.load import load_configuration
+from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
+from erpsync.core.token import AccessToken
 from erpsync.daemon.alone import desk_alone, examine_alone
+from erpsync.daemon.doctor import _token
 from erpsync.sandbox.server import Sandbox
 from tests.servers.scripted import ScriptedServer, http
 
@@ -99,6 +102,15 @@ async def test_a_refusal_names_the_field_to_mend(
     finding = only(found, step)
     assert (finding["verdict"], finding["error"], finding["retryable"]) == ("failed", error, False)
     assert hint in str(finding["hint"])
+
+
+def test_scopes_about_people_are_not_missed() -> None:
+    """`openid`, `profile` and `offline_access` ask about a person; servers do not list them in an access token."""
+    asked = ("read", "openid", "profile", "offline_access")
+    ann = Identity("ann", "box", "app/ann", scope=asked, grant="authorization_code")
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    token = AccessToken("opaque", 1, now, now + timedelta(hours=1), ("read",))
+    assert {finding.verdict for finding in _token(ann, token, now)} == {"ok"}
 
 
 async def test_a_narrower_scope_is_a_warning(write: Write, sandbox: Sandbox) -> None:

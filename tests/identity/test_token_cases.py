@@ -27,6 +27,7 @@ from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.gate import ServerGate
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.reference import ReferenceTokenSource
+from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.status import TokenState
 from tests.identity.case_ids import CASE_IDS
 from tests.identity.conftest import (
@@ -34,6 +35,7 @@ from tests.identity.conftest import (
     DOWN,
     NIGHT,
     REFUSED,
+    SECRET,
     TLS,
     TOKEN_PATH,
     Bench,
@@ -649,6 +651,28 @@ async def test_T54_roll_over_and_back(bench: Bench) -> None:
     assert bench.named("token.rejected") == []
 
 
+async def test_T54_a_missing_secret_keeps_its_number(bench: Bench) -> None:
+    """The second of two is number 2 where the first is missing too."""
+    manager = bench.manager(secrets=lambda: [None, SECRET])
+    await manager.token()
+    assert manager.status().secret_in_use == 1
+    assert "number 2 is in use" in manager.status().warnings[0]
+
+
+async def test_T54_a_restart_knows_the_secret_in_use(bench: Bench, tmp_path: Path) -> None:
+    """The token of the process before is of the second secret: number and notice are still there."""
+
+    def drawer() -> Drawer:
+        return SealedStore(tmp_path, ["k" * 32], bench.emit, host="here").drawer(NIGHT, bench.issuer)
+
+    secrets: list[str | None] = [None, SECRET]
+    await bench.manager(secrets=lambda: secrets, drawer=drawer()).token()
+    again = bench.manager(secrets=lambda: secrets, drawer=drawer())
+    await again.token()
+    assert (bench.token_requests, again.status().secret_in_use) == (1, 1)
+    assert "number 2 is in use" in again.status().warnings[0]
+
+
 @pytest.mark.parametrize("ahead", [600, -600])
 async def test_T56_skew_is_measured(bench: Bench, ahead: int) -> None:
     """The server's Date against our clock is shown, told once above 30 s, and changes no lifetime."""
@@ -719,10 +743,31 @@ async def test_T59_known_endpoint_outlives_discovery(bench: Bench) -> None:
     bench.server.script[DISCOVERY] = http(b"", 503)
     bench.clock.advance(timedelta(days=3))
     await manager.token()
-    assert len(bench.server.requests(DISCOVERY)) == 2
+    await until(lambda: len(bench.server.requests(DISCOVERY)) == 2)
     bench.clock.advance(timedelta(days=5))
     with pytest.raises(IdentityError):
         await passing(bench.clock, manager.token())
+
+
+async def test_T59_nobody_waits_for_the_description(bench: Bench) -> None:
+    """One that is a day old serves while a server that hangs is asked anew: no clock has to move for a token."""
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hangs(_: Seen) -> bytes:
+        asked.set()
+        await never.wait()
+        return b""
+
+    client = bench.client_of()
+    await client.metadata()
+    bench.server.script[DISCOVERY] = hangs
+    bench.clock.advance(timedelta(days=3))
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            await client.request("client_credentials")
+        await asked.wait()
+    assert len(bench.server.requests(DISCOVERY)) == 2
+    never.set()
 
 
 @pytest.mark.parametrize(
