@@ -86,14 +86,13 @@ def next_start(table: Timetable, fire: datetime) -> datetime | None:
         fire = following
         end = blackout_end(job, fire) if job.on_blackout == "skip" else None
         if end is not None:
-            following = next_after(trigger, end - MOMENT)
+            following = next_after(trigger, end - MOMENT) if end < fire + HORIZON else None
             continue
         opening = opens_at(job, fire + delay)
         if opening is None:
             return fire + delay
         if opening.at is None:
-            following = next_after(trigger, fire + HORIZON)
-            continue
+            return None
         newest = (
             newest_unskipped(table, opening.at - delay) or fire
         )  # of those that wait the one with most time
