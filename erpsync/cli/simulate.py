@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from erpsync.daemon.situation import Expected
 
 _BAR = 32  # signs
+_ROWS = 100  # of one job; where there are more they are told as one
 
 
 def simulate(
@@ -76,7 +78,9 @@ def simulate(
 
 def _print_timeline(runs: Sequence["SimulatedRun"], begin: datetime, end: datetime, times: Times) -> None:
     say(f"{times.heading()}; the bar is {times(begin)} … {times(end)}")
-    rows = (
+    number = Counter(run.job for run in runs)
+    many = {name: [run for run in runs if run.job == name] for name in number if number[name] > _ROWS}
+    rows: list[tuple[str, ...]] = [
         (
             run.job,
             times(run.fire_at),
@@ -86,8 +90,23 @@ def _print_timeline(runs: Sequence["SimulatedRun"], begin: datetime, end: dateti
             _note(run, times),
         )
         for run in runs
-    )
+        if run.job not in many
+    ]
+    rows += [_many_row(mine, begin, end, times) for mine in many.values()]
     table(("job", "due", "starts", "ends", "", "note"), rows, fold=("note",))
+
+
+def _many_row(
+    runs: Sequence["SimulatedRun"], begin: datetime, end: datetime, times: Times
+) -> tuple[str, ...]:
+    """All runs of a job that has so many that nobody would read them one by one."""
+    started, over = (
+        [run for run in runs if run.started_at],
+        [run.finished_at for run in runs if run.finished_at],
+    )
+    first, last = started[0] if started else runs[0], max(over, default=None)
+    bar = _bar(replace(first, finished_at=last), begin, end)
+    return runs[0].job, times(runs[0].fire_at), times(first.started_at), times(last), bar, _outcomes(runs)
 
 
 def _bar(run: "SimulatedRun", begin: datetime, end: datetime) -> str:
@@ -115,17 +134,21 @@ def _note(run: "SimulatedRun", times: Times) -> str:
 def _print_sum(
     runs: Sequence["SimulatedRun"], over: datetime | None, times: Times, expected: Mapping[str, "Expected"]
 ) -> None:
-    outcomes: Counter[str] = Counter()
-    for run in runs:
-        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += max(run.fire_count, 1)
     waiting = [run for run in runs if run.waits]
-    say(f"\n{', '.join(f'{number} {what}' for what, number in outcomes.most_common())}")
+    say(f"\n{_outcomes(runs)}")
     if waiting:
         longest = max(waiting, key=lambda run: sum(wait.total_seconds() for wait in run.waits.values()))
         say(f"{len(waiting)} wait; the longest: {longest.job}, {_note(longest, times)}")
     sources = Counter(each.source for each in expected.values())
     say(f"durations: {', '.join(f'{number} {source}' for source, number in sources.most_common())}")
     say(f"expected end: {times(over)}")
+
+
+def _outcomes(runs: Sequence["SimulatedRun"]) -> str:
+    outcomes: Counter[str] = Counter()
+    for run in runs:
+        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += max(run.fire_count, 1)
+    return ", ".join(f"{number} {what}" for what, number in outcomes.most_common())
 
 
 def _instant(text: str, zone: str, now: datetime, option: str) -> datetime:

@@ -22,14 +22,14 @@ from erpsync.daemon.simulated_run import Course, SimulatedRun
 from erpsync.daemon.situation import ASSUMED, Expected, Situation
 from erpsync.running.admission import Admission
 from erpsync.scheduling.claim import START_BY
-from erpsync.scheduling.handover import PARENT, Succession, successions
+from erpsync.scheduling.handover import PARENT, Succession, is_within, successions
 from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PAUSED, plan, room, span_of
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, next_after
 from erpsync.store.marks import Mark
 from erpsync.store.pauses import Pause
 
-MOST_RUNS = 20_000
+MOST_RUNS = 200_000
 """So many fire times are simulated at most."""
 _MOST_EVENTS = 20 * MOST_RUNS
 _END, _GATE, _FIRE = range(3)  # what comes first of what comes at once
@@ -97,6 +97,7 @@ class _Play:
         self._left = dict(situation.left)  # by child and parent
         self._found: list[SimulatedRun] = []
         self._newest: dict[str, int] = {}  # each job's newest record in _found
+        self._known: set[tuple[str, datetime | None]] = set()  # fire times that have a run already
         self._fired = 0
         self._now = end
 
@@ -134,6 +135,7 @@ class _Play:
             if run.state is State.RUNNING:
                 course.left = self._remains(course, now) - (begin - now)
             if course.left > timedelta(0):
+                self._known.add((run.job, run.fire_at))
                 self._lines[run.job].append(course)
                 self._go_on(course)
 
@@ -208,7 +210,7 @@ class _Play:
         self._fired += 1
         if self._fired > MOST_RUNS:
             raise _too_large()
-        if not any(course.run.fire_at == fire for course in self._lines[table.job.name]):  # it lives already
+        if (table.job.name, fire) not in self._known:
             self._claim(table, fire, RunTrigger.SCHEDULE)
 
     def _claim(self, table: Timetable, fire: datetime, trigger: RunTrigger) -> None:
@@ -347,13 +349,16 @@ class _Play:
 
     def _take(self, rule: Succession) -> None:
         keys = [(rule.child.name, each) for each in dict.fromkeys(rule.after.jobs)]
-        if not all(key in self._left for key in keys) or self._pause(rule.child.name) is not None:
+        if not all(key in self._left for key in keys) or not self._takes_runs(rule.child):
             return
         outcomes = {self._left.pop(key) for key in keys}
         if outcomes <= rule.after.on:
             self._claim(self._tables[rule.child.name], self._now, RunTrigger.AFTER)
         else:
             self._skip(rule.child, self._now, RunTrigger.AFTER, PARENT)
+
+    def _takes_runs(self, job: Job) -> bool:
+        return is_within(job, self._now) and self._pause(job.name) is None
 
     def _record(self, run: SimulatedRun) -> None:
         self._newest[run.job] = len(self._found)

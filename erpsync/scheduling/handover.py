@@ -133,10 +133,15 @@ def _take(connection: Connection, rule: Succession, now: datetime) -> list[Run]:
 
 def _in_force(connection: Connection, job: Job, now: datetime) -> bool:
     """Whether the child takes runs at all now; a pause keeps what was left for its end."""
-    if (job.start is not None and now < job.start) or (job.end is not None and now >= job.end):
+    if not is_within(job, now):
         return False
     pause = read_pauses(connection).get(job.name)
     return pause is None or not pause.holds(now)
+
+
+def is_within(job: Job, instant: datetime) -> bool:
+    """Whether a job has begun by its `start` and is not over by its `end`."""
+    return (job.start is None or job.start <= instant) and (job.end is None or instant < job.end)
 
 
 def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], now: datetime) -> str | None:

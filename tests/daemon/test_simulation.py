@@ -276,11 +276,27 @@ async def test_the_situation_is_read_from_the_state(tmp_path: Path) -> None:
     assert found.left == {("child", "p"): Outcome.SUCCEEDED}
 
 
+def test_a_child_runs_between_its_start_and_its_end_alone(tmp_path: Path) -> None:
+    """What ends before the child's `start`, or when its `end` has come, has nobody after it, as in the daemon."""
+    text = job("a", 'schedule = "0 2,4,6 * * *"')
+    text += job("b", 'schedule = { after = "a" }\nstart = 2026-05-02T03:00:00Z\nend = 2026-05-02T05:00:00Z')
+    assert [line for line in lines(night(configuration(tmp_path, text))) if line[0] == "b"] == [
+        "b 04:01-04:02"
+    ]
+
+
+def test_a_night_of_every_second_is_simulated(tmp_path: Path) -> None:
+    """Its runs end within their second, and nothing is left out."""
+    text = job("tick", 'schedule = { every = "1s" }\nexpected_duration = "500ms"')
+    runs = night(configuration(tmp_path, text))
+    assert [run.outcome for run in runs] == [Outcome.SUCCEEDED] * 14 * 3600
+
+
 def test_too_many_runs_are_refused(tmp_path: Path) -> None:
-    """A job of every second is more than anybody would look at, and that is said at once."""
-    config = configuration(tmp_path, job("tick", 'schedule = { every = "1s" }\noverlap = "allow"'))
-    with pytest.raises(SimulationTooLargeError, match="20000"):
-        night(config)
+    """Five jobs of every second are more than anybody would look at, and that is said."""
+    text = "".join(job(f"tick-{number}", 'schedule = { every = "1s" }') for number in range(5))
+    with pytest.raises(SimulationTooLargeError, match="200000"):
+        night(configuration(tmp_path, text))
 
 
 async def test_durations_come_from_the_ledger(tmp_path: Path) -> None:
