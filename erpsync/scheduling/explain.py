@@ -93,9 +93,8 @@ def next_start(table: Timetable, fire: datetime) -> datetime | None:
             return fire + delay
         if opening.at is None:
             return None
-        newest = (
-            newest_unskipped(table, opening.at - delay) or fire
-        )  # of those that wait the one with most time
+        # of those that wait for this opening the newest has the most time
+        newest = newest_unskipped(table, opening.at - delay) or fire
         if opening.at < max(latest_start(job, trigger, each, delay) for each in (fire, newest)):
             return opening.at
         following = next_after(trigger, opening.at - delay)
