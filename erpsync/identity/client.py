@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx2
@@ -162,9 +163,19 @@ class TokenClient:
                 self._client, server, self.identity, secret, grant, fields, clock=self.clock
             )
 
-        answer = await self._gate.send(send)
-        self._note_skew(answer)
-        granted = read_grant(answer, self.identity, self.redactor)
+        before = self._requests
+        outcome: Literal["succeeded", "rejected", "failed"] = "failed"
+        try:
+            answer = await self._gate.send(send)
+            self._note_skew(answer)
+            granted = read_grant(answer, self.identity, self.redactor)
+            outcome = "succeeded"
+        except TokenEndpointError as error:
+            outcome = "failed" if error.retryable else "rejected"
+            raise
+        finally:
+            if self._requests > before:  # the gate may have let nothing out
+                self._emit("token.requested", level="debug", identity=self.identity.name, outcome=outcome)
         self._doubt("answer", *granted.doubts)
         return Fetched(granted, sent_at, sent_boot, basis=basis(self.identity, secret))
 

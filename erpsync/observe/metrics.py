@@ -88,8 +88,8 @@ class Metrics:
         """Count what `event` says; events without a number of their own change nothing."""
         if event == "run.finished":
             self._observe_run(fields)
-        elif event in _TOKEN_OUTCOMES:
-            self._tokens.labels(str(fields.get("identity", "")), _TOKEN_OUTCOMES[event]).inc()
+        elif event == "token.requested":
+            self._tokens.labels(str(fields.get("identity", "")), str(fields.get("outcome", ""))).inc()
         elif event == "clock.jumped":
             self._jumps.inc()
 
@@ -130,14 +130,6 @@ class Metrics:
         if found is None:
             found = self._children[key] = metric.labels(*labels)
         return cast("M", found)
-
-
-_TOKEN_OUTCOMES = {
-    "token.renewed": "succeeded",
-    "token.renewal_failed": "failed",
-    "token.rejected": "rejected",
-    "token.login_required": "rejected",
-}
 
 
 class _SnapshotCollector(Collector):

@@ -45,3 +45,19 @@ def test_claims_tell_people_and_let_nobody_in() -> None:
     )
     assert shown_claims(token) == {"aud": ["DomainAPI"], "exp": 2, "client_db": "ACME"}
     assert [shown_claims(odd) for odd in ("enrt_AB", "a.b.c", "a.W10.c", "")] == [{}, {}, {}, {}]
+
+
+async def test_every_request_is_told(bench: Bench) -> None:
+    """Each request to the token endpoint is one event with its outcome, a probe's too; without one there is none."""
+    manager = bench.manager()
+    await manager.token()
+    await manager.probe()
+    bench.answers(http({"error": "invalid_client"}, 400))
+    with pytest.raises(TokenEndpointError):
+        await manager.probe()
+    bench.answers(http({}, 503))
+    with pytest.raises(TokenEndpointError):
+        await manager.probe()
+    outcomes = [fields["outcome"] for fields in bench.named("token.requested")]
+    assert outcomes == ["succeeded", "succeeded", "rejected", "failed"]
+    assert len(outcomes) == bench.token_requests

@@ -86,14 +86,16 @@ def test_gauges_show_the_moment_of_the_scrape() -> None:
 
 
 def test_token_requests_and_clock_jumps_are_counted() -> None:
-    """Renewals count by identity and outcome, jumps of the clock count, other events change nothing."""
+    """Requests count by identity and outcome, jumps of the clock count; what needed no request changes nothing."""
     metrics = Metrics()
-    metrics.observe("token.renewed", {"identity": "night@acme"})
-    metrics.observe("token.renewal_failed", {"identity": "night@acme"})
+    for outcome in ("succeeded", "failed", "rejected"):
+        metrics.observe("token.requested", {"identity": "night@acme", "outcome": outcome})
+    for event in ("token.renewed", "token.renewal_failed", "token.rejected", "token.login_required"):
+        metrics.observe(event, {"identity": "night@acme"})
     metrics.observe("clock.jumped", {"seconds": -30})
     metrics.observe("daemon.started", {})
     found = samples(metrics.page())
-    for outcome in ("succeeded", "failed"):
+    for outcome in ("succeeded", "failed", "rejected"):
         assert found["erpsync_token_requests_total", (("identity", "night@acme"), ("outcome", outcome))] == 1
     assert found["erpsync_clock_jumps_total", ()] == 1
 
