@@ -365,6 +365,7 @@ async def test_identity_is_named_in_every_event(bench: Bench) -> None:
         await manager.token()
     assert {name for name, _, _ in bench.events} == {
         "token.renewed",
+        "token.requested",
         "token.answer_doubted",
         "token.invalidated",
         "token.rejected",
