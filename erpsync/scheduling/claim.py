@@ -177,12 +177,12 @@ def _give_back(connection: Connection, mark: Mark, now: datetime) -> None:
     left = schema.handover.c.run_id.in_(select(_RUN.id).where(ahead))
     connection.execute(delete(schema.handover).where(left))
     connection.execute(delete(schema.run).where(ahead))
-    try:
-        trigger = read_schedule(mark.schedule)
-    except ValueError:  # a newer version wrote it: where its ranges would end now is not known
-        return
-    across = select(_RUN.id, _RUN.fire_at).where(passed, _RUN.fire_until > now)
-    for row in connection.execute(across).all() if mark.schedule else ():
+    across = select(_RUN.id, _RUN.fire_at, _RUN.fire_until).where(passed, _RUN.fire_until > now)
+    for row in connection.execute(across).all():
+        try:
+            trigger = read_schedule(mark.schedule_at(row.fire_until))
+        except ValueError:  # a newer version wrote it: where its ranges would end now is not known
+            continue
         span = span_of(trigger, row.fire_at, now, COUNTED - 1)  # of what follows the first fire time
         count = 1 if span is None else UNKNOWN if span.count == UNKNOWN else 1 + span.count
         until = None if span is None else span.last

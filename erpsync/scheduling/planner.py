@@ -120,7 +120,8 @@ def plan(
         found, until = _plan_job(look, mark)
         runs += found
         if until is not None:
-            fresh.append(Mark(name, table.schedule, until))
+            former = mark.with_schedule(table.schedule, now) if mark else ()
+            fresh.append(Mark(name, table.schedule, until, former))
     return Plan(tuple(runs), tuple(fresh), tuple(corrected))
 
 

@@ -624,6 +624,28 @@ async def test_what_passed_under_a_wrong_clock_is_given_back_by_its_correction(w
     assert [told["kind"] for told in witness.told("clock.jumped")] == ["correction"]
 
 
+async def test_a_correction_counts_a_range_by_the_schedule_that_made_it(witness: Witness) -> None:
+    """Every ten minutes while the clock was ahead, every seven since: what had really passed are tens, also when the
+    engine that corrects it has only the state to go by."""
+    clock = ManualClock(NOON)
+    job = replace(HOURLY, schedules=(Every(10 * MINUTE),), catch_up="none", grace=MINUTE)
+    changed = replace(job, schedules=(Every(7 * MINUTE),))
+    for schedule, step in (
+        (job, 8 * HOUR + 3 * MINUTE),
+        (job, HOUR),
+        (changed, -5 * HOUR),
+        (changed, 0 * HOUR),
+    ):
+        engine = _engine(witness, clock, schedule)
+        await engine.start()
+        await engine.stop()
+        clock.step(step)
+
+    first = witness.ledger()[0]
+    assert (first.fire_at, first.fire_until) == (NOON + 10 * MINUTE, NOON + 4 * HOUR)
+    assert first.fire_count == 24
+
+
 async def test_a_range_does_not_grow_across_a_run_of_a_wrong_clock(witness: Witness) -> None:
     """Misses before and after a fire time that ran ahead of its time are two ranges: each fire time has one run."""
     clock = ManualClock(NOON)

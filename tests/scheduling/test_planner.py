@@ -104,7 +104,8 @@ def test_a_changed_schedule_starts_now_and_records_the_old_open_span() -> None:
 
     assert _fates(found.runs) == [("missed", NOON - 4 * HOUR, 5, "schedule_changed")]
     assert found.runs[0].fire_until == NOON
-    assert found.marks == (Mark(HOURLY.name, schedule_text(changed), NOW),)
+    before = ((NOW, schedule_text(HOURLY)),)
+    assert found.marks == (Mark(HOURLY.name, schedule_text(changed), NOW, before),)
 
 
 def test_an_old_schedule_that_cannot_be_read_is_a_range_of_unknown_size() -> None:
