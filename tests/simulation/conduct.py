@@ -10,6 +10,7 @@ from erpsync.core.calendar import spread_delay
 from erpsync.core.job import After, Job
 from tests.simulation import oracle
 from tests.simulation.ledger import Entry
+from tests.simulation.oracle import EPOCH
 from tests.simulation.virtual_time import POLL, VirtualClock
 
 SLOW = 1.0
@@ -108,6 +109,8 @@ class Conduct:
         )
         for job in claimed if not self.reloading else ():
             self._require_room(job, before[job] - ended[job], claimed[job])
+        for entry in entries if not self.reloading else ():
+            self._require_overlap(entry, before[entry.job] + claimed[entry.job])
         older = [entry for entry in self.live.values() if entry.job in claimed]
         self._require_catch_up(entries)
         if not self.reloading:
@@ -159,6 +162,15 @@ class Conduct:
             return
         assert job.overlap != "skip", f"a run of {name} was claimed beside another"
         assert job.overlap != "queue" or live + claimed <= 2, f"{live + claimed} runs of {name} stand in line"
+
+    def _require_overlap(self, entry: Entry, others: int) -> None:
+        """What is skipped for an overlap overlaps with somebody."""
+        known, job = self.finished.get(entry.id), self.jobs.get(entry.job)
+        is_new = known is None or (known.fire_until or EPOCH) < (entry.fire_until or EPOCH)
+        if entry.reason == "overlap" and job is not None and is_new:
+            needed = {"skip": 1, "queue": 2}.get(job.overlap)
+            assert needed is not None, f"it may overlap: {entry}"
+            assert others >= needed, f"it overlaps with nobody: {entry}"
 
     def _require_catch_up(self, entries: list[Entry]) -> None:
         """No more is caught up than a job wants, and nothing that is too old for it."""

@@ -35,6 +35,7 @@ MUTANTS: dict[str, tuple[str, Any]] = {
     "nothing is ever planned": ("scheduling.planner._plan_job", lambda look, mark: ((), None)),
     "nobody sweeps": ("scheduling.engine.Engine._sweep", _nothing),
     "a wrong clock is never corrected": ("scheduling.planner.CORRECTION", timedelta(days=9999)),
+    "everything overlaps": ("scheduling.planner.room", lambda job, live, wanted: 0),
     "overlap is not looked at": ("scheduling.planner.room", lambda job, live, wanted: wanted),
     "blackouts are not looked at": ("core.calendar._dark_day", _never),
     "windows are not looked at": ("running.waiting.opens_at", lambda job, instant: None),
