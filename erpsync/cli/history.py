@@ -124,7 +124,7 @@ def _runs_to_read(
     begun = _list(workspace, names, (State.RUNNING,), _MANY)[-1:] if follow else []
     run = next(iter(begun or _list(workspace, names, (), 1)), None)
     if run is None and not follow:
-        raise UnknownRunError("there is no run yet", hint="erpsync jobs")
+        raise UnknownRunError("there is no run yet", hint=f"erpsync run {subject or 'JOB'}")
     if run is not None:
         yield run
     while follow:

@@ -105,7 +105,8 @@ def test_the_daemon_answers_with_its_own_token(daemon: Sandbox) -> None:
     assert before["survives_seconds"] > 3000
     (slots,) = document["licenses"]
     assert (slots["instance"], slots["in_use"], slots["waiting"]) == ("box", 1, [])
-    assert [each["ends_at"] for each in slots["sessions"]] == [before["session"]["ends_at"]]
+    (session,) = slots["sessions"]  # reckoned twice, a microsecond apart at times
+    assert session["ends_at"][:19] == before["session"]["ends_at"][:19]
     fetched = json.loads(type_("token", "service", "--fetch", "--format", "json").stdout)
     assert fetched["fetched"]["fingerprint"] != before["fingerprint"] == fetched["fingerprint"]
     assert fetched["claims"]["client_id"] == CLIENT
