@@ -31,6 +31,10 @@ class OneToken:
     async def changed(self) -> bool:
         return False
 
+    def withdrawn(self) -> bool:
+        """It is not."""
+        return False
+
     def facts(self) -> SourceFacts:
         return SourceFacts()
 
