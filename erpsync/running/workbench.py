@@ -60,7 +60,8 @@ class Workbench:
             prepared = await self._preparation.prepare(attempt.job)
             if prepared.cursor != attempt.run.cursor_before:
                 attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
-            dead = await asyncio.to_thread(self._dead, attempt.run)
+            is_given_dead = "dead" in attempt.run.params
+            dead = await asyncio.to_thread(self._dead, attempt.run) if is_given_dead else None
             connection = self._connections(attempt.job)
             if connection is not None and connection.ready is not None:
                 await connection.ready(await self._preparation.expected(attempt.job))
@@ -161,13 +162,11 @@ class Workbench:
     def _artifacts(self, run_id: str) -> str:
         return f"{self._data}/artifacts/{run_id}"
 
-    def _dead(self, run: Run) -> list[dict[str, object]] | None:
-        """The rows that a run is given because they failed before; None in a normal run. Blocks for the disk.
+    def _dead(self, run: Run) -> list[dict[str, object]]:
+        """The rows that a run is given because they failed before. Blocks for the disk.
 
         Raises Skip where another run has settled them meanwhile.
         """
-        if "dead" not in run.params:
-            return None
         self._letters.remove([run.id])  # an attempt before took the same rows up
         letters = self._letters.read(taken_up(run))
         if not letters:
