@@ -34,7 +34,7 @@ from erpsync.running.patience import PAUSE, PatientWriter
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
-from erpsync.running.verdict import LICENCE
+from erpsync.running.verdict import LICENCE, UNCONFIGURED
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
 from erpsync.store.dead_letters import DeadLetters, settles, taken_up
@@ -319,7 +319,11 @@ class Runner:
 
     def _queue(self, run: Run) -> None:
         job = self._jobs.get(run.job)
-        self._admission.put(run, job.pool if job else None)
+        if job is None:  # nobody can say how to run it
+            self._withdraw(run.id)
+            self._spawn(self._finish(run, Outcome.ABANDONED, UNCONFIGURED))
+            return
+        self._admission.put(run, job.pool)
         self._fresh.append(run)
         self._pump_soon()
 
@@ -352,12 +356,11 @@ class Runner:
 
     def _begin(self, run: Run) -> None:
         self._room.leave(run.id)
-        job = self._jobs.get(run.job)
         reporter = RunReporter(run.id, self._run_logs, self._redactor, self._clock)
-        attempt = LiveAttempt(run, job or Job(run.job, run.job, run.plugin), reporter)
+        attempt = LiveAttempt(run, self._jobs[run.job], reporter)
         self._live[run.id] = attempt
         self._idle.clear()
-        self._spawn(self._see_through(attempt, configured=job is not None))
+        self._spawn(self._see_through(attempt))
 
     def _miss(self, run: Run, reason: str) -> None:
         """A run has not made its first start in time."""
@@ -402,12 +405,10 @@ class Runner:
 
     # -- one attempt, from begin to end ----------------------------------------------------------------
 
-    async def _see_through(self, attempt: LiveAttempt, *, configured: bool) -> None:
+    async def _see_through(self, attempt: LiveAttempt) -> None:
         ended: Ended | None = None
         try:
-            if not configured:
-                ended = await self._give_up(attempt.run)
-            elif await self._conductor.begin(attempt):
+            if await self._conductor.begin(attempt):
                 end = await self._conductor.perform(attempt, self._licence_waits[attempt.run.id])
                 ended = await self._writer.write(self._endings.end, end, attempt.run)
                 if taken_up(ended.run) and settles(ended.run):
@@ -441,11 +442,6 @@ class Runner:
         if run.waiting_for == LICENCE:
             self._licence_waits[run.id] += 1
         self._room.enter(run)
-
-    async def _give_up(self, run: Run) -> Ended | None:
-        reason = "the job is no longer configured"
-        finish = Finish(run.id, Outcome.ABANDONED, self._clock.now(), reason)
-        return await self._store.write(self._endings.finish, finish)
 
     def _release(self, attempt: LiveAttempt) -> None:
         run_id = attempt.run.id

@@ -16,6 +16,8 @@ from erpsync.store.ledger import End
 MAX_LOSSES = 3
 LICENCE = "licence"
 """What a run waits for to which no slot was given."""
+UNCONFIGURED = "the job is no longer configured"
+"""Why a run is abandoned that nobody can say how to run."""
 _LICENCE_WAIT = timedelta(minutes=1)
 _LONGEST_LICENCE_WAIT = timedelta(minutes=20)
 _LONGEST_EXPECTED = 3700.0  # seconds: a session's whole life
@@ -96,7 +98,7 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
         cursor_before=run.cursor_before,
     )
     if job is None:
-        return replace(end, run_outcome=Outcome.ABANDONED, reason="the job is no longer configured")
+        return replace(end, run_outcome=Outcome.ABANDONED, reason=UNCONFIGURED)
     if run.losses >= MAX_LOSSES:
         return replace(end, run_outcome=Outcome.FAILED, reason=f"lost {run.losses + 1} times")
     if not repeatable:

@@ -73,7 +73,7 @@ class WaitingRoom:
         if not self._may_overlap(run):
             self._turns.join(run, self._waiting)
         self._waiting[run.id] = run
-        if run.next_attempt_at is not None:
+        if self._is_delayed(run):
             self._delay(run)
         else:
             self._look(run.id)
@@ -130,7 +130,7 @@ class WaitingRoom:
         for job in changed:
             self._await_end(job)
         for run in [run for run in self._waiting.values() if run.job in changed]:
-            if run.next_attempt_at is not None:
+            if self._is_delayed(run):
                 self._tell_delay(run)
             else:
                 self._look(run.id)
@@ -166,6 +166,10 @@ class WaitingRoom:
         job = self._jobs.get(run.job)
         return job is not None and job.overlap == "allow"
 
+    def _is_delayed(self, run: Run) -> bool:
+        """Whether it waits for an instant; that of a removed job has nothing to wait for."""
+        return run.next_attempt_at is not None and run.job in self._jobs
+
     def _delay(self, run: Run) -> None:
         """Until a run's next attempt, on the boot-time clock; a pause is told meanwhile."""
         assert run.next_attempt_at is not None
@@ -186,7 +190,7 @@ class WaitingRoom:
     def _look(self, run_id: str) -> None:
         """Let a run out, or hold it and look again when that may change."""
         run = self._waiting.get(run_id)
-        if self._closed or run is None or run.next_attempt_at is not None:
+        if self._closed or run is None or self._is_delayed(run):
             return
         hold = self._hold(run)
         if hold is None:

@@ -310,6 +310,20 @@ async def test_removed_job_is_abandoned(desk: MakeDesk, define: Define) -> None:
     assert (ended.outcome, ended.reason) == ("abandoned", "the job is no longer configured")
 
 
+async def test_removed_job_waits_for_nothing(desk: MakeDesk, define: Define) -> None:
+    """A run of a removed job needs neither a slot nor the end of its back-off to be abandoned."""
+    at = desk(define("gate"), define("quick", name="old"), define("quick", name="older"), max_runs=1)
+    holder = await at.offer("gate")
+    await at.logged(holder, "entered")
+    queued, delayed = await at.claim("old"), await at.claim("older")
+    for name in ("old", "older"):
+        del at.jobs[name]
+    at.runner.offer([queued, replace(delayed, next_attempt_at=delayed.created_at + timedelta(hours=1))])
+    for run in (queued, delayed):
+        assert (await at.finished(run)).reason == "the job is no longer configured"
+    assert at.ledger(holder).state == "running"
+
+
 async def test_waiting_for_nobody(desk: MakeDesk, define: Define) -> None:
     """Waiting for a run that does not exist is an error, for one that has ended no wait."""
     at = desk(define("quick"))
