@@ -143,11 +143,15 @@ class WaitingRoom:
     def adopt(self, jobs: Mapping[str, Job], touched: Container[str], renamed: Mapping[str, str]) -> None:
         """Go on with other jobs; runs of `touched` and of removed ones are looked at afresh, the late ones end."""
         self._jobs = jobs
+        pauses = dict(self._pauses)
         for former, name in renamed.items():
             self._turns.rename(former, name)
+            if (pause := pauses.pop(former, None)) is not None:
+                pauses[name] = replace(pause, job=name)
+        for run in [run for run in self._waiting.values() if run.job in renamed]:
+            self._waiting[run.id] = replace(run, job=renamed[run.job])
+        self.set_pauses(pauses)
         for run in list(self._waiting.values()):
-            if run.job in renamed:
-                run = self._waiting[run.id] = replace(run, job=renamed[run.job])
             if run.job in jobs and run.job not in touched:
                 continue
             if self.is_late(run):

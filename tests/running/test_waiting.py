@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -386,8 +386,25 @@ async def test_a_run_that_is_late_by_new_rules_is_missed_at_once(desk: MakeDesk,
     assert (await at.finished(second)).outcome == "missed"
 
 
-def adopt(at: Any, job: Job) -> None:
-    at.runner.adopt({job.name: job}, {job.name}, {}, max_runs=4, instance_limits={}, pools={})
+async def test_a_pause_goes_on_under_a_new_name(desk: MakeDesk, define: Define) -> None:
+    """What a paused job has waiting stays held when the job is renamed, until the new name is resumed."""
+    clock = ManualClock(NOON)
+    old = define("quick", options={"window": replace(NIGHT, opens=time(13))})
+    at = desk(old, clock=clock)
+    run = await at.offer("quick")
+    await waits_for(at, run, "window")
+    at.runner.pause(Pause("quick", NOON))
+    await waits_for(at, run, "paused")
+    adopt(at, replace(old, name="quicker"), renamed={"quick": "quicker"})
+    clock.advance(2 * HOUR)
+    await settle(at)
+    assert at.ledger(run).waiting_for == "paused"
+    at.runner.resume("quicker")
+    assert (await at.finished(run)).outcome == "succeeded"
+
+
+def adopt(at: Any, job: Job, renamed: Mapping[str, str] | None = None) -> None:
+    at.runner.adopt({job.name: job}, {job.name}, renamed or {}, max_runs=4, instance_limits={}, pools={})
 
 
 async def test_a_beginning_that_the_state_refuses_keeps_no_slot_and_waits_for_its_window(
