@@ -14,7 +14,7 @@ help:
 	@echo "make demo    a sandbox, a daemon and four jobs for half a minute"
 	@echo "make check   format, lint, types, import contracts, quick tests"
 	@echo "make test    the same with every test"
-	@echo "make soak    a million simulated nights and 200 kills, for hours; make test has 10 000 and 20"
+	@echo "make soak    new examples, a million simulated nights and 200 kills, for hours; make test has 10 000 and 20"
 	@echo "make bench   the figures of bench/README.md, measured here"
 	@echo "make build   wheel and sdist into dist/"
 	@echo "make format  mend what ruff can mend"
@@ -46,6 +46,7 @@ test: $(READY)
 	@$(MAKE) --no-print-directory lint
 
 soak: $(READY)
+	@EXPLORE=1 $(PYTEST) $$(grep -rl "import.* given" tests)
 	@NIGHTS=1000000 KILLS=200 $(PYTEST) tests/simulation tests/acceptance/test_killing.py
 
 bench: $(READY)

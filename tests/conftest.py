@@ -1,11 +1,22 @@
-"""Fixtures that the tests of several rooms share, and the figures that a run of them reports."""
+"""Fixtures that the tests of several rooms share, and the figures that a run of them reports.
+
+Property tests try the same examples in every ordinary run, so that a red run is about the change it tests;
+EXPLORE=1 (`make soak`) lets them look for new ones.
+"""
+
+import os
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.browser import chromium
 from tests.servers.openid_provider import openid_provider
 
 __all__ = ["chromium", "openid_provider"]
+
+settings.register_profile("ordinary", derandomize=True, database=None, deadline=None)
+settings.register_profile("explore", database=None, deadline=None)
+settings.load_profile("explore" if os.environ.get("EXPLORE") else "ordinary")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

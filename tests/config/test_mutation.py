@@ -74,7 +74,7 @@ edits: st.SearchStrategy[Edit] = st.tuples(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(edits, min_size=1, max_size=4))
 def test_no_file_makes_check_fail(changes: list[Edit]) -> None:
     """Values, keys, lines and letters of the sample are replaced, removed and swapped; the problems have words."""

@@ -175,7 +175,7 @@ def test_a_line_is_shown_without_secrets(line: str, expected: str) -> None:
         max_size=6,
     )
 )
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_loads_or_has_problems(
     edits: list[tuple[float, int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +189,7 @@ def test_any_file_loads_or_has_problems(
 
 
 @given(edits=st.lists(st.tuples(st.integers(0), VALUES), min_size=1, max_size=4))
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_values_load_or_have_problems(
     edits: list[tuple[int, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +224,7 @@ def load_or_tell(text: str) -> None:
         st.none(), lambda inner: st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=8
     )
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_table_that_tomllib_reads_has_a_place(tree: dict[str, object] | None) -> None:
     """Whatever its keys are called, each is found where it stands."""
     lines, expected = _written(tree or {}, ())

@@ -163,7 +163,7 @@ def _walk(at: datetime, found: Callable[[datetime], bool]) -> datetime:
 
 
 @given(jobs, instants)
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_openings_and_ends_are_those_of_a_walk(job: Job, instant: datetime) -> None:
     """Over zones and clock changes: the first allowed instant, the end of the blackout, the end of the window."""
     opening = opens_at(job, instant)
@@ -215,7 +215,7 @@ def test_what_was_caught_up_asked_for_or_postponed_waits_from_when_it_could_star
     st.sampled_from([NIGHT, Window(time(1), time(4)), None]),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_open_time_is_every_minute_in_which_a_start_is_allowed(
     begin: int, length: int, window: Window | None, dark: bool
 ) -> None:

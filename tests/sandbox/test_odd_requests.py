@@ -51,7 +51,7 @@ def http():
         yield client
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     form=st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=8),
     endpoint=st.sampled_from(("token", "revocation", "introspect", "authorize", "endsession")),

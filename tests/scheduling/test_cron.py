@@ -83,7 +83,7 @@ def test_a_bad_expression_is_refused_with_its_field_and_what_it_takes(
 
 
 @given(st.text(alphabet="0123456789*,-/#LWMONFRI@? ", max_size=30))
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150)
 def test_any_text_is_an_expression_or_a_clear_refusal(text: str) -> None:
     """Whatever is written, the answer is a ValueError or a trigger whose directions agree."""
     with suppress(ValueError):
@@ -156,7 +156,7 @@ def wall_fields(draw: st.DrawFn) -> tuple[str, set[int], set[int], bool]:
     st.integers(0, 3000),
 )
 @example(("30 3", {30}, {3}, False), CHANGES[0], "vixie", 0)
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 def test_no_fire_time_is_lost_or_doubled_around_a_clock_change(
     fields: tuple[str, set[int], set[int], bool], change: tuple[str, str], dst: Dst, offset: int
 ) -> None:
@@ -224,7 +224,7 @@ def _brute_force(
 
 
 @given(st.integers(0, 10**9))
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=50)
 def test_fractions_of_a_second_do_not_blur_the_border(microseconds: int) -> None:
     """`after` is strictly later, `until` includes its instant, at any fraction of a second."""
     trigger = CronTrigger("*/7 * * * * *", ZoneInfo("Europe/Sofia"))

@@ -301,7 +301,7 @@ looks = st.lists(
 
 
 @given(policies, looks, st.sampled_from([NOW, datetime(2026, 10, 24, 22, tzinfo=UTC)]), pauses, st.booleans())
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300)
 def test_every_fire_time_has_exactly_one_fate_and_the_right_one(
     policy: dict[str, object],
     steps: list[tuple[int, int]],

@@ -44,7 +44,7 @@ jobs = st.builds(
 
 
 @given(jobs)
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 def test_both_directions_give_the_same_fire_times_in_order(job: Job) -> None:
     """What lies between two instants is the same forwards and backwards, each instant once, within the bounds."""
     trigger, begin, end = build_trigger(job), NOON - 60 * HOUR, NOON + 60 * HOUR
@@ -58,7 +58,7 @@ def test_both_directions_give_the_same_fire_times_in_order(job: Job) -> None:
 
 
 @given(jobs)
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40)
 def test_a_schedule_is_remembered_as_text(job: Job) -> None:
     """The text of a schedule gives back the same fire times, and does not depend on the order of a list."""
     remembered, trigger = read_schedule(schedule_text(job)), build_trigger(job)
@@ -143,7 +143,6 @@ def test_a_schedule_of_another_version_is_refused() -> None:
 
 
 @given(st.text(max_size=20), st.integers(1, 7200))
-@settings(deadline=None, database=None)
 def test_the_spread_of_a_name_never_changes(name: str, seconds: int) -> None:
     """The delay lies in [0, spread) and is the same each time."""
     delay = spread_delay(name, seconds * SECOND)
