@@ -63,7 +63,7 @@ class Conductor:
             NotBegunError: the state refuses for now. Until it takes the beginning a window may close, so the run
                 does not keep its slot for that.
         """
-        begun = await self._begun(Begin(attempt.run.id, self._owner, self._clock.now()), attempt.run)
+        begun = await self._begun(Begin(attempt.run, self._owner, self._clock.now()), attempt.run)
         if begun is None:
             return False
         attempt.run = replace(

@@ -70,6 +70,7 @@ class WaitingRoom:
         """Take a run that is pending or waiting; once nothing holds it, it is `ready`."""
         if self._closed or run.id in self._waiting:
             return
+        run = self._as_configured(run)
         if not self._may_overlap(run):
             self._turns.join(run, self._waiting)
         self._waiting[run.id] = run
@@ -148,8 +149,8 @@ class WaitingRoom:
             self._turns.rename(former, name)
             if (pause := pauses.pop(former, None)) is not None:
                 pauses[name] = replace(pause, job=name)
-        for run in [run for run in self._waiting.values() if run.job in renamed]:
-            self._waiting[run.id] = replace(run, job=renamed[run.job])
+        for run in [run for run in self._waiting.values() if run.job in touched or run.job in renamed]:
+            self._waiting[run.id] = self._as_configured(replace(run, job=renamed.get(run.job, run.job)))
         self.set_pauses(pauses)
         for run in list(self._waiting.values()):
             if run.job in jobs and run.job not in touched:
@@ -165,6 +166,16 @@ class WaitingRoom:
     def close(self) -> None:
         """Let nobody out any more."""
         self._closed = True
+
+    def _as_configured(self, run: Run) -> Run:
+        """With what its job has now, which a reload or a start with other files may have changed since the claim."""
+        job = self._jobs.get(run.job)
+        if job is None:
+            return run
+        now = (job.plugin, job.instance, job.identity)
+        if now == (run.plugin, run.instance, run.identity):  # nearly always
+            return run
+        return replace(run, plugin=job.plugin, instance=job.instance, identity=job.identity)
 
     def _may_overlap(self, run: Run) -> bool:
         job = self._jobs.get(run.job)

@@ -47,9 +47,10 @@ _COUNTS = Counts.__slots__
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Start the next attempt of a run that is pending or waiting."""
+    """Start the next attempt of a run that is pending or waiting, with the plugin, instance and identity that it has
+    in `run`: a reload may have given its job others."""
 
-    run_id: str
+    run: Run
     owner: str
     at: datetime
 
@@ -150,12 +151,13 @@ def begin_attempts(connection: Connection, begins: Sequence[Begin]) -> list[Atte
 
 
 def _begin(connection: Connection, begin: Begin) -> Attempt | None:
-    startable = _STARTABLE_RUN.rows(connection, {"key": begin.run_id})
+    run = begin.run
+    startable = _STARTABLE_RUN.rows(connection, {"key": run.id})
     if not startable:
         return None
-    attempt = Attempt(begin.run_id, startable[0]["attempts"] + 1, begin.owner, begin.at)
-    values = {"key": begin.run_id, "number": attempt.number, "at": begin.at, "by": begin.owner}
-    _BEGIN_RUN.run(connection, values)
+    attempt = Attempt(run.id, startable[0]["attempts"] + 1, begin.owner, begin.at)
+    values = {"key": run.id, "number": attempt.number, "at": begin.at, "by": begin.owner}
+    _BEGIN_RUN.run(connection, {**values, "with": run.plugin, "where": run.instance, "as": run.identity})
     _BEGIN_ATTEMPT.run(connection, values)
     return attempt
 
@@ -241,6 +243,9 @@ _BEGIN_RUN = Statement(
         attempts=bindparam("number"),
         started_at=func.coalesce(_RUN.started_at, bindparam("at", type_=schema.Instant())),
         owner=bindparam("by"),
+        plugin=bindparam("with"),
+        instance=bindparam("where"),
+        identity=bindparam("as"),
         reason=None,
         waiting_for=None,
         next_attempt_at=None,

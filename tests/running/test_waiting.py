@@ -386,6 +386,20 @@ async def test_a_run_that_is_late_by_new_rules_is_missed_at_once(desk: MakeDesk,
     assert (await at.finished(second)).outcome == "missed"
 
 
+async def test_what_waits_goes_where_its_job_goes(desk: MakeDesk, define: Define) -> None:
+    """A run that waits while its job moves to another instance is limited there, and the ledger says where it ran."""
+    clock = ManualClock(NOON)
+    at_acme = replace(define("quick", options={"window": NIGHT}), instance="acme", identity="night@acme")
+    at = desk(at_acme, clock=clock)
+    run = await at.offer("quick")
+    await waits_for(at, run, "window")
+    at_beta = replace(at_acme, instance="beta", identity="night@beta")
+    at.runner.adopt({"quick": at_beta}, {"quick"}, {}, max_runs=4, instance_limits={"acme": 0}, pools={})
+    clock.advance(10 * HOUR)
+    ended = await at.finished(run)
+    assert (ended.outcome, ended.instance, ended.identity) == ("succeeded", "beta", "night@beta")
+
+
 async def test_a_pause_goes_on_under_a_new_name(desk: MakeDesk, define: Define) -> None:
     """What a paused job has waiting stays held when the job is renamed, until the new name is resumed."""
     clock = ManualClock(NOON)

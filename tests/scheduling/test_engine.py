@@ -48,7 +48,7 @@ async def _finish(witness: Witness, run: Run) -> None:
 
 
 async def _begin(witness: Witness, run: Run) -> None:
-    assert await witness.store.write(begin_attempts, Begin(run.id, "us", run.created_at))
+    assert await witness.store.write(begin_attempts, Begin(run, "us", run.created_at))
 
 
 def _succeeded(run: Run) -> End:

@@ -54,7 +54,7 @@ def new_run(job: str = "products@acme", at: datetime = NOON, **changes: object) 
 
 def begin(store: Store, run: Run, after: float = 1) -> ledger.Attempt | None:
     return store.write_now(
-        ledger.begin_attempts, Begin(run.id, "owner-1", run.created_at + timedelta(seconds=after))
+        ledger.begin_attempts, Begin(run, "owner-1", run.created_at + timedelta(seconds=after))
     )
 
 
