@@ -5,6 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.job import Job
 from erpsync.scheduling.engine import Engine
@@ -39,7 +40,8 @@ class Forethought:
         """Look ahead until cancelled; then nothing of it is left."""
         try:
             while True:
-                self._look()
+                with guarded("the look at who is needed next"):
+                    self._look()
                 await self._clock.sleep(LOOK.total_seconds())
         finally:
             for task in self._tasks:

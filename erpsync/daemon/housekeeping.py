@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from erpsync.config.configuration import Retention
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import StoreError
 from erpsync.core.event import Emit
@@ -22,7 +23,8 @@ async def keep_house(
     """Forget once an hour, for ever; what the state refuses is left for the next time."""
     await clock.sleep(_FIRST)
     while True:
-        await tidy(retention(), store, logs, clock, emit)
+        with guarded("housekeeping"):
+            await tidy(retention(), store, logs, clock, emit)
         await clock.sleep(_EVERY)
 
 

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from erpsync.config.configuration import Configuration
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
+from erpsync.core.background import guarded
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
@@ -240,8 +241,9 @@ class Service:
     async def _watch_due(self, controls: DaemonControls) -> None:
         """Tell of jobs that are overdue, each once a day."""
         while True:
-            for late in controls.news_overdue():
-                self._emit("job.overdue", level="warning", **late.document())
+            with guarded("the look at due times"):
+                for late in controls.news_overdue():
+                    self._emit("job.overdue", level="warning", **late.document())
             await asyncio.sleep(_DUE_LOOK)
 
     def _tell_started(self, house: Composition) -> None:

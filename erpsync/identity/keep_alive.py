@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError
 from erpsync.identity.manager import TokenManager
@@ -23,7 +24,7 @@ async def keep_signed_in(
 
 
 async def _look_after(manager: TokenManager, source: RefreshSource) -> None:
-    with suppress(ErpsyncError):
+    with guarded("looking after who is signed in"), suppress(ErpsyncError):
         if source.is_changed_elsewhere():
             await manager.token()
         elif source.is_due():

@@ -5,6 +5,7 @@ import heapq
 import itertools
 from collections.abc import Callable
 
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 
 _NAP = 30.0  # seconds at most: the sleep may stand still while the machine is suspended, the boot-time clock does not
@@ -72,4 +73,5 @@ class Alarm:
             entry = heapq.heappop(self._heap)
             if self._is_due_for(entry):
                 _, call = self._calls.pop(entry[2])
-                call()
+                with guarded("what was to be done now"):
+                    call()

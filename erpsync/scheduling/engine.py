@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
@@ -288,7 +289,8 @@ class Engine:
     async def _sweep_loop(self) -> None:
         while True:
             await self._clock.sleep(SWEEP.total_seconds())
-            self._sweep()
+            with guarded("the sweep"):
+                self._sweep()
 
     def _sweep(self) -> None:
         """Find what no hint came for, and notice a clock that was set and a machine that slept."""
@@ -308,8 +310,8 @@ class Engine:
 
     def _tell_step(self, step: timedelta) -> None:
         now = self._clock.now()
-        ahead = (mark.until - now for name, mark in self._marks.items() if name in self._tables)
-        correction = step < timedelta(0) and max(-step, *ahead) > CORRECTION  # several steps may make one
+        ahead = [mark.until - now for name, mark in self._marks.items() if name in self._tables]
+        correction = step < timedelta(0) and max([-step, *ahead]) > CORRECTION  # several steps may make one
         self._tell_jump("correction" if correction else "back" if step < timedelta(0) else "forward", step)
 
     def _tell_jump(self, kind: str, by: timedelta) -> None:

@@ -53,3 +53,21 @@ async def test_forgotten_calls_take_no_memory() -> None:
         alarm.clear(number)
     assert len(alarm._heap) < 200
     alarm.close()
+
+
+async def test_a_call_that_fails_is_told_and_takes_no_other_with_it() -> None:
+    """A fault goes to the loop's handler; what is due with it and after it is called all the same."""
+    clock, rung, faults = ManualClock(), list[str](), list[str]()
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: faults.append(str(context["exception"]))
+    )
+    alarm = Alarm(clock)
+    alarm.set("a", 5, lambda: [].pop())
+    alarm.set("b", 5, lambda: rung.append("b"))
+    alarm.set("c", 9, lambda: rung.append("c"))
+    await turn()
+    for _ in range(2):
+        clock.advance(timedelta(seconds=5))
+        await turn()
+    assert (rung, faults) == (["b", "c"], ["pop from empty list"])
+    alarm.close()

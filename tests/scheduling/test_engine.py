@@ -312,6 +312,18 @@ async def test_steps_that_make_a_correction_together_tell_it_once(witness: Witne
     assert [told["kind"] for told in witness.told("clock.jumped")] == ["back", "correction"]
 
 
+async def test_a_daemon_without_schedules_survives_a_clock_set_back(witness: Witness) -> None:
+    """Where no job has a mark yet, the sweep tells a step back and goes on: a job that comes later is swept too."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock)
+    await engine.start()
+    for jumps, by in enumerate((-HOUR, -HOUR), start=1):
+        clock.step(by)
+        clock.advance(SWEEP)
+        await until(lambda jumps=jumps: len(witness.told("clock.jumped")) == jumps)
+    await engine.stop()
+
+
 async def test_a_clock_corrected_while_down_is_told_once(store: Store, witness: Witness) -> None:
     """Marks of the future return to now at the start, with one event for all of them."""
     jobs = [replace(HOURLY, name=f"job-{n}") for n in range(3)]
