@@ -3,7 +3,6 @@
 import re
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -22,6 +21,7 @@ from pydantic import (
 from erpsync.config.document import did_you_mean
 from erpsync.config.reference import reference_from
 from erpsync.config.words import NOT_YET_HELP, fault, kind_of
+from erpsync.core.address import is_loopback
 from erpsync.core.duration import parse_duration
 from erpsync.core.instance import AuthMethod, GrantKind, TokenScheme
 from erpsync.core.job import After, Dst
@@ -114,7 +114,7 @@ def _https(value: str) -> str:
         raise fault("E105", "{key} is not a URL") from error
     if parts.scheme not in ("https", "http") or not host or any(letter <= " " for letter in value):
         raise fault("E105", "{key} must be a URL like https://acme.my.erp.net")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise fault(
             "E113",
             f"{{key}} must be https: plain http would show tokens to the network between here and {host}",
@@ -132,13 +132,6 @@ def _loopback(value: str) -> str:
         pass
     message = "{key} must be an address of this machine like http://127.0.0.1:8401/callback"
     raise fault("E105", message, "`erpsync login` listens there while somebody signs in")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or host.endswith(".localhost") or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _rate(value: object) -> float:

@@ -1,5 +1,6 @@
 """What a foreign address says, whatever it looks like."""
 
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 
@@ -9,3 +10,11 @@ def host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is this machine, whoever resolves it: names like "x.localhost" may lead to another one."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

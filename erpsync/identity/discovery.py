@@ -1,6 +1,5 @@
 """What an OpenID provider says about itself (OpenID Connect Discovery 1.0), checked."""
 
-import ipaddress
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from erpsync.core.address import is_loopback
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.errors import DiscoveryError
 from erpsync.identity.exchange import TIMEOUT, Answer, exchange
@@ -100,7 +100,7 @@ def _words(value: object) -> tuple[str, ...]:
 def _is_safe(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        return parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))
+        return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     except ValueError:
         return False
 
@@ -110,12 +110,3 @@ def _require_safe(url: str, what: str) -> None:
         raise DiscoveryError(
             f'{what} "{url[:200]}" is not https', hint="plain http is for this machine only", retryable=False
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
