@@ -207,9 +207,8 @@ def _log_line(record: Mapping[str, Any], times: Times) -> str:
 def _records(workspace: Workspace, run_id: str, follow: bool) -> Iterator[Mapping[str, Any]]:
     log, offset = workspace.run_log, 0
     while True:
-        over = (
-            not follow or find_run_of(workspace, run_id).state is State.FINISHED
-        )  # asked before reading: no last words lost
+        # asked before reading: no last words lost
+        over = not follow or find_run_of(workspace, run_id).state is State.FINISHED
         records, offset = log.read(run_id, offset)
         yield from records
         if over:

@@ -18,10 +18,8 @@ def holidays_of(place: str, today: date) -> frozenset[date] | Complaint:
     country, _, part = place.partition("-")
     known = {code: parts for code, parts in holidays.list_supported_countries().items() if len(code) == 2}
     if country not in known:
-        classes = (
-            country.upper(),
-            country.title().replace(" ", ""),
-        )  # BG, BGR and Bulgaria are classes there
+        # BG, BGR and Bulgaria are classes there
+        classes = (country.upper(), country.title().replace(" ", ""))
         codes = [getattr(getattr(holidays, name, None), "country", None) for name in classes]
         return _unknown_country(country, next((code for code in codes if code in known), None), known)
     if part and part not in known[country]:

@@ -89,9 +89,8 @@ class Redactor:
         if self._holds_known(text):
             text = self._masked(text)
         low = text.lower()
-        if plain and not any(
-            mark in low for mark in _MARKS
-        ):  # letters beyond ASCII may stand for some of them
+        # letters beyond ASCII may stand for some of them
+        if plain and not any(mark in low for mark in _MARKS):
             return text
         return _SHAPES.sub(_MASK, text)
 

@@ -308,9 +308,8 @@ class DaemonControls:
     def _waiting(self) -> Counter[str]:
         try:
             runs = self._house.store.read_now(unfinished_runs)
-        except (
-            StoreError
-        ):  # what is wrong with the state is told elsewhere, and is no reason to say nothing at all
+        # what is wrong with the state is told elsewhere, and is no reason to say nothing at all
+        except StoreError:
             return Counter()
         return Counter(run.waiting_for or "pending" for run in runs if run.state is not State.RUNNING)
 

@@ -99,9 +99,8 @@ class Service:
         """Start, wait for a signal, drain and stop."""
         adopt_foreign_logs(self._emit)
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(
-            signal.SIGHUP, lambda: None
-        )  # nothing can be reloaded yet, and nothing ends by it
+        # not before all has started; until then it must not end the process
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
         loop.set_exception_handler(self._tell_fault)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signals.put_nowait, number)

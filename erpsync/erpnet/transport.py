@@ -81,9 +81,8 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         token, lease = await self._ticket(self._auth, request)
         response = await self._authorized(request, token, lease)
         if lease is not None and lease.proves(token) and _is_refused(response) and _is_repeatable(request):
-            response = await self._authorized(
-                request, token, lease
-            )  # a slot is dear: two 401s, not one, give it up
+            # a slot is dear: two 401s, not one, give it up
+            response = await self._authorized(request, token, lease)
         if response.status_code != 401:
             return response
         return await self._after_401(self._auth, request, response, token)

@@ -15,9 +15,8 @@ from erpsync.identity.source import Grant
 DEFAULT_LIFETIME = 300.0
 LONGEST_LIFETIME = 86400.0
 _LARGEST_KEPT = 16 * 1024  # of what goes into no header
-ABOUT_PEOPLE = frozenset(
-    {"openid", "profile", "offline_access"}
-)  # no scope of the access token at some servers
+# no scope of the access token at some servers
+ABOUT_PEOPLE = frozenset({"openid", "profile", "offline_access"})
 _TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
 
 

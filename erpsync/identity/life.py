@@ -129,9 +129,8 @@ def next_step(failed: Failure | None, phase: Phase, now: float, looked_at: float
     """What may be done `now`, when the source was last asked or looked at `looked_at` (boot-time clock)."""
     if failed is None or now >= failed.next_try(phase):
         return Next.ASK
-    signed_out = isinstance(
-        failed.error, LoginRequiredError
-    )  # a look at a file, where secrets may be commands
+    # a look at a file, where secrets may be commands
+    signed_out = isinstance(failed.error, LoginRequiredError)
     apart = 0.0 if signed_out else _LOOK_APART_SECONDS
     return Next.LOOK if not failed.error.retryable and now - looked_at >= apart else Next.WAIT
 

@@ -37,9 +37,8 @@ class RefreshSource:
         self._refreshed_at: datetime | None = None  # as long as there is something to keep alive
         self._given: str | None = None  # the access token that the manager has from here
         self._signed_out = False
-        self._void = (
-            False  # the token that was given: seen with the lock held, when nobody was signed in any more
-        )
+        # the token that was given is void: with the lock held nobody was signed in any more
+        self._void = False
         self._unsaved: StoredToken | None = None  # came from the server, and the disk has refused it
 
     async def fetch(self) -> Fetched:

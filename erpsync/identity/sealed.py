@@ -214,9 +214,8 @@ class Drawer:
         Raises:
             StoreUnavailableError: somebody has held it for a minute.
         """
-        path = self._path.with_suffix(
-            ".lock"
-        )  # never deleted: a file that comes and goes can be locked twice
+        # never deleted: a file that comes and goes can be locked twice
+        path = self._path.with_suffix(".lock")
         with place_faults(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -55,6 +55,4 @@ def _may_repeat(job: Job, preparation: Preparation) -> bool:
     try:
         return preparation.repeatable(job)
     except PluginLoadError:
-        return (
-            True  # it cannot run twice while it cannot be loaded: its next attempt says what is wrong with it
-        )
+        return True  # it cannot run twice while it cannot be loaded; its next attempt says what is wrong

@@ -133,9 +133,8 @@ class Runner:
             jitter=jitter,
         )
         self._live: dict[str, LiveAttempt] = {}
-        self._licence_waits: Counter[str] = (
-            Counter()
-        )  # of runs that are not finished, since this runner knows them
+        # of runs that are not finished, since this runner knows them
+        self._licence_waits: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fresh: list[Run] = []
         self._pumping = False
@@ -153,9 +152,8 @@ class Runner:
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
             self._fork_server.start()
         left = await self.recover()
-        newest = {
-            run.job: run.created_at for run in left if run.trigger is not RunTrigger.BACKFILL
-        }  # written last, whatever the clock said
+        # written last, whatever the clock said
+        newest = {run.job: run.created_at for run in left if run.trigger is not RunTrigger.BACKFILL}
         for run in left:
             if self._replaces(run) and run.created_at != newest[run.job]:
                 await self._finish(

@@ -158,9 +158,8 @@ class WaitingRoom:
             if self.is_late(run):
                 self._late(run, run.waiting_for or START_BY)
             else:
-                self._alarm.clear(
-                    ("start-by", run.id)
-                )  # it is set again, for another instant, where it waits on
+                # it is set again, for another instant, where it waits on
+                self._alarm.clear(("start-by", run.id))
                 self._look(run.id)
 
     def close(self) -> None:

@@ -189,9 +189,8 @@ def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
     """The runs for the fire times later than `after` up to `newest`, the oldest first."""
     job, trigger = look.table.job, look.table.trigger
     stretches = _stretches(look, after, newest)
-    window = max(
-        after, look.horizon - job.catch_up_window - MOMENT
-    )  # what may be caught up is later than this
+    # what may be caught up is later than this
+    window = max(after, look.horizon - job.catch_up_window - MOMENT)
     chosen, on_time = _chosen(look, _open_fires(look, stretches, newest), window)
     before = (chosen[0] if chosen else newest + MOMENT) - MOMENT  # up to here nothing runs
     border = min(window, before)
