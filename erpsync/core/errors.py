@@ -5,7 +5,8 @@
     │  └─ SecretUnavailableError
     ├─ IdentityError             DiscoveryError · TokenEndpointError · LoginRequiredError · SignInError
     ├─ ErpNetError               instance, method, path
-    │  ├─ UnreachableError · ThrottledError · LicenseExhaustedError · ServerFaultError
+    │  ├─ UnreachableError
+    │  ├─ AskedToWaitError       ThrottledError · LicenseExhaustedError · ServerFaultError
     │  └─ RejectedError          UnauthorizedError · ForbiddenError · NotFoundError · InvalidQueryError
     │                            BusinessRuleError · ReadOnlyError
     ├─ PluginError               PluginLoadError · InvalidSettingsError · TargetError
@@ -26,13 +27,16 @@ from erpsync.core.problem import Problem
 
 
 class ErpsyncError(Exception):
-    """The root. `retryable`: may the same thing succeed later by itself? `hint`: what a person can do."""
+    """The root. `retryable`: may the same thing succeed later by itself? What is not said when an error is made its
+    class says. `hint`: what a person can do."""
 
     retryable = False
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", retryable: bool | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if retryable is not None:
+            self.retryable = retryable
 
     @property
     def message(self) -> str:
@@ -54,8 +58,8 @@ class ConfigError(ErpsyncError):
 class SecretUnavailableError(ConfigError):
     """A secret reference leads nowhere; parks the jobs that need it and nothing else."""
 
-    def __init__(self, message: str, *, hint: str = "", problems: Sequence[Problem] = ()) -> None:
-        super().__init__(problems)
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(())
         self.args = (message,)
         self.hint = hint
 
@@ -67,9 +71,7 @@ class IdentityError(ErpsyncError):
 class DiscoveryError(IdentityError):
     """A server's own description cannot be had or contradicts itself."""
 
-    def __init__(self, message: str, *, hint: str = "", retryable: bool = True) -> None:
-        super().__init__(message, hint=hint)
-        self.retryable = retryable
+    retryable = True
 
 
 class TokenEndpointError(IdentityError):
@@ -91,11 +93,10 @@ class TokenEndpointError(IdentityError):
         retry_after: timedelta | None = None,
         hint: str = "",
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, retryable=retryable)
         self.error = error
         self.description = description
         self.status = status
-        self.retryable = retryable
         self.credentials = credentials
         self.retry_after = retry_after
 
@@ -106,10 +107,6 @@ class LoginRequiredError(IdentityError):
 
 class SignInError(IdentityError):
     """A person's sign-in has not worked."""
-
-    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.retryable = retryable
 
 
 class ErpNetError(ErpsyncError):
@@ -126,8 +123,8 @@ class UnreachableError(ErpNetError):
     retryable = True
 
 
-class ThrottledError(ErpNetError):
-    """The server asks to slow down (429); `retry_after` where it said how long."""
+class AskedToWaitError(ErpNetError):
+    """Waiting helps: for `retry_after`, where the server said how long."""
 
     retryable = True
 
@@ -138,28 +135,16 @@ class ThrottledError(ErpNetError):
         self.retry_after = retry_after
 
 
-class LicenseExhaustedError(ErpNetError):
-    """Every licence slot of the instance is taken; waiting helps, for `retry_after` where that is known."""
-
-    retryable = True
-
-    def __init__(
-        self, message: str, *, where: str = "", hint: str = "", retry_after: timedelta | None = None
-    ) -> None:
-        super().__init__(message, where=where, hint=hint)
-        self.retry_after = retry_after
+class ThrottledError(AskedToWaitError):
+    """The server asks to slow down (429)."""
 
 
-class ServerFaultError(ErpNetError):
+class LicenseExhaustedError(AskedToWaitError):
+    """Every licence slot of the instance is taken."""
+
+
+class ServerFaultError(AskedToWaitError):
     """A 5xx without an ERP error object: the server, not the request."""
-
-    retryable = True
-
-    def __init__(
-        self, message: str, *, where: str = "", hint: str = "", retry_after: timedelta | None = None
-    ) -> None:
-        super().__init__(message, where=where, hint=hint)
-        self.retry_after = retry_after
 
 
 class RejectedError(ErpNetError):
@@ -227,10 +212,6 @@ class InvalidSettingsError(PluginError):
 class TargetError(PluginError):
     """The target database refuses; `retryable` where it is away or locked."""
 
-    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.retryable = retryable
-
 
 class RunError(ErpsyncError):
     """An attempt did not end well."""
@@ -238,10 +219,6 @@ class RunError(ErpsyncError):
 
 class JobFailedError(RunError):
     """The plugin failed; retryable as its cause is."""
-
-    def __init__(self, message: str, *, hint: str = "", retryable: bool = False) -> None:
-        super().__init__(message, hint=hint)
-        self.retryable = retryable
 
 
 class AttemptTimedOutError(RunError):
