@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import typer
 
 from erpsync.cli.workspace import Workspace
-from erpsync.control.selection import UnknownJobError, UnknownRunError, select_jobs
+from erpsync.control.selection import select_jobs
+from erpsync.core.errors import UnknownJobError, UnknownRunError
 from erpsync.core.job import Job
 from erpsync.core.run import Run, State
 

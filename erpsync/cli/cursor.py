@@ -11,9 +11,8 @@ from erpsync.cli.choice import chosen_jobs
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, YesOption, workspace_of
 from erpsync.cli.output import print_json, say, table
 from erpsync.cli.workspace import Workspace
-from erpsync.control.selection import RunRefusedError
 from erpsync.core.duration import format_duration
-from erpsync.core.errors import NoDaemonError, OwnedElsewhereError
+from erpsync.core.errors import NoDaemonError, OwnedElsewhereError, RunRefusedError
 from erpsync.core.job import Job
 
 

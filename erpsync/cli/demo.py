@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from erpsync.cli.evidence import CLIENT, SECRET, Evidence
 from erpsync.cli.output import LiveLine, note, print_runs, say
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import DemoFailedError
 from erpsync.core.run import Run, State
 
 T = TypeVar("T")
@@ -89,10 +89,6 @@ def stock_take(ctx: BlockingContext[Options]) -> JobResult:
         time.sleep(0.1)
     return ctx.result()
 '''
-
-
-class DemoFailedError(ErpsyncError):
-    """Something that must happen did not."""
 
 
 def demo() -> int:

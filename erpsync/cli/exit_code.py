@@ -23,30 +23,24 @@ class ExitCode(IntEnum):
 
 
 _BY_NAME = {
-    "UnknownJobError": ExitCode.USAGE,
-    "UnknownRunError": ExitCode.USAGE,
-    "UnknownNameError": ExitCode.USAGE,
-    "RunRefusedError": ExitCode.USAGE,
-    "NotAPersonError": ExitCode.USAGE,
-    "ParkedJobError": ExitCode.CONFIGURATION,
-    "AmbiguousRunError": ExitCode.USAGE,
-    "SimulationTooLargeError": ExitCode.USAGE,
-    "ControlRefusedError": ExitCode.REFUSED,
-    "DemoFailedError": ExitCode.FAILED,
     "AuthFailed": ExitCode.REFUSED,
-    "IdentityError": ExitCode.REFUSED,
-    "LoginRequiredError": ExitCode.REFUSED,
     "ConfigProblem": ExitCode.CONFIGURATION,
+    "IdentityError": ExitCode.REFUSED,
 }
-"""Classes by themselves, most of which live above the core's error tree."""
+"""What plugins raise that is no error of ours, and an error whose subclasses end otherwise."""
 
 _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
+    (errors.UsageError, ExitCode.USAGE),
     (errors.ConfigError, ExitCode.CONFIGURATION),
+    (errors.ParkedJobError, ExitCode.CONFIGURATION),
     (errors.PluginLoadError, ExitCode.CONFIGURATION),
     (errors.InvalidSettingsError, ExitCode.CONFIGURATION),
     (errors.StoreCorruptError, ExitCode.CONFIGURATION),
     (errors.SchemaMismatchError, ExitCode.CONFIGURATION),
     (errors.NoDaemonError, ExitCode.NO_DAEMON),
+    (errors.ControlRefusedError, ExitCode.REFUSED),
+    (errors.DemoFailedError, ExitCode.FAILED),
+    (errors.LoginRequiredError, ExitCode.REFUSED),
     (errors.UnauthorizedError, ExitCode.REFUSED),
     (errors.UnreachableError, ExitCode.TEMPORARY),
     (errors.ThrottledError, ExitCode.TEMPORARY),

@@ -14,7 +14,7 @@ from erpsync.cli.choice import find_run_of, job_names, job_or_run
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
 from erpsync.cli.output import RUN_COLUMNS, Times, inset, note, print_json, print_runs, run_row, say, table
 from erpsync.cli.workspace import Workspace
-from erpsync.control.selection import UnknownRunError
+from erpsync.core.errors import UnknownRunError
 from erpsync.core.run import Attempt, Outcome, Run, State
 
 _LOG_TAIL = 20  # records that `show` prints

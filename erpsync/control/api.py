@@ -12,8 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from starlette.exceptions import HTTPException
 
 from erpsync.control.body_limit import BodyLimit
-from erpsync.control.selection import UnknownJobError, UnknownNameError, UnknownRunError
-from erpsync.core.errors import ConfigError, ErpsyncError
+from erpsync.core.errors import ConfigError, ErpsyncError, UnknownJobError, UnknownNameError, UnknownRunError
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
 from erpsync.core.run import Run

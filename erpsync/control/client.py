@@ -10,25 +10,18 @@ from urllib.parse import quote
 
 import httpx2
 
-from erpsync.control.selection import UnknownJobError
-from erpsync.core.errors import ConfigError, ErpsyncError, NoDaemonError
+from erpsync.core.errors import (
+    ConfigError,
+    ControlRefusedError,
+    DaemonRefusedError,
+    ErpsyncError,
+    NoDaemonError,
+    UnknownJobError,
+)
 from erpsync.core.problem import Problem
 
 _PATIENCE = 10.0  # seconds for an answer, beyond the wait that was asked for
 _LONG_PATIENCE = 120.0  # where thousands of jobs may be meant
-
-
-class ControlRefusedError(ErpsyncError):
-    """The rights on the control socket do not let this user in."""
-
-
-class DaemonRefusedError(ErpsyncError):
-    """The daemon answered no; `kind` is the class of its error."""
-
-    def __init__(self, message: str, *, kind: str, retryable: bool, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.kind = kind
-        self.retryable = retryable
 
 
 class ControlClient:

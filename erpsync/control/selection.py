@@ -6,30 +6,10 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import UnknownJobError, UnknownNameError
 from erpsync.core.job import Job
 
 T = TypeVar("T")
-
-
-class UnknownJobError(ErpsyncError):
-    """No job has this name or fits this pattern; the hint suggests what was perhaps meant."""
-
-
-class ParkedJobError(ErpsyncError):
-    """The job cannot run as things are: a broken plugin, settings that do not fit, a missing secret."""
-
-
-class UnknownRunError(ErpsyncError):
-    """The ledger has no such run."""
-
-
-class RunRefusedError(ErpsyncError):
-    """The run, or its dead letters, cannot be taken up again as things are; the hint says what can be done."""
-
-
-class UnknownNameError(ErpsyncError):
-    """No identity or instance has this name; the hint suggests what was perhaps meant."""
 
 
 def is_pattern(text: str) -> bool:

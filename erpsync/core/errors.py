@@ -14,7 +14,10 @@
     │                            LoopBlockedError
     ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
     │                            OwnedElsewhereError · LostLeaseError · HeldError
-    └─ NoDaemonError
+    ├─ UsageError                UnknownNameError · UnknownJobError · UnknownRunError · AmbiguousRunError
+    │                            RunRefusedError · NotAPersonError · SimulationTooLargeError
+    ├─ ControlError              NoDaemonError · ControlRefusedError · DaemonRefusedError
+    └─ ParkedJobError · AddressTakenError · DemoFailedError
 
 No message ever holds a secret or a token: errors are built from parts that cannot contain one, and what a
 foreign server says passes through the redactor before it is kept or shown.
@@ -273,7 +276,69 @@ class LostLeaseError(StoreError):
     """What we held is somebody else's now: stop, write nothing."""
 
 
-class NoDaemonError(ErpsyncError):
+class UsageError(ErpsyncError):
+    """What was asked for is not there, or cannot be; the hint says what was perhaps meant."""
+
+
+class UnknownNameError(UsageError):
+    """No identity or instance has this name."""
+
+
+class UnknownJobError(UsageError):
+    """No job has this name or fits this pattern."""
+
+
+class UnknownRunError(UsageError):
+    """The ledger has no such run."""
+
+
+class AmbiguousRunError(UsageError):
+    """More than one run begins with the given letters."""
+
+
+class RunRefusedError(UsageError):
+    """The run, or its dead letters, cannot be taken up again as things are."""
+
+
+class NotAPersonError(UsageError):
+    """The identity is a service's: nobody signs in as it."""
+
+
+class SimulationTooLargeError(UsageError):
+    """More fire times than anybody would look at."""
+
+
+class ControlError(ErpsyncError):
+    """A daemon does not do what a command asks it for."""
+
+
+class NoDaemonError(ControlError):
     """No daemon answers on the control socket."""
 
     retryable = True
+
+
+class ControlRefusedError(ControlError):
+    """The rights on the control socket do not let this user in."""
+
+
+class DaemonRefusedError(ControlError):
+    """The daemon answered no; `kind` is the class of its error."""
+
+    def __init__(self, message: str, *, kind: str, retryable: bool, hint: str = "") -> None:
+        super().__init__(message, hint=hint, retryable=retryable)
+        self.kind = kind
+
+
+class ParkedJobError(ErpsyncError):
+    """The job cannot run as things are: a broken plugin, settings that do not fit, a missing secret."""
+
+
+class AddressTakenError(ErpsyncError):
+    """Somebody listens where [metrics] wants to; perhaps a predecessor that is just ending."""
+
+    retryable = True
+
+
+class DemoFailedError(ErpsyncError):
+    """Something that must happen in a demonstration did not."""

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from erpsync.control.selection import RunRefusedError
+from erpsync.core.errors import RunRefusedError
 from erpsync.core.run import Outcome, Run, State
 
 MOST_SLICES = 1000

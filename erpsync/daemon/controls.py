@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from erpsync.control.selection import ParkedJobError, RunRefusedError, UnknownRunError, find_job
-from erpsync.core.errors import HeldError, StoreError
+from erpsync.control.selection import find_job
+from erpsync.core.errors import HeldError, ParkedJobError, RunRefusedError, StoreError, UnknownRunError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.daemon.again import MOST_SLICES, Window, backfill_name, require_repeat, slices

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from erpsync.config.configuration import Configuration
 from erpsync.config.seal import seal_keys, seal_problems
 from erpsync.core.clock import SystemClock
-from erpsync.core.errors import ConfigError, ErpsyncError, SignInError
+from erpsync.core.errors import ConfigError, NotAPersonError, SignInError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
@@ -24,10 +24,6 @@ from erpsync.identity.sealed import Drawer, StoredToken
 
 PATIENCE = 300.0
 """Seconds that somebody may take to sign in."""
-
-
-class NotAPersonError(ErpsyncError):
-    """The identity is a service's: nobody signs in as it."""
 
 
 @dataclass(frozen=True, slots=True)

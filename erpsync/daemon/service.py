@@ -21,7 +21,7 @@ from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
 from erpsync.core.background import guarded
 from erpsync.core.clock import SystemClock
-from erpsync.core.errors import ConfigError, ErpsyncError
+from erpsync.core.errors import AddressTakenError, ConfigError, ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
@@ -50,12 +50,6 @@ from erpsync.version import __version__
 _LAST_WORDS = 2.0  # seconds for what is left in the loop when all has stopped
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
-
-
-class AddressTakenError(ErpsyncError):
-    """Somebody listens where [metrics] wants to; perhaps a predecessor that is just ending."""
-
-    retryable = True
 
 
 def serve(accepted: Accepted, redactor: Redactor) -> int:

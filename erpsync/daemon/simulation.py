@@ -14,7 +14,7 @@ from itertools import count
 
 from erpsync.config.configuration import Configuration
 from erpsync.core.calendar import blackout_end, opens_at, start_deadline, window_end
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import SimulationTooLargeError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.licence_slots import LICENCE, LicenceSlots
@@ -34,10 +34,6 @@ MOST_RUNS = 200_000
 _MOST_EVENTS = 20 * MOST_RUNS
 _END, _GATE, _FIRE = range(3)  # what comes first of what comes at once
 _JUST_NOW = timedelta(minutes=1)  # so little past a time may be that means "from now on"
-
-
-class SimulationTooLargeError(ErpsyncError):
-    """More fire times than anybody would look at."""
 
 
 def simulate(

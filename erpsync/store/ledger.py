@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from erpsync.core.errors import ErpsyncError, LostLeaseError
+from erpsync.core.errors import AmbiguousRunError, LostLeaseError
 from erpsync.core.run import (
     Attempt,
     AttemptOutcome,
@@ -361,10 +361,6 @@ def _store_cursor(connection: Connection, end: End) -> None:
 
 
 _MANY = 500  # ids in one query
-
-
-class AmbiguousRunError(ErpsyncError):
-    """More than one run begins with the given letters."""
 
 
 def find_run(connection: Connection, id_or_prefix: str) -> Run | None:

@@ -11,9 +11,8 @@ from erpsync.cli.exit_code import code_of_error, code_of_run
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.main import main
 from erpsync.cli.output import LiveLine, Times, inset, printable, run_row, table
-from erpsync.control.client import ControlRefusedError, DaemonRefusedError
-from erpsync.control.selection import UnknownJobError
 from erpsync.core import errors
+from erpsync.core.errors import ControlRefusedError, DaemonRefusedError, UnknownJobError
 from erpsync.core.run import Run, RunFailure, RunTrigger
 from erpsync.version import __version__
 from tests.cli.conftest import Type

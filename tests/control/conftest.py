@@ -10,8 +10,15 @@ import pytest
 
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
-from erpsync.control.selection import RunRefusedError, UnknownJobError, UnknownNameError, UnknownRunError
-from erpsync.core.errors import ConfigError, StoreUnavailableError, TokenEndpointError
+from erpsync.core.errors import (
+    ConfigError,
+    RunRefusedError,
+    StoreUnavailableError,
+    TokenEndpointError,
+    UnknownJobError,
+    UnknownNameError,
+    UnknownRunError,
+)
 from erpsync.core.event import silent
 from erpsync.core.problem import Problem
 from erpsync.core.run import Outcome, Run, RunTrigger, State

@@ -12,9 +12,8 @@ import httpx2
 import pytest
 
 from erpsync.cli.exit_code import code_of_error
-from erpsync.control.client import ControlClient, DaemonRefusedError
-from erpsync.control.selection import UnknownJobError
-from erpsync.core.errors import ConfigError, NoDaemonError
+from erpsync.control.client import ControlClient
+from erpsync.core.errors import ConfigError, DaemonRefusedError, NoDaemonError, UnknownJobError
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from erpsync.control.selection import UnknownJobError, find_job, select_jobs
+from erpsync.control.selection import find_job, select_jobs
+from erpsync.core.errors import UnknownJobError
 from erpsync.core.job import Job
 
 JOBS = {

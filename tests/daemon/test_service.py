@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from erpsync.control.client import DaemonRefusedError
 from erpsync.core.calendar import spread_delay
+from erpsync.core.errors import DaemonRefusedError
 from erpsync.scheduling.zone import zone_data
 from tests.daemon.conftest import Site, eventually
 

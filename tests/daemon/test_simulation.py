@@ -8,10 +8,11 @@ import pytest
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.load import load_configuration
+from erpsync.core.errors import SimulationTooLargeError
 from erpsync.core.job import After, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.simulated_run import SimulatedRun
-from erpsync.daemon.simulation import SimulationTooLargeError, expected_end, simulate
+from erpsync.daemon.simulation import expected_end, simulate
 from erpsync.daemon.situation import (
     Expected,
     Situation,
