@@ -38,6 +38,11 @@ class LiveAttempt:
         self._task.add_done_callback(self._finished)
 
     @property
+    def was_entered(self) -> bool:
+        """Whether its work has begun; what never did can be begun again, whatever it is."""
+        return self._task is not None
+
+    @property
     def is_told_to_end(self) -> bool:
         return self._forced
 

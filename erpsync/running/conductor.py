@@ -103,7 +103,7 @@ class Conductor:
             attempt.job,
             attempt.run,
             ending,
-            repeatable=ending.cause in GENTLE and self._repeatable(attempt.job),
+            repeatable=ending.cause in GENTLE and (not attempt.was_entered or self._repeatable(attempt.job)),
             now=self._clock.now(),
             jitter=self._jitter,
             licence_waits=licence_waits,

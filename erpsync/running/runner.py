@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from erpsync.core.calendar import opens_at
 from erpsync.core.clock import Clock
 from erpsync.core.errors import RunError, StoreError
 from erpsync.core.event import Emit
@@ -407,6 +408,7 @@ class Runner:
         ended: Ended | None = None
         try:
             if await self._conductor.begin(attempt):
+                self._turn_back_late(attempt)
                 end = await self._conductor.perform(attempt, self._licence_waits[attempt.run.id])
                 ended = await self._writer.write(self._endings.end, end, attempt.run)
                 if taken_up(ended.run) and settles(ended.run):
@@ -425,6 +427,12 @@ class Runner:
             self._go_on(ended.run)
         else:
             await self._over(attempt.run, ended)
+
+    def _turn_back_late(self, attempt: LiveAttempt) -> None:
+        """The window may have closed while the beginning was written: no start is outside it, also not a late one."""
+        if opens_at(attempt.job, self._clock.now()) is not None:
+            attempt.ask("window", "the job's window closed before the plugin was entered")
+            attempt.force()
 
     async def _offer_later(self, run: Run) -> None:
         """Let a run begin again from where it waits, when the state has had time to recover."""

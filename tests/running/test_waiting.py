@@ -12,7 +12,7 @@ import pytest
 from erpsync.core.clock import ManualClock
 from erpsync.core.job import Calendar, Job, RetryPolicy, Window
 from erpsync.core.run import Outcome, RunTrigger
-from erpsync.store.ledger import Finish, finish_runs
+from erpsync.store.ledger import Finish, begin_attempts, finish_runs
 from erpsync.store.pauses import Pause, remove_pauses, write_pauses
 from tests.running.conftest import impatient
 
@@ -384,6 +384,28 @@ async def test_a_run_that_is_late_by_new_rules_is_missed_at_once(desk: MakeDesk,
     adopt(at, replace(patient, start_by=MINUTE))
     clock.advance(MINUTE)
     assert (await at.finished(second)).outcome == "missed"
+
+
+@pytest.mark.parametrize("plugin", ["quick", "once-gate"])
+async def test_a_window_that_closes_while_a_beginning_is_written_is_kept(
+    desk: MakeDesk, define: Define, monkeypatch: pytest.MonkeyPatch, plugin: str
+) -> None:
+    """The plugin is not entered; the run waits for the next window, also where it may not be repeated."""
+    clock = ManualClock(NOON.replace(hour=5, minute=59, second=59))
+    at = desk(define(plugin, options={"window": NIGHT, "start_by": 24 * HOUR}), clock=clock)
+    write = at.store.write
+
+    async def slow(operation: Any, item: Any) -> Any:
+        written = await write(operation, item)
+        if operation is begin_attempts:
+            clock.advance(timedelta(seconds=2))
+        return written
+
+    monkeypatch.setattr(at.store, "write", slow)
+    run = await at.offer(plugin)
+    await waits_for(at, run, "window")
+    assert at.attempts(run) == ["interrupted"]
+    assert at.log(run, "entered") == []
 
 
 async def test_what_waits_goes_where_its_job_goes(desk: MakeDesk, define: Define) -> None:
