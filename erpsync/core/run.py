@@ -95,9 +95,9 @@ class RunFailure:
 class Run:
     """One run: the work for one claim, or the record that it was skipped or missed. Instants are aware UTC.
 
-    `claim` is unique within the job: "at:<instant>", "after:<parent runs>", "backfill:<id>:<slice>",
-    "manual:<id>". `fire_until` and
-    `fire_count` make a range of misses one run (count −1: more than were counted). `params` holds what was asked for
+    `claim` is unique within the job: "at:<instant>", "after:<parent runs>" (a range: "<id>+<its last fire time>"),
+    "backfill:<id>:<slice>", "manual:<id>". `fire_until` and `fire_count` make a range of misses one run (count −1:
+    more than were counted). `params` holds what was asked for
     by hand ({"set": {...}, "dry_run": bool, "window": [from, to], "dead": [runs whose dead letters it is given]}), a
     retry has those of the run that it does again. `attempts` counts all that were started; `uncharged` of them were
     interrupted or lost, `losses` of them lost. `parents` are the runs that an `after` consumed. `reason` says why it

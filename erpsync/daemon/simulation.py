@@ -172,13 +172,16 @@ class _Play:
         mark = Mark(name, table.schedule, begin - MOMENT)
         since = replace(pause, since=min(pause.since, begin))
         live = {name: len(self._lines[name])}
+        passed = None
         for run in plan([table], {name: mark}, live, self._now, resumed={name: since}).runs:
             assert run.fire_at is not None
             if run.outcome is None:
                 self._claim(table, run.fire_at, run.trigger)
             else:
-                last = run.fire_until or run.fire_at
-                self._pass(table.job, run.outcome, run.reason, run.fire_at, last, run.fire_count)
+                last, passed = run.fire_until or run.fire_at, run.outcome
+                self._pass(table.job, passed, run.reason, run.fire_at, last, run.fire_count)
+        if passed is not None:
+            self._hand_over(name, passed)
         self._await_fire(table, table.trigger.after(max(self._now - table.delay, begin - MOMENT)))
         for rule in [rule for rules in self._rules.values() for rule in rules if rule.child.name == name]:
             self._take(rule)
@@ -244,7 +247,7 @@ class _Play:
             self._found[last] = replace(before, fire_until=fire, fire_count=before.fire_count + 1)
         else:
             self._record(SimulatedRun(job.name, job.instance, trigger, fire, Outcome.SKIPPED, reason))
-            self._hand_over(job.name, Outcome.SKIPPED)
+        self._hand_over(job.name, Outcome.SKIPPED)
 
     # -- waiting, starting, ending -----------------------------------------------------------------------
 

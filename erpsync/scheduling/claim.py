@@ -25,6 +25,7 @@ from erpsync.store.ledger import (
     Growth,
     find_claim,
     find_run,
+    find_runs,
     finish_runs,
     grow_runs,
     insert_runs,
@@ -123,8 +124,10 @@ def _claim(connection: Connection, look: Look) -> Claimed:
     ours = [run for run, new in zip(runs, insert_runs(connection, runs), strict=True) if new]
     grow_runs(connection, growths)
     write_marks(connection, found.marks)
+    grown = find_runs(connection, [growth.run_id for growth in growths]).values()
     over = [run for run in ours if run.state is State.FINISHED]
-    handed = hand_over(connection, [*expired, *over], look.rules, look.now)
+    newest = {run.job: run for run in (*expired, *grown, *over)}
+    handed = hand_over(connection, [*newest.values()], look.rules, look.now)
     if look.resumed:
         remove_pauses(connection, [*look.resumed])
     for job in look.resumed:

@@ -1,7 +1,8 @@
 """Handing over: when the parents of a job with an `after` have ended, its run is claimed in the same transaction.
 
-Each parent leaves its newest run for each child; once a child has one of every parent it consumes them all. A job
-whose several `after`s share a parent shares that parent's run among them: the first that is complete takes it.
+Each parent leaves its newest end for each child: a run that ended, or the range of skips or misses that has grown.
+Once a child has one of every parent it consumes them all. A job whose several `after`s share a parent shares what it
+left among them: the first that is complete takes it.
 The functions that take a connection are parts of store operations.
 """
 
@@ -15,15 +16,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.core.calendar import blackout_end
 from erpsync.core.job import After, Job
-from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id
+from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
 from erpsync.scheduling.planner import BLACKOUT, OVERLAP, merge, room
 from erpsync.store import schema
-from erpsync.store.ledger import grow_runs, insert_runs, last_runs
+from erpsync.store.ledger import find_run, grow_runs, insert_runs, last_runs
 from erpsync.store.pauses import read_pauses
 
 PARENT = "parent"
 """Skipped: a parent ended with an outcome that the job does not go on from."""
-_ROW = schema.handover.c
+_ROW, _RUN = schema.handover.c, schema.run.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ def hand_over(
 ) -> list[Run]:
     """The runs of children whose last missing parent is among `finished`: written, pending or ended as skipped.
 
-    A run counts once, when it ends: a range that grows later is no new run, a dry run and a backfill's slice
-    are none. To be called in the transaction that finishes the parents, in the order in which they ended.
+    A run counts when it ends, and a range again whenever it has grown; a dry run and a backfill's slice do not. To be
+    called in the transaction that finishes the parents, in the order in which they ended.
     """
     written: list[Run] = []
     ended = deque(finished)
@@ -65,9 +66,9 @@ def hand_over(
         for rule in rules[parent.job]:
             _leave(connection, rule.child.name, parent)
         for rule in rules[parent.job]:
-            new = _take(connection, rule, now)
-            written += new
-            ended += [run for run in new if run.state is State.FINISHED]
+            run = _take(connection, rule, now)
+            written += [run] if run is not None and not _has_grown(run) else []
+            ended += [run] if run is not None and run.state is State.FINISHED else []
     return written
 
 
@@ -77,9 +78,10 @@ def take_left(
     """As `hand_over`, for what parents left while `child` was paused; its pause is over."""
     written: list[Run] = []
     for rule in (rule for each in rules.values() for rule in each if rule.child.name == child):
-        new = _take(connection, rule, now)  # once taken, the same rule finds nothing under another parent
-        ended = [run for run in new if run.state is State.FINISHED]
-        written += [*new, *hand_over(connection, ended, rules, now)]
+        run = _take(connection, rule, now)  # once taken, the same rule finds nothing under another parent
+        written += [run] if run is not None and not _has_grown(run) else []
+        ended = [run] if run is not None and run.state is State.FINISHED else []
+        written += hand_over(connection, ended, rules, now)
     return written
 
 
@@ -102,7 +104,7 @@ def forget_parents(connection: Connection, rules: Sequence[Mapping[str, Sequence
 
 
 def _leave(connection: Connection, child: str, parent: Run) -> None:
-    """Keep a parent's run for a child, instead of an older one."""
+    """Keep a parent's end for a child, instead of an older one."""
     assert parent.outcome is not None
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     values = {"run_id": parent.id, "outcome": parent.outcome.value}
@@ -113,22 +115,33 @@ def _leave(connection: Connection, child: str, parent: Run) -> None:
     )
 
 
-def _take(connection: Connection, rule: Succession, now: datetime) -> list[Run]:
-    """The child's run where all its parents are there; none too where a skip before it grows instead."""
+def _take(connection: Connection, rule: Succession, now: datetime) -> Run | None:
+    """The child's run where all its parents are there: new, or the skip before it, which has grown."""
     job, parents = rule.child, set(rule.after.jobs)
     mine = (_ROW.child == job.name) & _ROW.parent.in_(parents)
-    rows = connection.execute(select(_ROW.run_id, _ROW.outcome).where(mine)).all()
+    left = select(_ROW.run_id, _ROW.outcome, _RUN.fire_until).join_from(
+        schema.handover, schema.run, _RUN.id == _ROW.run_id, isouter=True
+    )
+    rows = connection.execute(left.where(mine).order_by(_ROW.run_id)).all()
     if len(rows) < len(parents) or not _in_force(connection, job, now):
-        return []
+        return None
     connection.execute(delete(schema.handover).where(mine))
     reason = _refusal(connection, rule, {Outcome(row.outcome) for row in rows}, now)
-    run = _child_run(job, sorted(row.run_id for row in rows), now)
+    ends = [f"{row.run_id}+{utc_text(row.fire_until)}" if row.fire_until else row.run_id for row in rows]
+    run = _child_run(job, "after:" + ",".join(ends), [row.run_id for row in rows], now)
     if reason is None:
-        return [run for new in insert_runs(connection, [run]) if new]
+        return run if insert_runs(connection, [run]) == [True] else None
     run = replace(run, state=State.FINISHED, outcome=Outcome.SKIPPED, reason=reason, finished_at=now)
     fresh, growths = merge([run], last_runs(connection, [job.name]))
     grow_runs(connection, growths)
-    return [run for run, new in zip(fresh, insert_runs(connection, fresh), strict=True) if new]
+    if growths:
+        return find_run(connection, growths[0].run_id)
+    return run if insert_runs(connection, fresh) == [True] else None
+
+
+def _has_grown(run: Run) -> bool:
+    """Whether this run of a child is a skip that was there before: a new one stands for one end alone."""
+    return run.fire_count != 1
 
 
 def _in_force(connection: Connection, job: Job, now: datetime) -> bool:
@@ -152,18 +165,18 @@ def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], n
     if job.on_blackout == "skip" and blackout_end(job, now) is not None:
         return BLACKOUT
     live = select(func.count()).where(
-        schema.run.c.job == job.name,
-        schema.run.c.trigger != RunTrigger.BACKFILL.value,
+        _RUN.job == job.name,
+        _RUN.trigger != RunTrigger.BACKFILL.value,
         literal_column("state <> 'finished'"),
     )
     return None if room(job, connection.scalar(live) or 0, 1) else OVERLAP
 
 
-def _child_run(job: Job, parents: Sequence[str], now: datetime) -> Run:
+def _child_run(job: Job, claim: str, parents: Sequence[str], now: datetime) -> Run:
     return Run(
         id=new_run_id(now),
         job=job.name,
-        claim="after:" + ",".join(parents),
+        claim=claim,
         plugin=job.plugin,
         trigger=RunTrigger.AFTER,
         created_at=now,

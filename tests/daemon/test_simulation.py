@@ -134,6 +134,41 @@ def test_one_after_the_other(tmp_path: Path) -> None:
     ]
 
 
+def test_a_parents_skips_are_handed_over_night_by_night(tmp_path: Path) -> None:
+    """A blackout of two nights skips what comes after two jobs in both, and in the third it runs in its own night."""
+    text = '[calendars.may]\ndates = ["2026-05-02", "2026-05-03"]\n'
+    text += job("a", 'schedule = "0 3 * * *"\nblackout = ["may"]') + job("b", 'schedule = "0 4 * * *"')
+    text += job("c", 'schedule = { after = ["a", "b"] }') + job("d", 'schedule = { after = "c" }')
+    text += job("e", 'schedule = { after = "c", on = ["skipped"] }')
+    config = configuration(tmp_path, text)
+    expected = {name: configured_duration(job) for name, job in config.jobs.items()}
+    runs = simulate(config, expected, EVENING, EVENING + timedelta(days=3))
+    assert [(run.fire_at.day, run.outcome, run.fire_count) for run in runs if run.job in "cd"] == [
+        (2, Outcome.SKIPPED, 2),
+        (2, Outcome.SKIPPED, 2),
+        (4, Outcome.SUCCEEDED, 1),
+        (4, Outcome.SUCCEEDED, 1),
+    ]
+    assert [(run.fire_at.day, run.outcome) for run in runs if run.job == "e"] == [
+        (2, Outcome.SUCCEEDED),
+        (3, Outcome.SUCCEEDED),
+        (4, Outcome.SKIPPED),
+    ]
+
+
+def test_what_passed_in_a_pause_is_handed_over_at_its_end(tmp_path: Path) -> None:
+    """As the daemon does: the skips of the pause are a parent's end."""
+    text = job("a", 'schedule = "0 * * * *"\ncatch_up = "none"\ngrace = "1m"\nend = 2026-05-01T22:00:00Z')
+    text += job("b", 'schedule = { after = "a", on = ["skipped"] }')
+    pauses = {"a": Pause("a", EVENING, EVENING + timedelta(hours=2, minutes=30))}
+    assert lines(night(configuration(tmp_path, text), Situation(EVENING, pauses))) == [
+        "a skipped: paused x3",
+        "b 20:30-20:31",
+        "a 21:00-21:01",
+        "b skipped: parent x1",
+    ]
+
+
 def test_queue_and_replace(tmp_path: Path) -> None:
     """One run waits its turn where the job says queue; where it says replace the old one is cancelled."""
     keys = 'schedule = { every = "20m" }\nexpected_duration = "30m"\nend = 2026-05-01T18:50:00Z\n'

@@ -1,5 +1,6 @@
 """The engine over a real store: hints, claims, the clock, and a store that refuses."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -11,6 +12,7 @@ from erpsync.core.calendar import spread_delay
 from erpsync.core.clock import Clock, ManualClock, SystemClock
 from erpsync.core.job import After, At, Calendar, Cron, Every, Job, Manual, Window
 from erpsync.core.run import AttemptOutcome, Outcome, Run, RunTrigger, State
+from erpsync.running.endings import Endings
 from erpsync.scheduling.engine import SWEEP, Engine
 from erpsync.scheduling.handover import Succession, hand_over
 from erpsync.scheduling.planner import UNKNOWN
@@ -33,7 +35,7 @@ from erpsync.store.state import Store
 from tests.scheduling.conftest import Witness, until
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
-HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+DAY, HOUR, MINUTE, SECOND = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 HOURLY = Job("orders", "orders", "mirror", schedules=(Cron("0 * * * *"),), catch_up="all")
 QUICK = Job("quick", "quick", "noop", schedules=(Every(timedelta(milliseconds=50)),), overlap="allow")
 
@@ -788,26 +790,77 @@ async def test_a_child_that_is_replaced_by_a_claim_is_told(witness: Witness) -> 
     assert told == [(1, [lives.id])]
 
 
-async def test_a_range_of_a_parent_counts_once_however_it_grows(witness: Witness) -> None:
-    """A parent is missed hour after hour, the other runs: the child has one skip, no run is taken twice."""
+async def test_each_night_has_its_own_record_of_what_comes_after(witness: Witness) -> None:
+    """One parent is blacked out for two nights: the child is skipped in both, and goes on in the third."""
     clock = ManualClock(NOON)
-    parent = replace(HOURLY, catch_up="none", grace=timedelta(0))
-    other = replace(HOURLY, name="other", schedules=(Manual(),))
-    child = Job("report", "report", "noop", schedules=(After(("orders", "other")),))
-    engine = _engine(witness, clock, parent, other, child)
+    dark = Calendar("free", dates=frozenset({date(2026, 3, 29), date(2026, 3, 30)}))
+    first = replace(HOURLY, name="a", schedules=(Cron("0 3 * * *"),), blackout=(dark,))
+    second = replace(HOURLY, name="b", schedules=(Cron("0 4 * * *"),))
+    child = Job("c", "c", "noop", schedules=(After(("a", "b")),))
+    grandchild = Job("d", "d", "noop", schedules=(After(("c",)),))
+    engine = _engine(witness, clock, first, second, child, grandchild)
+    endings = Endings(lambda connection, ended, now: hand_over(connection, ended, engine.rules, now))
+    nights = []
     await engine.start()
-    for hours in (1, 2):
-        clock.advance(HOUR + MINUTE)
-        await until(lambda hours=hours: engine.next_fire("orders") == NOON + (hours + 1) * HOUR)
-        await witness.store.write(_hand_over, (_ended(f"other-{hours}"), engine.rules))
+    for day in range(29, 33):
+        for job, hour in (("a", 3), ("b", 4)):
+            clock.advance(datetime(2026, 3, 1, hour, 1, tzinfo=UTC) + (day - 1) * DAY - clock.now())
+            await until(lambda job=job: engine.next_fire(job) > clock.now())
+            while live := [run for run in witness.ledger() if run.state is State.PENDING]:
+                await witness.store.write(endings.finish, Finish(live[0].id, Outcome.SUCCEEDED, clock.now()))
+        nights.append(Counter(run.job for run in witness.ledger() for _ in range(run.fire_count)))
     await engine.stop()
 
-    ledger = witness.ledger()
-    assert [(run.job, run.fire_count, run.reason) for run in ledger] == [
-        ("orders", 2, "catch_up_none"),
-        ("report", 1, "parent"),
-    ]
-    assert ledger[1].parents == tuple(sorted((ledger[0].id, "other-1")))
+    assert nights == [{"a": n, "b": n, "c": n, "d": n} for n in range(1, 5)]
+    found = [[run for run in witness.ledger() if run.job == job] for job in "abcd"]
+    assert [[(run.outcome, run.fire_count) for run in runs] for runs in found[2:]] == [
+        [(Outcome.SKIPPED, 2), (Outcome.SUCCEEDED, 1), (Outcome.SUCCEEDED, 1)],
+    ] * 2
+    assert found[2][1].parents == tuple(sorted((found[0][1].id, found[1][2].id)))
+
+
+async def test_a_range_of_a_parent_is_handed_over_whenever_it_grows(witness: Witness) -> None:
+    """A child that wants what was missed runs for each, by a claim of its own: the range and up to where it goes."""
+    clock = ManualClock(NOON + MINUTE)
+    parent = replace(HOURLY, catch_up="none", grace=timedelta(0))
+    after = After(("orders",), frozenset({Outcome.MISSED}))
+    child = Job("report", "report", "noop", schedules=(after,), overlap="allow")
+    engine = _engine(witness, clock, parent, child)
+    await engine.start()
+    for hours in (1, 2, 3):
+        clock.advance(HOUR)
+        await until(lambda hours=hours: len(witness.claimed) == hours)
+    await engine.stop()
+
+    missed, *children = witness.ledger()
+    assert (missed.fire_count, [run.claim for run in children]) == (
+        3,
+        [
+            f"after:{missed.id}",
+            f"after:{missed.id}+2026-03-28T14:00:00Z",
+            f"after:{missed.id}+2026-03-28T15:00:00Z",
+        ],
+    )
+    assert {run.parents for run in children} == {(missed.id,)}
+
+
+async def test_a_look_hands_over_the_newest_end_of_a_parent(witness: Witness) -> None:
+    """Two nights of downtime are a range that grows and a newer one beside it: one record of the child."""
+    clock = ManualClock(NOON)
+    parent = replace(HOURLY, catch_up="last", catch_up_window=2 * HOUR, grace=timedelta(0))
+    child = Job("report", "report", "noop", schedules=(After(("orders",), frozenset({Outcome.MISSED})),))
+    engine = _engine(witness, clock, parent, child)
+    await engine.start()
+    await engine.stop()
+    clock.advance(6 * HOUR + MINUTE)
+    again = _engine(witness, clock, parent, child)
+    await again.start()
+    await again.stop()
+
+    ledger = {run.id: run for run in witness.ledger()}
+    (run,) = [run for run in ledger.values() if run.job == "report"]
+    assert [(ledger[parent].reason) for parent in run.parents] == ["late"]
+    assert {run.reason for run in ledger.values()} == {None, "late", "catch_up_window"}
 
 
 async def test_the_next_start_is_moved_by_blackout_window_and_spread(witness: Witness) -> None:

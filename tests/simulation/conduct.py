@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -64,7 +64,6 @@ class Conduct:
     )  # runs in whose place a newer one is, boot time
     _ready_at: dict[str, float] = field(default_factory=dict)  # the end of a back-off, boot time
     _closings: dict[str, datetime] = field(default_factory=dict)  # when the windows of attempts close
-    _taken: set[tuple[str, str]] = field(default_factory=set)  # child, parent run
 
     # -- what the ledger says ---------------------------------------------------------------------------------
 
@@ -113,16 +112,12 @@ class Conduct:
             self._require_overlap(entry, before[entry.job] + claimed[entry.job])
         older = [entry for entry in self.live.values() if entry.job in claimed]
         self._require_catch_up(entries)
-        if not self.reloading:
-            self._require_children(entries)
         for entry in entries:
             known = self.live.get(entry.id) or self.finished.get(entry.id)
             assert known is None or known.state == entry.state or entry.state in _MOVES[known.state], (
                 known,
                 entry,
             )
-            if known is None and entry.parents:
-                self._require_parents(entry)
             self._move(entry)
         self._replace(older)
 
@@ -185,22 +180,8 @@ class Conduct:
             too_old = entry.created_at - at - spread_delay(job.name, job.spread) > job.catch_up_window
             assert not too_old, f"too old to be caught up: {entry}"
 
-    def _require_children(self, entries: list[Entry]) -> None:
-        """Who comes after one job alone has a new run, or one more skip, as soon as that job has ended."""
-        ended = {
-            entry.job
-            for entry in entries
-            if entry.state == "finished"
-            and entry.id not in self.finished
-            and (entry.trigger != "manual" or entry.id in self.live)
-        }
-        written = {entry.job for entry in entries if entry.claim.startswith("after:")}
-        for job in self.jobs.values() if ended else ():
-            for after in job.schedules if self._takes_runs(job) else ():
-                if isinstance(after, After) and len(set(after.jobs)) == 1 and after.jobs[0] in ended:
-                    assert job.name in written, f"{job.name} does not come after {after.jobs[0]}"
-
-    def _takes_runs(self, job: Job) -> bool:
+    def takes_runs(self, job: Job) -> bool:
+        """Whether a job that comes after others is claimed now."""
         now = self.clock.now()
         is_over = (job.start is not None and now < job.start) or (job.end is not None and now >= job.end)
         return job.enabled and not is_over and not self.holds(job.name)
@@ -208,21 +189,10 @@ class Conduct:
     def _knows_run(self, entry: Entry) -> bool:
         return entry.id in self.live or entry.id in self.finished
 
-    def _require_parents(self, entry: Entry) -> None:
-        """It came after its parents' ends, and no other run of its job did."""
-        for parent in (entry.parents or "").split():
-            assert parent in self.finished, f"{entry} came after {parent}, which has not ended"
-            assert (entry.job, parent) not in self._taken, f"{parent} was taken twice: {entry}"
-            self._taken.add((entry.job, parent))
-
     def knows(self, name: str) -> bool:
         """Whether a job of this name has runs, or is paused."""
         runs = itertools.chain(self.live.values(), self.finished.values())
         return name in self.pauses or any(entry.job == name for entry in runs)
-
-    def renamed(self, former: str, name: str) -> None:
-        """What was one job's is another's now."""
-        self._taken = {(name if child == former else child, parent) for child, parent in self._taken}
 
     def _replace(self, older: list[Entry]) -> None:
         """New runs of these jobs are there; where they replace, the older ones are to end."""
@@ -307,13 +277,12 @@ class Conduct:
         until = self.pauses.get(job)
         return job in self.pauses and (until is None or self.clock.now() < until)
 
-    def require_settled(self, left_over: set[tuple[str, str]], since: datetime) -> None:
+    def require_settled(self, left: Collection[tuple[str, str]], since: datetime) -> None:
         """After calm days nothing old is left that has not ended, and children have taken what was left for them."""
         old = [entry for entry in self.live.values() if entry.created_at < since]
         assert not old, f"never ended: {old}"
-        left = {(child, parent) for child, parent in left_over}
         for job in self.jobs.values():
-            for after in job.schedules if self._takes_runs(job) else ():
+            for after in job.schedules if self.takes_runs(job) else ():
                 if isinstance(after, After):
                     all_left = all((job.name, parent) in left for parent in after.jobs)
                     assert not all_left, f"{job.name} has not taken all that its parents left"

@@ -84,9 +84,10 @@ class Ledger:
         query = "SELECT 1 FROM run WHERE job = ?1 UNION SELECT 1 FROM mark WHERE job = ?1"
         return self._connection.execute(query, (job,)).fetchone() is not None
 
-    def left_over(self) -> set[tuple[str, str]]:
-        """Children and the parents of which they have not taken what was left."""
-        return set(self._connection.execute("SELECT child, parent FROM handover"))
+    def left(self) -> dict[tuple[str, str], str]:
+        """The runs that parents have left for children who have not taken them, by (child, parent)."""
+        rows = self._connection.execute("SELECT child, parent, run_id FROM handover")
+        return {(child, parent): run_id for child, parent, run_id in rows}
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:

@@ -8,12 +8,13 @@ from unittest.mock import patch
 
 import pytest
 
-from erpsync.scheduling import planner
+from erpsync.core.run import Run
+from erpsync.scheduling import handover, planner
 from tests.simulation.virtual_store import empty_state
 from tests.simulation.world import World, new_world
 
 WORLDS = 60
-_due = planner._due
+_due, _leave = planner._due, handover._leave
 
 
 def _nothing(*_: Any) -> list[Any]:
@@ -26,6 +27,11 @@ def _always(*_: Any) -> bool:
 
 def _never(*_: Any) -> bool:
     return False
+
+
+def _leave_first(connection: Any, child: str, parent: Run) -> None:
+    if (child, parent.job) not in handover.read_left(connection):
+        _leave(connection, child, parent)
 
 
 MUTANTS: dict[str, tuple[str, Any]] = {
@@ -55,6 +61,8 @@ MUTANTS: dict[str, tuple[str, Any]] = {
     ),
     "replaced runs go on": ("running.runner.Runner.replace", _nothing),
     "children get nothing": ("scheduling.handover._leave", _nothing),
+    "children get the oldest": ("scheduling.handover._leave", _leave_first),
+    "what grows is handed to nobody": ("scheduling.claim.find_runs", lambda connection, ids: {}),
     "a new name knows nothing": ("store.rename._rename", _never),
 }
 

@@ -29,6 +29,7 @@ from erpsync.store.run_log import RunLog
 from tests.simulation.chance import changed_jobs, some_jobs, some_limits
 from tests.simulation.conduct import Conduct
 from tests.simulation.doubles import Hints, NoPlugins, NoRunLog, NotedAlarm, WatchedAdmission, Work, late
+from tests.simulation.families import Families
 from tests.simulation.fire_times import FireTimes
 from tests.simulation.ledger import Ledger
 from tests.simulation.virtual_store import Batch, VirtualStore
@@ -55,6 +56,7 @@ class World:
         self.jobs = some_jobs(self.rng, self.clock.now())
         self.fire_times = FireTimes()
         self.conduct = Conduct(self.clock, some_limits(self.rng))
+        self.families = Families(self.conduct)
         self.journal: deque[tuple[datetime, str, dict[str, object]]] = deque(maxlen=60)
         self._calm = False
         self._serves = False  # fire times are claimed
@@ -163,7 +165,7 @@ class World:
             await engine.resume(job)
             runner.resume(job)
         await asyncio.sleep(self._until - self.clock.boot())
-        self.conduct.require_settled(self._ledger.left_over(), self.clock.now() - OLD)
+        self.conduct.require_settled(self._ledger.left(), self.clock.now() - OLD)
 
     def _ended(self, daemon: "asyncio.Task[None]") -> None:
         """A daemon that cannot use its state says so and ends; its supervisor starts another."""
@@ -348,9 +350,11 @@ class World:
         ]
         for run_id in self._ledger.deleted():
             self.fire_times.deleted(self.conduct.finished.pop(run_id))
+            self.families.deleted(run_id)
         changed = self._ledger.changed()
         for entry in changed:
             self.fire_times.written(entry)
+        self.families.changed(changed, self._ledger.left())
         self.conduct.changed(changed)
         self.fire_times.require_covered(marks)
         if any(set_back):
@@ -364,7 +368,7 @@ class World:
         assert self._ledger is not None
         if not self._ledger.knows(former):
             self.fire_times.renamed(former, name)
-            self.conduct.renamed(former, name)
+            self.families.renamed(former, name)
         elif not self.fire_times.knows(name) and not self.conduct.knows(name):
             raise AssertionError(f"{name} has not taken over what is known of {former}")
 
