@@ -51,6 +51,7 @@ class Course:
     waits: dict[str, timedelta] = field(default_factory=dict)
     waiting: tuple[str, datetime] | None = None
     started_at: datetime | None = None
+    runs: bool = False
     outcome: Outcome | None = None
 
     def wait(self, reason: str | None, now: datetime) -> None:

@@ -21,6 +21,7 @@ from erpsync.daemon.licence_slots import LICENCE, LicenceSlots
 from erpsync.daemon.simulated_run import Course, SimulatedRun
 from erpsync.daemon.situation import ASSUMED, Expected, Situation
 from erpsync.running.admission import Admission
+from erpsync.running.turns import WAITS_FOR, Turns
 from erpsync.scheduling.claim import START_BY
 from erpsync.scheduling.handover import PARENT, Succession, is_within, successions
 from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PAUSED, plan, room, span_of
@@ -86,7 +87,8 @@ class _Play:
         self._rules: Mapping[str, tuple[Succession, ...]] = successions(table.job for table in tables)
         self._events: list[tuple[datetime, int, int, Callable[[], object]]] = []
         self._numbers = count()
-        self._lines: dict[str, list[Course]] = defaultdict(list)
+        self._live: dict[str, list[Course]] = defaultdict(list)  # by job
+        self._turns = Turns()
         self._queued: dict[str, Course] = {}
         self._fresh: list[Course] = []
         self._slotless: dict[str | None, list[Course]] = defaultdict(list)  # by instance
@@ -125,25 +127,29 @@ class _Play:
             return
         known = [run for run in self._situation.live if run.job in self._tables]
         for run in sorted(known, key=lambda run: run.state is not State.RUNNING):
-            run = replace(run, fire_at=run.fire_at or run.created_at)
-            course = Course(run, self._tables[run.job], self._expected[run.job].duration)
+            course = Course(
+                replace(run, fire_at=run.fire_at or run.created_at),
+                self._tables[run.job],
+                self._expected[run.job].duration,
+            )
             course.started_at = run.started_at
             if run.state is State.RUNNING:
                 course.left = self._remains(course, now) - (begin - now)
             if course.left > timedelta(0):
                 self._known.add((run.job, run.fire_at))
-                self._lines[run.job].append(course)
+                self._live[run.job].append(course)
                 self._go_on(course)
 
     def _go_on(self, course: Course) -> None:
         run, again_at = course.run, course.run.next_attempt_at
+        self._stand_in_line(course)
         if run.state is State.RUNNING:
             self._admission.put(run, course.table.job.pool)
             if run in self._admission.take():
                 self._start(course)
                 return
             self._admission.withdraw(run.id)  # the limits are lower now than they were
-        if course.started_at is None:
+        if course.started_at is None and run.trigger is not RunTrigger.BACKFILL:
             self._watch(course)
         if again_at is not None and again_at > self._now:
             course.wait(run.waiting_for, self._now)
@@ -171,7 +177,7 @@ class _Play:
         name = table.job.name
         mark = Mark(name, table.schedule, begin - MOMENT)
         since = replace(pause, since=min(pause.since, begin))
-        live = {name: len(self._lines[name])}
+        live = {name: len(self._in_the_way(name))}
         passed = None
         for run in plan([table], {name: mark}, live, self._now, resumed={name: since}).runs:
             assert run.fire_at is not None
@@ -185,7 +191,7 @@ class _Play:
         self._await_fire(table, table.trigger.after(max(self._now - table.delay, begin - MOMENT)))
         for rule in [rule for rules in self._rules.values() for rule in rules if rule.child.name == name]:
             self._take(rule)
-        for course in [*self._lines[name]]:
+        for course in [*self._live[name]]:
             if course.waiting is not None and course.waiting[0] == PAUSED:
                 self._offer(course)
 
@@ -213,15 +219,15 @@ class _Play:
             self._claim(table, fire, RunTrigger.SCHEDULE)
 
     def _claim(self, table: Timetable, fire: datetime, trigger: RunTrigger) -> None:
-        job, line = table.job, self._lines[table.job.name]
+        job, others = table.job, self._in_the_way(table.job.name)
         if job.on_blackout == "skip" and blackout_end(job, fire) is not None:
             self._skip(job, fire, trigger, BLACKOUT)
             return
-        if not room(job, len(line), 1):
+        if not room(job, len(others), 1):
             self._skip(job, fire, trigger, OVERLAP)
             return
         if job.overlap == "replace":
-            for live in [*line]:
+            for live in others:
                 self._finish(live, Outcome.CANCELLED, "replaced")
         number = f"{next(self._numbers):020}"
         run = Run(
@@ -229,9 +235,20 @@ class _Play:
             priority=job.priority,
         )  # fmt: skip
         course = Course(run, table, self._expected[job.name].duration)
-        line.append(course)
+        self._live[job.name].append(course)
+        self._stand_in_line(course)
         self._watch(course)
         self._offer(course)
+
+    def _in_the_way(self, job: str) -> list[Course]:
+        """The runs that live of a job whose runs may not overlap; slices of a backfill are in nobody's way."""
+        live = [] if self._tables[job].job.overlap == "allow" else self._live[job]
+        return [course for course in live if course.run.trigger is not RunTrigger.BACKFILL]
+
+    def _stand_in_line(self, course: Course) -> None:
+        if course.table.job.overlap != "allow":
+            waiting = {other.run.id for other in self._live[course.run.job] if not other.runs}
+            self._turns.join(course.run, waiting)
 
     def _watch(self, course: Course) -> None:
         """It is missed where it has not started by its deadline."""
@@ -253,31 +270,37 @@ class _Play:
 
     def _offer(self, course: Course) -> None:
         """Queue a run for its slot, once it is its turn, a start is allowed and its identity has a licence slot."""
-        job = course.table.job
-        if course.outcome is not None or course.run.id in self._queued:
+        if course.runs or course.outcome is not None or course.run.id in self._queued:
             return
-        if self._pause(job.name) is not None:
-            course.wait(PAUSED, self._now)
-        elif job.overlap != "allow" and self._lines[job.name][0] is not course:
-            course.wait("queue", self._now)
-        elif opening := opens_at(job, self._now):
-            course.wait(opening.reason, self._now)
-            if opening.at is not None:
-                self._at(opening.at, _GATE, partial(self._offer, course))
-        elif not self._slots.may_start(course.run, self._now):
-            course.wait(LICENCE, self._now)
-            self._slotless[job.instance].append(course)
-        else:
+        held = self._held(course)
+        if held is None:
             self._queued[course.run.id] = course
             self._fresh.append(course)
-            self._admission.put(course.run, job.pool)
+            self._admission.put(course.run, course.table.job.pool)
+            return
+        reason, until = held
+        course.wait(reason, self._now)
+        if until is not None:
+            self._at(until, _GATE, partial(self._offer, course))
+        if reason == LICENCE:
+            self._slotless[course.run.instance].append(course)
+
+    def _held(self, course: Course) -> tuple[str, datetime | None] | None:
+        """Why a run may not start now, and when that changes by itself; None: it may."""
+        job = course.table.job
+        if self._pause(job.name) is not None:
+            return PAUSED, None
+        if job.overlap != "allow" and not self._turns.join(course.run):
+            return WAITS_FOR, None
+        if opening := opens_at(job, self._now):
+            return opening.reason, opening.at
+        return None if self._slots.may_start(course.run, self._now) else (LICENCE, None)
 
     def _admit(self) -> None:
         while taken := list(self._admission.take()):
             for run in taken:
-                course, job = self._queued.pop(run.id), self._tables[run.job].job
-                allowed = opens_at(job, self._now) is None and self._pause(job.name) is None
-                if allowed and self._slots.may_start(run, self._now):
+                course = self._queued.pop(run.id)
+                if self._held(course) is None:
                     self._start(course)
                 else:  # that was otherwise when it came into the queue
                     self._admission.release(run.id)
@@ -290,7 +313,7 @@ class _Play:
     def _start(self, course: Course) -> None:
         job, now = course.table.job, self._now
         course.wait(None, now)
-        course.started_at = course.started_at or now
+        course.started_at, course.runs = course.started_at or now, True
         if self._slots.start(course.run, now):
             self._offer_slotless(job.instance)  # some are of the same identity
         closes = window_end(job, now) if job.window and job.window.at_end == "checkpoint" else None
@@ -308,6 +331,7 @@ class _Play:
 
     def _leave_slots(self, course: Course) -> None:
         """It runs no more; its licence slot may stay its identity's for a while."""
+        course.runs = False
         self._admission.release(course.run.id)
         free_at = self._slots.end(course.run, self._now)
         if free_at is not None:
@@ -318,26 +342,28 @@ class _Play:
             self._offer(course)
 
     def _miss(self, course: Course) -> None:
-        self._admit()  # what can start at this very instant is not late
+        if course.started_at is None and course.outcome is None:
+            self._admit()  # what can start at this very instant is not late
         if course.started_at is None and course.outcome is None:
             self._finish(course, Outcome.MISSED, course.waiting[0] if course.waiting else START_BY)
 
     def _finish(self, course: Course, outcome: Outcome, reason: str | None = None) -> None:
         if course.outcome is not None:
             return
-        name, holds_slot = course.run.job, course.waiting is None and course.started_at is not None
+        name = course.run.job
         ended = course.ended(outcome, reason, self._now)
         if self._queued.pop(course.run.id, None):
             self._admission.withdraw(course.run.id)
-        elif holds_slot:
+        elif course.runs:
             self._leave_slots(course)
-        line = self._lines[name]
-        was_first = line[0] is course
-        line.remove(course)
+        self._live[name].remove(course)
+        following = self._turns.leave(course.run)
         self._record(ended)
         self._hand_over(name, outcome)
-        if was_first and line:
-            self._offer(line[0])
+        for other in [
+            each for each in self._live[name] if following is not None and each.run.id == following.id
+        ]:
+            self._offer(other)
 
     def _hand_over(self, parent: str, outcome: Outcome) -> None:
         """Claim the children whose last missing parent this was."""

@@ -270,6 +270,24 @@ def test_what_lives_now_goes_on(tmp_path: Path) -> None:
     ]
 
 
+def test_slices_of_a_backfill_stand_in_nobodys_way(tmp_path: Path) -> None:
+    """The job's own runs go before those that wait, and behind the one that runs, and none is skipped for them."""
+    keys = 'schedule = "0 * * * *"\nexpected_duration = "40m"\nend = 2026-05-01T19:30:00Z'
+    config = configuration(tmp_path, job("a", keys))
+    more = {"trigger": RunTrigger.BACKFILL, "fire_at": None}
+    slices = [
+        replace(live("a", state, **more), id=f"slice-{state}") for state in (State.PENDING, State.WAITING)
+    ]
+    running = replace(live("a", State.RUNNING, timedelta(minutes=20), **more), id="running")
+    assert lines(night(config, Situation(EVENING, {}, [*slices, running]))) == [
+        "a 17:40-18:20",
+        "a 18:20-19:00 queue 20",
+        "a 19:00-19:40",
+        "a 19:40-20:20 queue 100",
+        "a 20:20-21:00 queue 140",
+    ]
+
+
 def test_what_lives_now_may_be_over_by_then(tmp_path: Path) -> None:
     """What ends before the time that is looked at is left out, what lasts longer than expected ends soon; a time that
     is past knows nothing of today."""
@@ -326,6 +344,20 @@ def test_a_night_of_every_second_is_simulated(tmp_path: Path) -> None:
     text = job("tick", 'schedule = { every = "1s" }\nexpected_duration = "500ms"')
     runs = night(configuration(tmp_path, text))
     assert [run.outcome for run in runs] == [Outcome.SUCCEEDED] * 14 * 3600
+
+
+def test_runs_beside_each_other_use_every_slot(tmp_path: Path) -> None:
+    """One of every second that takes ten: ten are going at a time, and with sixteen slots none waits."""
+    text = job("tick", 'schedule = { every = "1s" }\nexpected_duration = "10s"\noverlap = "allow"')
+    runs = simulate(
+        configuration(tmp_path, text, "max_runs = 16"),
+        {"tick": Expected(timedelta(seconds=10), "assumed")},
+        EVENING,
+        EVENING + timedelta(minutes=30),
+    )
+    assert [(run.outcome, run.started_at == run.fire_at) for run in runs] == [
+        (Outcome.SUCCEEDED, True)
+    ] * 1800
 
 
 def test_too_many_runs_are_refused(tmp_path: Path) -> None:
