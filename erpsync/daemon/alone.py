@@ -71,8 +71,10 @@ async def identity_alone(
 ) -> dict[str, Any]:
     """One identity; see `IdentityDesk`."""
     async with desk_alone(configuration, redactor) as desk:
+        if fetch:
+            return await desk.fetch(name)
         await desk.recall(name)
-        return await desk.fetch(name) if fetch else desk.identity(name)
+        return desk.identity(name)
 
 
 async def examine_alone(

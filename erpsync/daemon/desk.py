@@ -1,13 +1,11 @@
 """What people may see of identities and ask of them, over the connections of one process; never a token."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
 from erpsync.control.selection import find_named
 from erpsync.core.clock import Clock
-from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import utc_text
@@ -62,9 +60,8 @@ class IdentityDesk:
         return self._with_claims(name, self._connections.held(name))
 
     async def recall(self, name: str) -> None:
-        """Take up the token that a process before left, so that it is shown and not replaced. UnknownNameError."""
-        with suppress(SecretUnavailableError):  # whoever needs the secret will say so
-            await self._connections.recall(find_named(self._identities, name, "identity").name)
+        """Take up the token that a process before left, so that it is shown. Raises UnknownNameError."""
+        await self._connections.recall(find_named(self._identities, name, "identity").name)
 
     async def fetch(self, name: str) -> Document:
         """The same after a real token request; `fetched` is about what came of it.

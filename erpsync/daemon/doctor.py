@@ -140,7 +140,6 @@ class Doctor:
         findings = list(await asyncio.to_thread(lambda: [*self._secrets(identity)]))
         findings += self._expiry(identity)
         try:
-            await self._connections.recall(identity.name)  # a session may be open with what is kept
             token = await self._connections.probe(identity.name)
         except ErpsyncError as error:
             return [*findings, _failed(identity.instance, "token", error, identity.name)]

@@ -55,8 +55,8 @@ class Acquisition:
         """From now on tokens come from here."""
         self._source, self._keeper = source, keeper
 
-    async def patiently(self, tell: Tell) -> tuple[HeldToken, str]:
-        """A token after up to five tries within a minute, and its origin; for who has nothing to go on with.
+    async def patiently(self, tell: Tell) -> HeldToken:
+        """A token after up to five tries within a minute, for who has nothing to go on with.
 
         Raises:
             ErpsyncError: what the last attempt ran into.
@@ -81,40 +81,40 @@ class Acquisition:
         )
         return await retrying(self.once)
 
-    async def once(self) -> tuple[HeldToken, str]:
-        """A token by one exchange at most, and its origin. Raises ErpsyncErrors."""
+    async def once(self) -> HeldToken:
+        """A token by one exchange at most. Raises ErpsyncErrors."""
         return await self.recall() or await self.fresh()
 
-    async def recall(self) -> tuple[HeldToken, str] | None:
+    async def recall(self) -> HeldToken | None:
         """The token of the process before, the first time somebody wants it. Raises SecretUnavailableError."""
         if self._recalled or self._keeper is None:
             return None
         fetched = await self._keeper.recall()
         self._recalled = True
-        return (self._held(fetched), fetched.origin) if fetched else None
+        return self._held(fetched) if fetched else None
 
-    async def fresh(self, *, keep: bool = True) -> tuple[HeldToken, str]:
-        """A token from the source and its origin, kept for the next process unless it will not be used."""
+    async def fresh(self, *, keep: bool = True) -> HeldToken:
+        """A token from the source, kept for the next process unless it will not be used."""
         fetched = await self._source.fetch()
         held = self._held(fetched)
         if held.phase(held.left(self._clock)) is Phase.EXPIRED:
             raise TokenEndpointError("the token was over before it arrived", retryable=True)
         if keep and self._keeper is not None:
             await self._keeper.keep(fetched)
-        return held, fetched.origin
+        return held
 
     def _held(self, fetched: Fetched) -> HeldToken:
-        grant, fixed = fetched.grant, fetched.origin == "fixed"
+        grant = fetched.grant
         if self._redactor(grant.access_token) == grant.access_token:
             self._redactor.learn_passing(self._name, grant.access_token)  # no shape gives it away
         life = min(grant.lifetime, (NEVER - fetched.sent_at).total_seconds())
         ends = fetched.sent_boot + life
-        if fixed:
+        if fetched.origin == "fixed":
             leads, promise = reading_windows(life), 0.0
         else:
             leads = windows(life, self._renewal, jitter=random.random())  # noqa: S311 - a spread
             promise = ends - self._clock.boot() - leads.hard
-        return HeldToken(self._token(fetched), fetched.sent_boot, ends, leads, promise, fixed)
+        return HeldToken(self._token(fetched), fetched.sent_boot, ends, leads, promise, fetched.origin)
 
     def _token(self, fetched: Fetched) -> AccessToken:
         grant = fetched.grant

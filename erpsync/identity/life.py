@@ -9,6 +9,7 @@ from typing import Literal
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError, LoginRequiredError
 from erpsync.core.token import AccessToken
+from erpsync.identity.source import Origin
 
 Renewal = Literal["late", "early"]
 """late: one token serves its whole life, since each new one may open a session (ERP.net); early: room for trouble."""
@@ -63,8 +64,8 @@ def reading_windows(lifetime: float) -> Windows:
 class HeldToken:
     """A token with its life on both clocks: it is over, or too old, when either says so.
 
-    `promise` is the longest remaining life that can be asked of it without asking for a new one at once. A `fixed`
-    token was made by hand: asking again gives the same one.
+    `promise` is the longest remaining life that can be asked of it without asking for a new one at once. `origin`
+    is that of `Fetched`.
     """
 
     token: AccessToken
@@ -72,7 +73,12 @@ class HeldToken:
     ends_at_boot: float
     windows: Windows
     promise: float
-    fixed: bool = False
+    origin: Origin = "issued"
+
+    @property
+    def fixed(self) -> bool:
+        """It was made by hand: asking again gives the same one."""
+        return self.origin == "fixed"
 
     def left(self, clock: Clock) -> float:
         """Seconds of life; a wall clock set back gives none."""

@@ -8,12 +8,19 @@ share its result, and may go away without harm.
 import asyncio
 import contextvars
 import copy
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from erpsync.core.clock import Clock
-from erpsync.core.errors import ErpsyncError, IdentityError, TokenEndpointError
+from erpsync.core.errors import (
+    ErpsyncError,
+    IdentityError,
+    SecretUnavailableError,
+    TokenEndpointError,
+)
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
@@ -57,6 +64,7 @@ class TokenManager:
         )
         self._held: HeldToken | None = None
         self._flight: asyncio.Task[None] | None = None
+        self._probing: asyncio.Task[AccessToken] | None = None
         self._failure: Failure | None = None
         self._trouble: ErpsyncError | None = None  # of the flight under way, which goes on
         self._looked_at = 0.0
@@ -117,23 +125,30 @@ class TokenManager:
 
     async def recall(self) -> None:
         """Hold what the process before left, if it can be used: to show it, and not to ask for another."""
-        if self._held is None and (recalled := await self._acquisition.recall()) is not None:
-            self._held = recalled[0]
+        await self._landed()
+        if self._held is None:
+            await self._landed_well(self._fly(self._take_up()))
 
     async def probe(self) -> AccessToken:
-        """A token by a real request now, whatever is held or was refused before: somebody wants to know.
+        """A token by a real request now, whatever was refused before: somebody wants to know. Those who ask meanwhile
+        share it.
 
-        It is kept where none is held that can be used, else thrown away: a second token could open a second session.
+        While the token of a service serves, the other one is thrown away: its use could open a second session.
 
         Raises:
             IdentityError: retryable where waiting can help.
             SecretUnavailableError: the secret cannot be read.
         """
-        wanted = self.held is None
-        fresh, origin = await self._acquisition.fresh(keep=wanted)
-        if wanted:
-            self._take(fresh, origin, "asked")
-        return fresh.token
+        if self._probing is None or self._probing.done():
+            self._probing = asyncio.create_task(self._asked_now(), context=contextvars.Context())
+        probing = self._probing
+        await asyncio.wait({probing})
+        if probing.cancelled():
+            raise self._closed()
+        error = probing.exception()
+        if error is not None:
+            raise copy.copy(error) from error.__cause__
+        return probing.result()
 
     def status(self) -> IdentityStatus:
         """How things stand now."""
@@ -149,9 +164,10 @@ class TokenManager:
 
     async def close(self) -> None:
         """End a renewal under way; closing twice is fine."""
-        if self._flight is not None:
-            self._flight.cancel()
-            await asyncio.gather(self._flight, return_exceptions=True)
+        tasks = [task for task in (self._flight, self._probing) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def _let_go_of_withdrawn(self) -> None:
         """Somebody has signed in or out: not one more call with the token from before, however new that is."""
@@ -196,9 +212,15 @@ class TokenManager:
         finally:
             alarm.cancel()
         if flight.done():
-            if flight.cancelled():
-                raise IdentityError(f"identity {self._identity.name} is closed")
-            flight.result()  # a fault of ours is everybody's
+            self._require_well(flight)
+
+    def _require_well(self, flight: asyncio.Task[None]) -> None:
+        if flight.cancelled():
+            raise self._closed()
+        flight.result()  # a fault of ours is everybody's
+
+    def _closed(self) -> IdentityError:
+        return IdentityError(f"identity {self._identity.name} is closed")
 
     def _raise_failure(self) -> NoReturn:
         """What stands in the way, for this caller alone."""
@@ -218,10 +240,12 @@ class TokenManager:
         step = next_step(self._failure, phase, self._clock.boot(), self._looked_at)
         if step is Next.WAIT:
             return None
-        self._flight = asyncio.create_task(
-            self._renew(self._trigger(phase, short=short), phase, only_if_new=step is Next.LOOK),
-            context=contextvars.Context(),  # it is nobody's run
-        )
+        trigger = self._trigger(phase, short=short)
+        return self._fly(self._renew(trigger, phase, only_if_new=step is Next.LOOK))
+
+    def _fly(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """The one flight: only where none is under way."""
+        self._flight = asyncio.create_task(work, context=contextvars.Context())  # it is nobody's run
         return self._flight
 
     def _trigger(self, phase: Phase, *, short: bool) -> str:
@@ -232,6 +256,37 @@ class TokenManager:
         if phase is Phase.EXPIRED:
             return "expired"
         return "run" if short and phase is not Phase.EXPIRING else phase.value
+
+    async def _landed(self) -> None:
+        """No flight is under way, up to the next `await`."""
+        while self._flight is not None and not self._flight.done():
+            await asyncio.wait({self._flight})
+
+    async def _landed_well(self, flight: asyncio.Task[None]) -> None:
+        await asyncio.wait({flight})
+        self._require_well(flight)
+
+    async def _take_up(self) -> None:
+        """A flight that asks nobody: hold what is kept."""
+        with suppress(SecretUnavailableError):  # whoever needs the secret will say so
+            if (recalled := await self._acquisition.recall()) is not None:
+                self._take(recalled, "cold")
+
+    async def _asked_now(self) -> AccessToken:
+        """What a probe gives: by a flight, unless a service's token is in use and has to stay."""
+        before = self._held
+        await self.recall()
+        await self._landed()
+        held, serves = self._held, self.held
+        if held is not None and serves is not None and held is not before and held.origin != "stored":
+            return serves  # it came while we waited
+        if serves is not None and self._identity.grant == "client_credentials":
+            other = await self._acquisition.fresh(keep=False)
+            return other.token
+        await self._landed_well(self._fly(self._renew("asked", Phase.EXPIRING, only_if_new=False)))
+        if self._failure is not None or self._held is None:
+            self._raise_failure()
+        return self._held.token
 
     async def _renew(self, trigger: str, phase: Phase, *, only_if_new: bool) -> None:
         """The flight: get a token and hold it, or note why there is none."""
@@ -245,14 +300,14 @@ class TokenManager:
             if only_if_new and not await self._source.changed():
                 return
             patient = phase is Phase.EXPIRED
-            held, origin = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
+            held = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
             self._require_other(held, trigger)
         except ErpsyncError as error:
             failed = self._failure
             self._failure = failure(error, self._clock.boot(), failed.count + 1 if failed else 1)
             self._report.failed(self._failure, failed, trigger)
         else:
-            self._take(held, origin, trigger)
+            self._take(held, trigger)
 
     def _require_other(self, held: HeldToken, trigger: str) -> None:
         """A token made by hand that the API has refused stays refused until it is replaced, or is probed again."""
@@ -262,7 +317,7 @@ class TokenManager:
                 hint="it was revoked or has expired: make a new one and write it where `token` says",
             )
 
-    def _take(self, held: HeldToken, origin: str, trigger: str) -> None:
+    def _take(self, held: HeldToken, trigger: str) -> None:
         """From now on this is the token. One made by hand stays what it was until it is another."""
         before = self._held
         same = before is not None and held.fixed and before.token.value == held.token.value
@@ -270,4 +325,4 @@ class TokenManager:
             held = replace(held, token=before.token)
         self._held, self._failure, self._refused = held, None, None
         if not same:
-            self._report.held(held, origin, trigger)
+            self._report.held(held, trigger)

@@ -16,14 +16,14 @@ class TokenReport:
         self._clock = clock
         self._in_trouble = False
 
-    def held(self, held: HeldToken, origin: str, trigger: str) -> None:
+    def held(self, held: HeldToken, trigger: str) -> None:
         """There is a new token."""
         self._in_trouble = False
         token = held.token
         endless = token.expires_at == NEVER
-        event = {"issued": "token.renewed", "stored": "token.restored", "fixed": "token.read"}[origin]
+        names = {"issued": "token.renewed", "stored": "token.restored", "fixed": "token.read"}
         self._emit(
-            event,
+            names[held.origin],
             identity=self._identity,
             version=token.version,
             fingerprint=token.fingerprint,

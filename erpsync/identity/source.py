@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
+Origin = Literal["issued", "stored", "fixed"]
+"""issued now; stored by a process before; fixed: made by hand, there is no other until a person makes one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -24,15 +27,15 @@ class Grant:
 class Fetched:
     """A grant and when its request was sent: wall clock (aware UTC), boot-time clock (seconds).
 
-    `basis` tells with what it was asked for. "issued" now, "stored" by a process before, or "fixed": made by hand,
-    there is no other until a person makes one; then `lifetime` ends with the token and reading it again is cheap.
+    `basis` tells with what it was asked for. The `lifetime` of a fixed one ends with the token, and reading it again
+    is cheap.
     """
 
     grant: Grant
     sent_at: datetime
     sent_boot: float
     basis: str = ""
-    origin: Literal["issued", "stored", "fixed"] = "issued"
+    origin: Origin = "issued"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,15 @@
 """Asking the server because somebody wants to know, and what tokens say of themselves."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from erpsync.core.errors import TokenEndpointError
 from erpsync.identity.claims import shown_claims
+from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.status import TokenState
-from tests.identity.conftest import Bench, grant
+from tests.identity.conftest import NIGHT, REFUSED, Bench, grant, until
 from tests.servers.scripted import http
 
 
@@ -61,3 +65,66 @@ async def test_every_request_is_told(bench: Bench) -> None:
     outcomes = [fields["outcome"] for fields in bench.named("token.requested")]
     assert outcomes == ["succeeded", "succeeded", "rejected", "failed"]
     assert len(outcomes) == bench.token_requests
+
+
+async def test_probe_of_a_new_process_keeps_what_was_left(bench: Bench, tmp_path: Path) -> None:
+    """Asked first thing after a restart, the token of the process before stays in use, and stored: its session is
+    open."""
+
+    def drawer() -> Drawer:
+        return SealedStore(tmp_path, ["k" * 32], bench.emit, host="here").drawer(NIGHT, bench.issuer)
+
+    before = await bench.manager(drawer=drawer()).token()
+    bench.answers(http(grant("opaque-token-2")))
+    manager = bench.manager(drawer=drawer())
+    assert (await manager.probe()).value == "opaque-token-2"
+    assert (await manager.token()).value == before.value
+    stored = drawer().load()
+    assert stored is not None
+    assert stored.access_token == before.value
+    assert bench.token_requests == 2
+
+
+async def test_probe_beside_a_cold_start(bench: Bench) -> None:
+    """Whoever asks while a run gets the first token shares its request: there is one token, and one session."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    manager = bench.manager()
+    given, *probed = await asyncio.gather(manager.token(), *(manager.probe() for _ in range(10)))
+    assert {token.value for token in probed} == {given.value} == {"one"}
+    assert manager.held is given
+    assert bench.token_requests == 1
+
+
+async def test_cold_start_beside_a_probe(bench: Bench, tmp_path: Path) -> None:
+    """A run that starts while somebody asks takes the token that comes of it."""
+    bench.answers(http(grant("one")), http(grant("two")))
+    drawer = SealedStore(tmp_path, ["k" * 32], bench.emit, host="here").drawer(NIGHT, bench.issuer)
+    manager = bench.manager(drawer=drawer)
+    probed, given, _ = await asyncio.gather(manager.probe(), manager.token(), manager.recall())
+    assert probed is given
+    assert bench.token_requests == 1
+
+
+async def test_many_probes_share_a_request(bench: Bench) -> None:
+    """Ten who want to know at once cost one request, and the token in use stays."""
+    manager = bench.manager()
+    used = await manager.token()
+    bench.answers(http(grant("two")))
+    probed = await asyncio.gather(*(manager.probe() for _ in range(10)))
+    assert {token.value for token in probed} == {"two"}
+    assert (bench.token_requests, manager.held) == (2, used)
+
+
+async def test_a_probe_that_fails_tells_everybody(bench: Bench) -> None:
+    """The error is each caller's own; who has gone away harms nobody."""
+    bench.answers(REFUSED)
+    manager = bench.manager()
+    leaving = asyncio.create_task(manager.probe())
+    staying = asyncio.gather(*(manager.probe() for _ in range(2)), return_exceptions=True)
+    await until(lambda: bench.token_requests)
+    leaving.cancel()
+    first, second = await staying
+    assert isinstance(first, TokenEndpointError)
+    assert isinstance(second, TokenEndpointError)
+    assert first is not second
+    assert bench.token_requests == 1
