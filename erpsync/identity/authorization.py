@@ -180,7 +180,14 @@ async def _revoke(
     body = urlencode({"token": stored.refresh_token, "token_type_hint": "refresh_token"})
     for secret in await tokens.secrets():
         answer = await post_as_client(
-            http, server.revocation_endpoint, server, tokens.identity, secret, body, clock=tokens.clock
+            http,
+            server.revocation_endpoint,
+            server,
+            tokens.identity,
+            secret,
+            body,
+            clock=tokens.clock,
+            skew=tokens.skew(server),
         )
         if 200 <= answer.status < 300:
             return []
@@ -207,7 +214,7 @@ async def _checked(
         raise SignInError("the server publishes no keys (jwks_uri), so its id_token proves nothing")
     client_id = tokens.identity.client_id
     rules = jwt.JWTClaimsRegistry(
-        now=int(tokens.clock.now().timestamp() + (server.skew or 0.0)),
+        now=int(tokens.clock.now().timestamp() + tokens.skew(server)),
         leeway=_LEEWAY,
         iss={"essential": True, "value": server.issuer},
         aud={"essential": True, "value": client_id},

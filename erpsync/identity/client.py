@@ -24,6 +24,7 @@ from erpsync.identity.source import Fetched, SourceFacts
 
 _MOST_SECRETS_TRIED = 4
 _NOTABLE_SKEW = 30.0
+_OTHER_SKEW = 5.0  # seconds between what was believed and what is seen; answers take time too
 
 
 class TokenClient:
@@ -118,6 +119,10 @@ class TokenClient:
         self._digest = digest(*(secret for _, secret in secrets))
         return secrets
 
+    def skew(self, server: ServerMetadata) -> float:
+        """The server's clock minus ours in seconds, by its last answer; 0 where it has never told its time."""
+        return (server.skew if self._skew is None else self._skew) or 0.0
+
     def facts(self) -> SourceFacts:
         """What it has seen."""
         warnings = tuple(doubt for doubts in self._doubts.values() for doubt in doubts)
@@ -133,7 +138,7 @@ class TokenClient:
             index, secret = candidate
             tried.add(secret)
             try:
-                fetched = await self._request(server, secret, grant, fields)
+                fetched = await self._at_their_time(server, secret, grant, fields)
             except TokenEndpointError as error:
                 if not error.credentials:
                     raise
@@ -150,6 +155,19 @@ class TokenClient:
         order = sorted(secrets, key=lambda item: (item[0] != first, item[0]))
         return next(((index, secret) for index, secret in order if secret not in tried), None)
 
+    async def _at_their_time(
+        self, server: ServerMetadata, secret: str, grant: str, fields: Mapping[str, str]
+    ) -> Fetched:
+        """A request; a second one where an assertion was refused that told the server's time wrongly."""
+        believed = self.skew(server)
+        try:
+            return await self._request(server, secret, grant, fields)
+        except TokenEndpointError as error:
+            timeless = self.identity.auth_method != "private_key_jwt"
+            if timeless or not error.credentials or abs(self.skew(server) - believed) < _OTHER_SKEW:
+                raise
+        return await self._request(server, secret, grant, fields)
+
     async def _request(
         self, server: ServerMetadata, secret: str, grant: str, fields: Mapping[str, str]
     ) -> Fetched:
@@ -160,7 +178,14 @@ class TokenClient:
             self._requests += 1
             sent_at, sent_boot = self.clock.now(), self.clock.boot()
             return await request_token(
-                self._client, server, self.identity, secret, grant, fields, clock=self.clock
+                self._client,
+                server,
+                self.identity,
+                secret,
+                grant,
+                fields,
+                clock=self.clock,
+                skew=self.skew(server),
             )
 
         before = self._requests
@@ -187,8 +212,8 @@ class TokenClient:
             self._doubt("secret", *([text] if index else ()))
 
     def _note_skew(self, answer: Answer) -> None:
-        self._skew = answer.skew
-        notable = answer.skew is not None and abs(answer.skew) > _NOTABLE_SKEW
+        self._skew = self._skew if answer.skew is None else answer.skew
+        notable = self._skew is not None and abs(self._skew) > _NOTABLE_SKEW
         text = "the clock of the identity server and ours differ by more than 30 s"
         self._doubt("skew", *([text] if notable else ()))
 

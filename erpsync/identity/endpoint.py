@@ -35,10 +35,12 @@ async def request_token(
     fields: Mapping[str, str],
     *,
     clock: Clock,
+    skew: float,
 ) -> Answer:
     """One token request by the `grant` with its own `fields`, answered with whatever the server says.
 
-    Audience, resources and extra parameters of the identity go with every grant.
+    Audience, resources and extra parameters of the identity go with every grant; `skew` is the server's clock minus
+    ours in seconds.
 
     Raises:
         TokenEndpointError: no complete answer came; retryable unless the certificate or the proxy refuses us.
@@ -48,7 +50,9 @@ async def request_token(
     if identity.audience:
         more.append(("audience", identity.audience))
     body = prepare_token_request(grant, urlencode([*more, *identity.extra.items()]), **fields)
-    return await post_as_client(client, server.token_endpoint, server, identity, secret, body, clock=clock)
+    return await post_as_client(
+        client, server.token_endpoint, server, identity, secret, body, clock=clock, skew=skew
+    )
 
 
 async def post_as_client(
@@ -60,6 +64,7 @@ async def post_as_client(
     body: str,
     *,
     clock: Clock,
+    skew: float,
 ) -> Answer:
     """A form sent to an endpoint of the identity server by the client of the identity, authenticated as such.
 
@@ -67,7 +72,7 @@ async def post_as_client(
         TokenEndpointError, SecretUnavailableError: as `request_token`.
     """
     headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
-    now = clock.now() + timedelta(seconds=server.skew or 0.0)
+    now = clock.now() + timedelta(seconds=skew)
     auth = ClientAuth(identity.client_id, secret, _auth_method(identity, server, now))
     url, headers, body = auth.prepare("POST", url, headers, body)
     request = client.build_request("POST", url, headers=headers, content=body, timeout=TIMEOUT)

@@ -704,6 +704,50 @@ async def test_T56_assertions_tell_the_servers_time(
     assert theirs - 10 <= claims["iat"] <= theirs < claims["exp"] <= claims["iat"] + 60
 
 
+@pytest.mark.parametrize("remembered", [False, True])
+async def test_T56_assertions_after_a_correction(
+    bench: Bench, signing_key: str, tmp_path: Path, remembered: bool
+) -> None:
+    """A clock that is set right between two renewals, or before a restart, is seen in the refusal, and put right."""
+    ahead = 600.0
+
+    async def strict(seen: Seen) -> bytes:
+        (assertion,) = seen.form["client_assertion"]
+        claims = json.loads(base64.urlsafe_b64decode(assertion.split(".")[1] + "=="))
+        theirs = (bench.clock.now() + seconds(ahead)).timestamp()
+        date = {"Date": http_date(bench, ahead)}
+        if claims["iat"] <= theirs + 30 and theirs <= claims["exp"]:
+            return http(grant(), headers=date)
+        return http({"error": "invalid_client"}, 401, date)
+
+    document = {"issuer": bench.issuer, "token_endpoint": bench.server.url + TOKEN_PATH}
+    bench.server.script[DISCOVERY] = http(document, headers={"Date": http_date(bench, ahead)})
+    bench.answers(strict)
+    bench.secrets[:] = [signing_key]
+    manager = bench.manager(auth_method="private_key_jwt", memory=tmp_path)
+    await manager.token()
+    assert bench.token_requests == 1
+    if remembered:  # the next process knows the addresses, and nothing of clocks
+        bench.server.script[DISCOVERY] = http(b"", 503)
+        manager = bench.manager(auth_method="private_key_jwt", memory=tmp_path)
+        await passing(bench.clock, manager.token())
+    else:
+        bench.clock.step(seconds(600))
+        ahead = 0.0
+        bench.clock.advance(seconds(3600))
+        await manager.token()
+    assert bench.token_requests == 3
+    assert manager.status().clock_skew_seconds == ahead
+    assert bench.named("token.rejected") == []
+
+
+async def test_T56_a_refusal_at_the_right_time_is_one(bench: Bench, signing_key: str) -> None:
+    """Where the clocks agree, a refused assertion is not sent again."""
+    bench.secrets[:] = [signing_key]
+    answer = http({"error": "invalid_client"}, 401, {"Date": http_date(bench, 0)})
+    assert (await refusal_of(bench, answer, auth_method="private_key_jwt")).credentials
+
+
 def http_date(bench: Bench, ahead: float) -> str:
     return (bench.clock.now() + seconds(ahead)).strftime("%a, %d %b %Y %H:%M:%S GMT")
 
