@@ -24,7 +24,7 @@ ROUNDS = 15
 class OneToken:
     """A source whose server is no part of what is measured."""
 
-    async def fetch(self) -> Fetched:
+    async def fetch(self, *, anew: bool = False) -> Fetched:
         clock = SystemClock()
         return Fetched(Grant("opaque-token-1", 3600.0, ("read",)), clock.now(), clock.boot())
 

@@ -161,7 +161,11 @@ def _print_one(found: Mapping[str, Any], times: Times) -> None:
         ("requests", str(found["requests"])),
     ]
     if fetched:
-        lines.append(("fetched", f"{fetched['fingerprint']}, scope {' '.join(fetched['scope']) or '-'}"))
+        by_hand = found["grant"] == "reference_token"
+        more = (
+            "only the API can tell whether it is good" if by_hand else "scope " + " ".join(fetched["scope"])
+        )
+        lines.append(("fetched", f"{fetched['fingerprint']}, {more}"))
     lines += [(f"  {name}", _claim(name, value, times)) for name, value in found["claims"].items()]
     say(f"{found['identity']}, {times.heading()}")
     width = max(11, *(len(name) for name, _ in lines))

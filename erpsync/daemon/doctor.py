@@ -143,7 +143,7 @@ class Doctor:
             token = await self._connections.probe(identity.name)
         except ErpsyncError as error:
             return [*findings, _failed(identity.instance, "token", error, identity.name)]
-        findings += _token(identity, token, self._clock.now())
+        findings += _token(identity, token, self._clock.now(), checked=api)
         findings += [
             Finding(identity.instance, "notice", "warning", warning, identity=identity.name)
             for warning in self._connections.status(identity.name).warnings
@@ -242,14 +242,19 @@ def _clock(instance: str, host: str, sent: datetime | None, now: datetime) -> Fi
     return Finding(instance, "clock", "ok", message)
 
 
-def _token(identity: Identity, token: AccessToken, now: datetime) -> Iterator[Finding]:
-    """What was granted, and to whom."""
+def _token(
+    identity: Identity, token: AccessToken, now: datetime, *, checked: bool = False
+) -> Iterator[Finding]:
+    """What was granted, and to whom; `checked`: by the API, which alone can judge a token made by hand."""
     known: dict[str, Any] = {"instance": identity.instance, "identity": identity.name}
     way = (
         identity.grant if identity.grant == "reference_token" else f"{identity.grant}, {identity.auth_method}"
     )
-    life = "" if identity.grant == "reference_token" else f", for {format_duration(token.expires_at - now)}"
-    yield Finding(step="token", verdict="ok", message=f"{token.fingerprint} by {way}{life}", **known)
+    if identity.grant != "reference_token":
+        more = f", for {format_duration(token.expires_at - now)}"
+    else:
+        more = "" if checked else "; not checked: only the API can tell whether it is good (--api)"
+    yield Finding(step="token", verdict="ok", message=f"{token.fingerprint} by {way}{more}", **known)
     if missing := sorted(set(identity.scope) - set(token.scope) - ABOUT_PEOPLE):
         message = f"asked for {' '.join(identity.scope)}, granted {' '.join(token.scope) or 'nothing'}"
         hint = f"add {' '.join(missing)} to the field Scope of the Trusted Application"

@@ -93,9 +93,9 @@ class Acquisition:
         self._recalled = True
         return self._held(fetched) if fetched else None
 
-    async def fresh(self, *, keep: bool = True) -> HeldToken:
-        """A token from the source, kept for the next process unless it will not be used."""
-        fetched = await self._source.fetch()
+    async def fresh(self, *, keep: bool = True, anew: bool = False) -> HeldToken:
+        """A token from the source, `anew` whatever is stored; kept for the next process if it will be used."""
+        fetched = await self._source.fetch(anew=anew)
         held = self._held(fetched)
         if held.phase(held.left(self._clock)) is Phase.EXPIRED:
             raise TokenEndpointError("the token was over before it arrived", retryable=True)

@@ -10,7 +10,7 @@ class ClientCredentialsSource:
     def __init__(self, client: TokenClient) -> None:
         self._client = client
 
-    async def fetch(self) -> Fetched:
+    async def fetch(self, *, anew: bool = False) -> Fetched:
         """A token from the server.
 
         Raises:

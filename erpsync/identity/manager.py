@@ -241,7 +241,8 @@ class TokenManager:
         if step is Next.WAIT:
             return None
         trigger = self._trigger(phase, short=short)
-        return self._fly(self._renew(trigger, phase, only_if_new=step is Next.LOOK))
+        patient = phase is Phase.EXPIRED
+        return self._fly(self._renew(trigger, patient=patient, only_if_new=step is Next.LOOK))
 
     def _fly(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """The one flight: only where none is under way."""
@@ -283,12 +284,12 @@ class TokenManager:
         if serves is not None and self._identity.grant == "client_credentials":
             other = await self._acquisition.fresh(keep=False)
             return other.token
-        await self._landed_well(self._fly(self._renew("asked", Phase.EXPIRING, only_if_new=False)))
+        await self._landed_well(self._fly(self._renew("asked")))
         if self._failure is not None or self._held is None:
             self._raise_failure()
         return self._held.token
 
-    async def _renew(self, trigger: str, phase: Phase, *, only_if_new: bool) -> None:
+    async def _renew(self, trigger: str, *, patient: bool = False, only_if_new: bool = False) -> None:
         """The flight: get a token and hold it, or note why there is none."""
         self._looked_at, self._trouble = self._clock.boot(), None
 
@@ -299,8 +300,10 @@ class TokenManager:
         try:
             if only_if_new and not await self._source.changed():
                 return
-            patient = phase is Phase.EXPIRED
-            held = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
+            if trigger == "asked":
+                held = await self._acquisition.fresh(anew=True)
+            else:
+                held = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
             self._require_other(held, trigger)
         except ErpsyncError as error:
             failed = self._failure

@@ -41,7 +41,7 @@ class ReferenceTokenSource:
         self._digest = ""
         self._warned = math.inf
 
-    async def fetch(self) -> Fetched:
+    async def fetch(self, *, anew: bool = False) -> Fetched:
         """The token as it is now.
 
         Raises:

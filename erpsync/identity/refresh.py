@@ -41,8 +41,9 @@ class RefreshSource:
         self._void = False
         self._unsaved: StoredToken | None = None  # came from the server, and the disk has refused it
 
-    async def fetch(self) -> Fetched:
-        """What another process has stored, if it is news; else a token from the server, stored before it is used.
+    async def fetch(self, *, anew: bool = False) -> Fetched:
+        """What another process has stored, if it is news and will do; else a token from the server, stored before it
+        is used.
 
         Raises:
             LoginRequiredError: nobody has signed in, or the server does not take the refresh token any more.
@@ -67,7 +68,7 @@ class RefreshSource:
                 raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
             self._void = self._void or news
             news = news or stored.access_token != self._given
-            if news and self._left(stored) > min(_WORTH_SECONDS, stored.lifetime / 2):
+            if news and not anew and self._left(stored) > min(_WORTH_SECONDS, stored.lifetime / 2):
                 return self._take_over(stored)
             if stored.refresh_token is None:
                 raise self._refused("it has given no refresh token")

@@ -53,8 +53,9 @@ class SourceFacts:
 class TokenSource(Protocol):
     """Gets one token at a time for one identity, by one grant."""
 
-    async def fetch(self) -> Fetched:
-        """A token from the server; what must survive a crash is durable when it returns.
+    async def fetch(self, *, anew: bool = False) -> Fetched:
+        """A token from the server, `anew` even if a stored one would do; what must survive a crash is durable when it
+        returns.
 
         Raises:
             IdentityError: retryable where waiting can help.

@@ -156,8 +156,13 @@ async def test_the_end_of_a_reference_token_is_watched(
     text = (
         SERVICE.partition("client_id")[0] + 'grant = "reference_token"\ntoken = { secret = "acme" }\n' + ends
     )
-    found = await examined(write(text, sandbox.url, sandbox.reference_token("erpsync.sandbox/service")))
+    file = write(text, sandbox.url, sandbox.reference_token("erpsync.sandbox/service"))
+    found = await examined(file)
     assert only(found, "expiry")["verdict"] == verdict
+    if verdict != "failed":
+        assert "not checked" in str(only(found, "token")["message"])
+        sandbox.revoke_tokens()
+        assert only(await examined(file, api=True), "API")["error"] == "IdentityError"
 
 
 async def test_the_api_step_opens_one_session(write: Write, sandbox: Sandbox) -> None:

@@ -71,7 +71,14 @@ async def test_what_we_get_can_be_introspected_and_revoked(
     assert server.revocation_endpoint is not None
     body = urlencode({"token": token.value})
     answer = await post_as_client(
-        bench.client, server.revocation_endpoint, server, client.identity, SECRET, body, clock=bench.clock
+        bench.client,
+        server.revocation_endpoint,
+        server,
+        client.identity,
+        SECRET,
+        body,
+        clock=bench.clock,
+        skew=client.skew(server),
     )
     assert answer.status == 200
     assert await inspected(bench, openid_provider, token.value) == {"active": False}

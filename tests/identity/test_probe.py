@@ -1,12 +1,14 @@
 """Asking the server because somebody wants to know, and what tokens say of themselves."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from erpsync.core.errors import TokenEndpointError
+from erpsync.core.errors import IdentityError, TokenEndpointError
 from erpsync.identity.claims import shown_claims
+from erpsync.identity.reference import ReferenceTokenSource
 from erpsync.identity.sealed import Drawer, SealedStore
 from erpsync.identity.status import TokenState
 from tests.identity.conftest import NIGHT, REFUSED, Bench, grant, until
@@ -128,3 +130,27 @@ async def test_a_probe_that_fails_tells_everybody(bench: Bench) -> None:
     assert isinstance(second, TokenEndpointError)
     assert first is not second
     assert bench.token_requests == 1
+
+
+async def test_probe_does_not_excuse_a_refused_token(bench: Bench) -> None:
+    """A token made by hand that the API has refused is refused still, whoever reads it; another one is taken."""
+    tokens = ["enrt_" + "A" * 64]
+    hand = replace(NIGHT, name="hand", grant="reference_token", client_id="", scope=())
+    source = ReferenceTokenSource(
+        hand, read=lambda: tokens, clock=bench.clock, emit=bench.emit, redactor=bench.redactor
+    )
+    manager = bench.managed(hand, source)
+    first = await manager.probe()
+    assert await manager.token() is first
+    manager.invalidate(first.version, "401")
+    for ask in (manager.token, manager.probe, manager.token):
+        with pytest.raises(IdentityError) as caught:
+            await ask()
+        assert "the API refuses" in caught.value.message
+        assert manager.status().state is TokenState.REJECTED
+    tokens[:] = ["enrt_" + "B" * 64]
+    assert (await manager.probe()).value == tokens[0]
+    assert (await manager.token()).value == tokens[0]
+    tokens[:] = ["enrt_" + "C" * 64]
+    await manager.probe()
+    assert (await manager.token()).value == tokens[0]

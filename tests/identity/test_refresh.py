@@ -91,6 +91,22 @@ def desk(bench: Bench, tmp_path: Path) -> Desk:
     return Desk(bench, tmp_path / "tokens")
 
 
+async def test_probe_is_a_real_request(desk: Desk) -> None:
+    """Whoever wants to know gets the server's own word, by a daemon that holds a token and without one."""
+    desk.sign_in()
+    desk.bench.answers(answer(2), answer(3), INVALID)
+    manager = desk.manager()
+    assert (await manager.probe()).value == "access-2"
+    assert (await manager.token()).value == "access-2"
+    probed = await manager.probe()
+    assert await manager.token() is probed  # the one before may be void with its refresh token
+    assert desk.stored().access_token == probed.value == "access-3"
+    alone = desk.manager()
+    with pytest.raises(LoginRequiredError):
+        await alone.probe()
+    assert desk.sent == ["refresh-1", "refresh-2", "refresh-3"]
+
+
 async def test_a_stored_sign_in_serves_its_life(desk: Desk) -> None:
     """A fresh stored token needs no request; near its end it is renewed, and the rotated refresh token is kept."""
     desk.sign_in()
