@@ -40,11 +40,11 @@ class SecretResolver:
     def __init__(
         self, section: SecretsSection, base: Path, environ: Mapping[str, str], redactor: Redactor
     ) -> None:
-        """`base` is the folder that relative paths start from."""
+        """`base` is the folder that relative paths start from; `redactor` knows every value that was found."""
         self._places = section.from_
         self._base = base
         self._environ = environ
-        self._redactor = redactor
+        self.redactor = redactor
 
     def resolve(self, reference: SecretReference) -> str:
         """The secret, without the newline that ends a file; blocks while a command runs.
@@ -60,7 +60,7 @@ class SecretResolver:
                 f'the secret "{reference}" has fewer than {SHORTEST} characters',
                 hint="take a longer one: so short a value cannot be kept out of what is told",
             )
-        self._redactor.learn(value)
+        self.redactor.learn(value)
         return value
 
     def exposed_file(self, reference: SecretReference) -> Path | None:
@@ -124,7 +124,7 @@ class SecretResolver:
         except OSError as error:
             raise SecretUnavailableError(f"{name} cannot be run: {error.strerror}") from error
         if code != 0 and len(output) <= _LARGEST:
-            words = self._redactor(errors[:200].decode(errors="replace").strip())
+            words = self.redactor(errors[:200].decode(errors="replace").strip())
             raise SecretUnavailableError(f"{name} ended with {code}", hint=words)
         return _decoded(output, name)
 

@@ -1,9 +1,10 @@
 """The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -180,9 +181,23 @@ class Desk(Protocol):
         ...
 
 
-def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
-    """The ASGI application; `request.client.host` is who asks. Errors are {error: {type, message, hint}}."""
-    app = FastAPI(title="erpsync control API", version=__version__, docs_url=None, redoc_url=None)
+def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Callable[[str], str]) -> FastAPI:
+    """The ASGI application; `request.client.host` is who asks. Errors are {error: {type, message, hint}}.
+
+    The rooms behind it keep secrets out of what they say; whatever leaves passes `redact` all the same.
+    """
+
+    class Answer(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            return super().render(_cleaned(content, redact))
+
+    app = FastAPI(
+        title="erpsync control API",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        default_response_class=Answer,
+    )
     app.add_middleware(BodyLimit)
 
     @app.get("/status", summary="What is true now")
@@ -252,31 +267,35 @@ def control_application(controls: Controls, desk: Desk, emit: Emit) -> FastAPI:
     async def reload(request: Request) -> Document:
         return await controls.reload(_peer(request))
 
+    def answer(
+        status: int, kind: str, message: str, hint: str, problems: Sequence[Problem] = ()
+    ) -> JSONResponse:
+        found = {"problems": [problem.document() for problem in problems]} if problems else {}
+        return Answer({"error": {"type": kind, "message": message, "hint": hint, **found}}, status)
+
     @app.exception_handler(ConfigError)
     async def unusable(_request: Request, error: ConfigError) -> JSONResponse:
-        return _answer(409, type(error).__name__, error.message, error.hint, error.problems)
+        return answer(409, type(error).__name__, error.message, error.hint, error.problems)
 
     @app.exception_handler(ErpsyncError)
     async def refused(_request: Request, error: ErpsyncError) -> JSONResponse:
         missing = isinstance(error, UnknownJobError | UnknownNameError | UnknownRunError)
         status = 404 if missing else 503 if error.retryable else 409
-        return _answer(status, type(error).__name__, error.message, error.hint)
+        return answer(status, type(error).__name__, error.message, error.hint)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
         places = ", ".join(".".join(str(part) for part in each["loc"]) for each in error.errors())
-        return _answer(
-            422, "InvalidRequestError", f"the request is not understood: {places}", "/openapi.json"
-        )
+        return answer(422, "InvalidRequestError", f"the request is not understood: {places}", "/openapi.json")
 
     @app.exception_handler(HTTPException)
     async def unknown(_request: Request, error: HTTPException) -> JSONResponse:
-        return _answer(error.status_code, "InvalidRequestError", error.detail, "/openapi.json")
+        return answer(error.status_code, "InvalidRequestError", error.detail, "/openapi.json")
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:
         emit("control.failed", level="error", path=request.url.path, error_type=type(error).__name__)
-        return _answer(500, type(error).__name__, "a fault of erpsync itself", "the daemon's log")
+        return answer(500, type(error).__name__, "a fault of erpsync itself", "the daemon's log")
 
     return app
 
@@ -285,8 +304,17 @@ def _peer(request: Request) -> str:
     return request.client.host if request.client else "unknown"
 
 
-def _answer(
-    status: int, kind: str, message: str, hint: str, problems: Sequence[Problem] = ()
-) -> JSONResponse:
-    found = {"problems": [problem.document() for problem in problems]} if problems else {}
-    return JSONResponse({"error": {"type": kind, "message": message, "hint": hint, **found}}, status)
+_MADE_HERE = re.compile("id|retry_of|at|.*_at|since|until")
+"""Keys of what the daemon makes up itself and commands read: a secret that is a year must not hide an instant."""
+
+
+def _cleaned(value: object, redact: Callable[[str], str]) -> object:
+    """A document without secrets, however deep they lie; its keys are ours."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {
+            key: inner if isinstance(inner, str) and _MADE_HERE.fullmatch(key) else _cleaned(inner, redact)
+            for key, inner in value.items()
+        }
+    return [_cleaned(inner, redact) for inner in value] if isinstance(value, list) else value

@@ -1,6 +1,7 @@
 """A problem in the configuration, with its place and its remedy."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Severity = Literal["error", "warning"]
@@ -22,6 +23,10 @@ class Problem:
     key: str = ""
     help: str = ""
     source: str = ""
+
+    def without(self, redact: Callable[[str], str]) -> "Problem":
+        """The same, with nothing in its words that `redact` takes out."""
+        return replace(self, message=redact(self.message), help=redact(self.help), source=redact(self.source))
 
     def text(self) -> str:
         """As people read it: code and message, place, the line with a caret, help."""

@@ -55,8 +55,8 @@ def parked_jobs(
                 *_settings_problems(configuration, catalog, job, resolve),
                 *_identity_problems(configuration, job, resolve),
             )
-            if problems:
-                parked[job.name] = problems
+            if problems:  # a plugin's validator may quote the value that it was given
+                parked[job.name] = tuple(problem.without(resolver.redactor) for problem in problems)
     return parked
 
 

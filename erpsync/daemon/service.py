@@ -141,9 +141,8 @@ class Service:
         stack.push_async_callback(house.stop)
         await self._take_over(house, controls)
         await reload.keep()
-        await self._serve(
-            stack, control_application(controls, house.desk, self._emit), listener, PeerProtocol
-        )
+        application = control_application(controls, house.desk, self._emit, self._redactor)
+        await self._serve(stack, application, listener, PeerProtocol)
         if metrics_listener is not None:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
         pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")

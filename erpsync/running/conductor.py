@@ -114,7 +114,8 @@ class Conductor:
         clean = self._redactor
         if isinstance(answer, Done):
             return msgspec.structs.replace(answer, note=clean(answer.note))
-        words = {"message": clean(answer.message), "hint": clean(answer.hint), "trace": clean(answer.trace)}
+        names = ("type", "message", "hint", "trace")
+        words = {name: clean(getattr(answer, name)) for name in names}
         return msgspec.structs.replace(answer, **words)
 
     def _log_fault(self, reporter: RunReporter, fault: Fault, ending: Ending) -> None:

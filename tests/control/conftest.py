@@ -21,6 +21,7 @@ from erpsync.core.errors import (
 )
 from erpsync.core.event import silent
 from erpsync.core.problem import Problem
+from erpsync.core.redaction import Redactor
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.server import EmbeddedServer
 
@@ -34,9 +35,16 @@ class Desk:
     runs: dict[str, Run] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     heard: list[tuple[object, ...]] = field(default_factory=list)
+    secret: str = "sandbox-secret"
+
+    def redacted(self, text: str) -> str:
+        """What the daemon's redactor does, for one secret."""
+        redactor = Redactor()
+        redactor.learn(self.secret)
+        return redactor(text)
 
     def status(self) -> dict[str, object]:
-        return {"pid": 7}
+        return {"pid": 7, "problems": [f"the password is {self.secret}"]}
 
     def identities(self) -> list[dict[str, object]]:
         return [{"identity": "night@acme", "state": "fresh"}]
@@ -65,7 +73,9 @@ class Desk:
             raise ZeroDivisionError("sandbox-secret")
         if job != "products":
             raise UnknownJobError(f'there is no job "{job}"', hint='did you mean "products"?')
-        run = Run("r1", job, "manual:1", "mirror", RunTrigger.MANUAL, NOW, requested_by=requested_by)
+        run = Run(
+            "r1", job, "manual:1", "mirror", RunTrigger.MANUAL, NOW, fire_at=NOW, requested_by=requested_by
+        )
         self.runs[run.id] = run
         return run
 
@@ -114,7 +124,8 @@ class Desk:
         return {"resumed": ["products"], "released": False}
 
     async def reload(self, requested_by: str) -> dict[str, object]:
-        raise ConfigError([Problem("E103", "error", 'unknown key "shedule"', "erpsync.toml", 3, 1)])
+        message = f'unknown key "shedule", not {self.secret}'
+        raise ConfigError([Problem("E103", "error", message, "erpsync.toml", 3, 1)])
 
 
 @pytest.fixture
@@ -131,7 +142,7 @@ def socket_path(tmp_path: Path) -> Path:
 async def served(desk: Desk, socket_path: Path) -> AsyncIterator[Desk]:
     """The desk, with its API served on `socket_path`."""
     listener = bind_control_socket(socket_path, 0o660, None)
-    server = EmbeddedServer(control_application(desk, desk, silent), listener, PeerProtocol)
+    server = EmbeddedServer(control_application(desk, desk, silent, desk.redacted), listener, PeerProtocol)
     await server.start()
     yield desk
     await server.stop()

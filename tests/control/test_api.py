@@ -153,6 +153,25 @@ async def test_text_that_is_none_is_malformed(served: Any, socket_path: Path, bo
     assert served.heard == []
 
 
+async def test_no_answer_holds_a_secret(served: Any, socket_path: Path) -> None:
+    """Whatever a room behind the API says by mistake, in a document, an error or a problem; what the commands ask
+    by, an id or an instant, stays."""
+    served.secret = "2026"
+    transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        answers = [
+            await http.get("/status"),
+            await http.get("/identities/2026"),
+            await http.post("/runs", json={"job": "a2026"}),
+            await http.post("/runs", json={"2026": ""}),
+            await http.post("/reload"),
+        ]
+        claimed = (await http.post("/runs", json={"job": "products"})).json()
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 422, 409]
+    assert all("2026" not in answer.text and "[redacted]" in answer.text for answer in answers)
+    assert claimed["fire_at"].startswith("2026")
+
+
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_body_has_an_end(served: Any, socket_path: Path, declared: bool) -> None:
     """A body beyond a megabyte is answered 413, whether its length was declared or not; one below is taken."""

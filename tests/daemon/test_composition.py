@@ -180,6 +180,40 @@ def test_one_secret_of_two_is_enough(configuration: Configuration, redactor: Red
     assert {problem.code for problems in parked.values() for problem in problems} == {"E119"}
 
 
+def test_what_a_plugin_says_of_its_secret_parks_without_it(
+    configuration: Configuration, redactor: Redactor, tmp_path: Path
+) -> None:
+    """A plugin's own validator may quote the value that it was given; the job's problem does not."""
+    (tmp_path / "plugins").mkdir(mode=0o755)
+    (tmp_path / "plugins" / "number.py").write_text(QUOTING)
+    text = configuration.path.read_text().replace("[daemon]", '[daemon]\nplugins = ["plugins"]')
+    used = '[jobs.number]\nplugin = "number"\nwith = { password = { secret = "one.old" } }\n'
+    configuration.path.write_text(text + used)
+    after = load_configuration(configuration.path, {})
+    parked = parked_jobs(after, PluginCatalog(after.daemon.plugins), resolver_of(after, redactor))
+    ((problem,),) = parked.values()
+    assert problem.message == "invalid literal for int() with base 10: '[redacted]'"
+
+
+QUOTING = '''
+from pydantic import model_validator
+from erpsync import JobContext, JobResult, Secret, Settings, job
+
+class Options(Settings):
+    password: Secret
+
+    @model_validator(mode="after")
+    def _check(self) -> "Options":
+        int(self.password.get())
+        return self
+
+@job("number")
+async def number(ctx: JobContext[Options]) -> JobResult:
+    """Wants a number."""
+    return ctx.result()
+'''
+
+
 async def test_no_secret_at_all_is_said(configuration: Configuration, connections: Connections) -> None:
     """A request whose identity has no secret any more fails with where it was looked for."""
     (configuration.path.parent / "secrets" / "one.old").unlink()
