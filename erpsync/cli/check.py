@@ -38,7 +38,7 @@ def check(
         print_json({"problems": documents, "findings": findings} if online else documents)
     else:
         for problem in problems:
-            say(workspace.redactor(problem.text()) + "\n")
+            say(problem.text() + "\n")
         say(_summary(workspace, problems, errors))
         if findings:
             print_findings(findings)

@@ -36,7 +36,7 @@ def login(
     scope = " ".join(stored.scope) or "no scope"
     say(f"signed in as {stored.subject} for {found.name}: {scope}")
     for each in undone:
-        note(workspace.redactor(f"the sign-in before: {each}"))
+        note(f"the sign-in before: {each}")
 
 
 def logout(context: typer.Context, identity: IdentityArgument) -> None:
@@ -46,7 +46,7 @@ def logout(context: typer.Context, identity: IdentityArgument) -> None:
     undone = asyncio.run(_sign_out(workspace, found))
     say(f"nobody was signed in for {found.name}" if undone is None else f"signed out: {found.name}")
     for each in undone or ():
-        note(workspace.redactor(f"not done: {each}"))
+        note(f"not done: {each}")
 
 
 def _found(workspace: Workspace, name: str) -> "Identity":

@@ -31,9 +31,11 @@ def run(arguments: Sequence[str]) -> int:
     from typer.exceptions import TyperException
 
     from erpsync.cli.app import app
+    from erpsync.cli.output import without_secrets
     from erpsync.cli.workspace import Workspace
 
     workspace = Workspace()
+    without_secrets(workspace.redactor)
     try:
         return int(app(list(arguments), prog_name="erpsync", standalone_mode=False, obj=workspace) or 0)
     except Abort:
@@ -65,7 +67,7 @@ def _report(error: Exception, workspace: "Workspace") -> int:
     if os.environ.get("ERPSYNC_DEBUG"):
         import traceback
 
-        note(workspace.redactor("".join(traceback.format_exception(error))))
+        note("".join(traceback.format_exception(error)))
     if isinstance(error, ConfigError) and error.problems:
         note("\n\n".join(problem.text() for problem in error.problems))
     elif isinstance(error, ErpsyncError):

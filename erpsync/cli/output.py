@@ -3,32 +3,42 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
 from erpsync.core.duration import format_duration
+from erpsync.core.redaction import document_without
 from erpsync.core.run import Run, RunFailure
 
 Format = Literal["text", "json"]
+
+_redact: Callable[[str], str] = str
+
+
+def without_secrets(redact: Callable[[str], str]) -> None:
+    """From now on whatever this process shows passes `redact`, once more where somebody thought of it before."""
+    global _redact  # like the streams themselves there is one in a process
+    _redact = redact
+
 
 _QUIET_SECONDS = 1.0  # what ends sooner needs no progress
 
 
 def print_json(document: object) -> None:
     """One document, alone on standard output."""
-    sys.stdout.write(json.dumps(document, ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.write(json.dumps(document_without(document, _redact), ensure_ascii=False, indent=2) + "\n")
 
 
 def say(text: str = "") -> None:
     """A line of text for people on standard output."""
-    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.write(printable(_redact(text)) + "\n")
 
 
 def note(text: str) -> None:
     """A line beside the result, on standard error."""
-    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.write(printable(_redact(text)) + "\n")
     sys.stderr.flush()
 
 
@@ -69,7 +79,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Seq
 
 def _cell_text(cell: object) -> str:
     """On one line: a second one could pass for a row."""
-    return printable("" if cell is None else str(cell)).replace("\n", " ⏎ ")
+    return printable("" if cell is None else _redact(str(cell))).replace("\n", " ⏎ ")
 
 
 _STYLES = {
@@ -178,7 +188,7 @@ class LiveLine:
     def show(self, text: str) -> None:
         """Replace the line."""
         if self._people and text != self._shown and time.monotonic() - self._since >= _QUIET_SECONDS:
-            self._stream.write(f"\r\x1b[2K{printable(text)}")
+            self._stream.write(f"\r\x1b[2K{printable(_redact(text))}")
             self._stream.flush()
             self._shown = text
 

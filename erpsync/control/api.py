@@ -1,7 +1,6 @@
 """The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Protocol
@@ -16,6 +15,7 @@ from erpsync.control.body_limit import BodyLimit
 from erpsync.core.errors import ConfigError, ErpsyncError, UnknownJobError, UnknownNameError, UnknownRunError
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
+from erpsync.core.redaction import document_without
 from erpsync.core.run import Run
 from erpsync.version import __version__
 
@@ -189,7 +189,7 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
 
     class Answer(JSONResponse):
         def render(self, content: Any) -> bytes:
-            return super().render(_cleaned(content, redact))
+            return super().render(document_without(content, redact))
 
     app = FastAPI(
         title="erpsync control API",
@@ -302,19 +302,3 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
 
 def _peer(request: Request) -> str:
     return request.client.host if request.client else "unknown"
-
-
-_MADE_HERE = re.compile("id|retry_of|at|.*_at|since|until")
-"""Keys of what the daemon makes up itself and commands read: a secret that is a year must not hide an instant."""
-
-
-def _cleaned(value: object, redact: Callable[[str], str]) -> object:
-    """A document without secrets, however deep they lie; its keys are ours."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {
-            key: inner if isinstance(inner, str) and _MADE_HERE.fullmatch(key) else _cleaned(inner, redact)
-            for key, inner in value.items()
-        }
-    return [_cleaned(inner, redact) for inner in value] if isinstance(value, list) else value

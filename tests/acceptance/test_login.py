@@ -171,6 +171,15 @@ def test_login_and_logout(people: Site) -> None:
     assert "erpsync login ann" in refused.stdout + refused.stderr
 
 
+def test_what_the_server_grants_is_told_without_secrets(people: Site, sandbox: Sandbox) -> None:
+    """A server may call a scope as it likes, like the secret or a token that it was sent."""
+    scope = f"read {CLIENT_SECRET} eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwIn0.c2lnbmF0dXJl"
+    sandbox.fail(where="token", pass_=True, merge={"scope": scope}, times=-1)
+    with typing(people, "login", "bob", "--no-browser") as terminal:
+        code, said = terminal.end(walk(terminal.url()) + "\n")
+    assert (code, said) == (0, "signed in as admin for bob: read [redacted] [redacted]\n")
+
+
 def test_login_without_a_browser(people: Site) -> None:
     """The address at which a browser elsewhere ended is pasted; anything else is refused with 77. The client has a
     secret here."""
