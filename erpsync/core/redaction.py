@@ -5,6 +5,7 @@ import html
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from urllib.parse import quote, quote_plus
 
@@ -47,39 +48,61 @@ class Redactor:
     def __init__(self) -> None:
         self._heads: dict[_Head, tuple[str, ...]] = {}  # values by their first characters, the longest first
         self._few: tuple[str, ...] | None = ()  # all of them; None where they are many
-        self._passing: dict[str, list[str]] = {}
+        self._lasting: set[str] = set()
+        self._passing: dict[str, list[str]] = {}  # of each owner, the newest last
+        self._holders: Counter[str] = Counter()  # owners of each value that passes
         self._learning = threading.Lock()
 
     def learn(self, *values: str) -> None:
         """From now on these values appear in no text that passes through here."""
         for part in {part for value in values for part in (value, *value.splitlines())}:
-            if len(part) >= SHORTEST and part not in self._heads.get(_head(part), ()):
-                self._change(_forms(part), ())
+            if len(part) >= SHORTEST and part not in self._lasting:
+                with self._learning:
+                    self._lasting.add(part)
+                    self._change(_forms(part), ())
 
     def learn_passing(self, owner: str, value: str) -> None:
-        """The same for a value that another one will replace: of each owner only the newest are remembered."""
-        kept = self._passing.setdefault(owner, [])
-        if len(value) >= SHORTEST and value not in kept:
-            over = [] if len(kept) < _PASSING else [kept[0]]
-            self._passing[owner] = [*kept[len(over) :], value]
-            self._change(_forms(value), {form for each in over for form in _forms(each)})
+        """The same for a value that another one will replace: of each owner only the newest are remembered.
+
+        What comes again is as new as the newest, so a value that stays in use stays known. What its shape gives
+        away need not be remembered.
+        """
+        if len(value) < SHORTEST or _SHAPES.fullmatch(value):
+            return
+        with self._learning:
+            kept = self._passing.setdefault(owner, [])
+            if value in kept:
+                kept.remove(value)
+            else:
+                self._holders[value] += 1
+                self._change(_forms(value), ())
+            kept.append(value)
+            if len(kept) > _PASSING:
+                self._forget(kept.pop(0))
+
+    def _forget(self, value: str) -> None:
+        """Unless it lasts, or another owner has it too."""
+        self._holders[value] -= 1
+        if not self._holders[value]:
+            del self._holders[value]
+            if value not in self._lasting:
+                self._change((), _forms(value))
 
     def knows(self, value: str) -> bool:
         """Whether this is a secret itself."""
         return value in self._heads.get(_head(value), ())
 
     def _change(self, come: Collection[str], go: Collection[str]) -> None:
-        with self._learning:
-            for head in {_head(form) for form in (*come, *go)}:
-                fresh = {form for form in come if _head(form) == head}
-                values = fresh | {*self._heads.get(head, ())} - {*go}
-                if values:
-                    self._heads[head] = tuple(sorted(values, key=len, reverse=True))
-                else:
-                    del self._heads[head]
-            if self._few is not None:
-                few = tuple(value for values in self._heads.values() for value in values)
-                self._few = few if len(few) <= _FEW else None
+        for head in {_head(form) for form in (*come, *go)}:
+            fresh = {form for form in come if _head(form) == head}
+            values = fresh | {*self._heads.get(head, ())} - {*go}
+            if values:
+                self._heads[head] = tuple(sorted(values, key=len, reverse=True))
+            else:
+                del self._heads[head]
+        if self._few is not None:
+            few = tuple(value for values in self._heads.values() for value in values)
+            self._few = few if len(few) <= _FEW else None
 
     def __call__(self, text: str) -> str:
         """`text` without secrets, and such that it can be written down: lone surrogates become escapes."""

@@ -126,12 +126,12 @@ async def redeem(tokens: TokenClient, http: httpx2.AsyncClient, sign_in: SignIn,
         SignInError: the id_token is missing or not what was asked for, or there is no refresh token.
         DiscoveryError, TokenEndpointError, SecretUnavailableError: as `TokenClient.request`.
     """
-    tokens.redactor.learn(code, sign_in.verifier)
+    tokens.redactor.learn(code, sign_in.verifier)  # of each there is one in the life of this process
     fetched = await tokens.request(
         "authorization_code", code=code, redirect_uri=sign_in.redirect_uri, code_verifier=sign_in.verifier
     )
     grant = fetched.grant
-    tokens.redactor.learn(*filter(None, (grant.access_token, grant.refresh_token, grant.id_token)))
+    tokens.redactor.learn(grant.access_token)
     if grant.id_token is None:
         raise SignInError("the server does not say who has signed in (no id_token)", hint=_OPENID)
     claims = await _checked(tokens, http, grant.id_token, sign_in.nonce)

@@ -123,6 +123,12 @@ class TokenClient:
         """The server's clock minus ours in seconds, by its last answer; 0 where it has never told its time."""
         return (server.skew if self._skew is None else self._skew) or 0.0
 
+    def learn_tokens(self, *, refresh_token: str | None = None, id_token: str | None = None) -> None:
+        """A person's tokens that came or are about to be sent: of each kind the newest are kept out of all text."""
+        for kind, token in (("refresh token", refresh_token), ("id_token", id_token)):
+            if token is not None:
+                self.redactor.learn_passing(f"{kind} of {self.identity.name}", token)
+
     def facts(self) -> SourceFacts:
         """What it has seen."""
         warnings = tuple(doubt for doubts in self._doubts.values() for doubt in doubts)
@@ -194,6 +200,7 @@ class TokenClient:
             answer = await self._gate.send(send)
             self._note_skew(answer)
             granted = read_grant(answer, self.identity, self.redactor)
+            self.learn_tokens(refresh_token=granted.refresh_token, id_token=granted.id_token)
             outcome = "succeeded"
         except TokenEndpointError as error:
             outcome = "failed" if error.retryable else "rejected"

@@ -122,7 +122,7 @@ class RefreshSource:
         """The exchange; where the answer was lost the same refresh token is shown once more, at once."""
         clock = self._client.clock
         began = clock.boot()
-        self._client.redactor.learn_passing(self._client.identity.name, token)
+        self._client.learn_tokens(refresh_token=token)
         try:
             return await self._client.request("refresh_token", refresh_token=token)
         except TokenEndpointError as error:
@@ -141,8 +141,7 @@ class RefreshSource:
     def _take_over(self, stored: StoredToken) -> Fetched:
         clock = self._client.clock
         self._given, self._void = stored.access_token, False
-        for token in filter(None, (stored.refresh_token, stored.id_token)):
-            self._client.redactor.learn_passing(self._client.identity.name, token)
+        self._client.learn_tokens(refresh_token=stored.refresh_token, id_token=stored.id_token)
         grant = Grant(stored.access_token, stored.lifetime, stored.scope)
         return Fetched(
             grant, stored.sent_at, clock.boot() - self._age(stored), basis=stored.basis, origin="stored"

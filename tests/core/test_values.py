@@ -125,6 +125,17 @@ def test_of_what_passes_only_the_newest_is_remembered() -> None:
     assert shown == f"[redacted] [redacted] [redacted] {tokens[0]}"
 
 
+def test_what_is_still_in_use_is_not_forgotten() -> None:
+    """A value that is learnt again is as new as the newest; one that lasts is never forgotten with what passes."""
+    redactor = Redactor()
+    redactor.learn("lasting-secret")
+    redactor.learn_passing("ann", "lasting-secret")
+    for number in range(20):
+        redactor.learn_passing("ann", "static-refresh-token")
+        redactor.learn_passing("ann", f"opaque-token-{number:04}")
+    assert redactor("static-refresh-token lasting-secret") == "[redacted] [redacted]"
+
+
 def test_short_words_are_not_torn_apart() -> None:
     """A secret of a few letters is not removed from ordinary text."""
     redactor = Redactor()

@@ -341,6 +341,15 @@ async def test_nothing_is_told(desk: Desk) -> None:
     assert "unknown token" in caught.value.message
 
 
+async def test_what_has_just_come_is_known_already(desk: Desk) -> None:
+    """A refresh token that a renewal brings is a secret from its arrival, not from its first use."""
+    desk.sign_in()
+    desk.bench.clock.advance(timedelta(hours=2))
+    desk.bench.answers(answer(2))
+    await desk.source().fetch()
+    assert desk.bench.redactor("refresh-1 refresh-2") == "[redacted] [redacted]"
+
+
 @pytest.mark.parametrize(
     ("method", "due"), [("none", timedelta(hours=16)), ("client_secret_post", timedelta(days=20))]
 )
