@@ -47,7 +47,7 @@ class Composition:
     parked: Mapping[str, tuple[Problem, ...]]
 
     async def start(self) -> None:
-        """Take up what the ledger holds, then claim what is due."""
+        """Take up what the ledger holds, then claim what is due. May be repeated where it failed."""
         await self.engine.adopt_former()
         await self.runner.start()
         await self.engine.start()

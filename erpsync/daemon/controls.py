@@ -40,6 +40,7 @@ class DaemonControls:
         self.lag = 0.0
         self.ready = False
         self.held: Hold | None = None
+        self._releasing = asyncio.Lock()
         self._claims_fail = ""
         self._learn_jobs()
         self._successes: dict[str, datetime] = {}
@@ -251,9 +252,7 @@ class DaemonControls:
 
     async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> dict[str, object]:
         """Let jobs go on that were paused; None means all, and a state that is held."""
-        released = jobs is None and self.held is not None
-        if released:
-            await self._release()
+        released = jobs is None and await self._release(requested_by)
         paused = [pause.job for pause in self._pauses() if pause.job not in self._house.parked]
         asked = None if jobs is None else {self._runnable(job).name for job in jobs}
         resumed = [name for name in paused if asked is None or name in asked]
@@ -262,12 +261,20 @@ class DaemonControls:
             self._house.runner.resume(job)
         return {"resumed": resumed, "released": released}
 
-    async def _release(self) -> None:
-        """What passed while the state was held follows `catch_up`, as after any downtime."""
-        await self._house.start()
-        await self._house.store.write(release, None)
-        self.held = None
-        self._house.emit("state.released")
+    async def _release(self, requested_by: str) -> bool:
+        """Let a held state go on; False where it is not held, or somebody else was quicker.
+
+        What passed meanwhile follows `catch_up`, as after any downtime. The decision is durable first: a start that
+        fails can be asked for again, and is not needed after the next one of the daemon.
+        """
+        async with self._releasing:
+            if self.held is None:
+                return False
+            await self._house.store.write(release, None)
+            await self._house.start()
+            self.held = None
+        self._house.emit("state.released", requested_by=requested_by)
+        return True
 
     def _pauses(self) -> list[Pause]:
         """The pauses in force."""

@@ -31,7 +31,7 @@ class Endings:
         """As `end_attempts`.
 
         Raises:
-            LostLeaseError: an attempt is not the open one of its run.
+            LostLeaseError: an attempt is not the open one of its run, or has another owner.
         """
         runs = end_attempts(connection, ends)
         return [self._ended(connection, run, end.at) for run, end in zip(runs, ends, strict=True)]

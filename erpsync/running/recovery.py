@@ -1,7 +1,7 @@
 """What a start finds: runs that a dead owner left running, and runs that have not begun."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import PluginLoadError
@@ -22,17 +22,22 @@ async def recover(
     clock: Clock,
     events: RunEvents,
     endings: Endings,
-) -> list[Ended]:
-    """Close every attempt whose owner died; all unfinished runs as they now are, those it finished included.
+    *,
+    owner: str,
+    conclude: Callable[[Ended], object],
+) -> list[Run]:
+    """Close every attempt whose owner died; the unfinished runs that nobody has begun, the closed ones first.
 
-    Only the owner of the state may call this, before it starts anything itself.
+    Whoever holds the state's lock is `owner`: the attempts of all others are those of the dead. `conclude` hears of
+    the runs that ended by that.
     """
     runs = await store.read(unfinished_runs)
-    begun = [run for run in runs if run.state is State.RUNNING]
+    begun = [run for run in runs if run.state is State.RUNNING and run.owner != owner]
     closed = await asyncio.gather(
-        *(_recover(run, store, jobs, preparation, clock, events, endings) for run in begun)
+        *(_recover(run, store, jobs, preparation, clock, events, endings, conclude) for run in begun)
     )
-    return [*closed, *(Ended(run) for run in runs if run.state is not State.RUNNING)]
+    again = [run for run in closed if run.state is not State.FINISHED]
+    return [*again, *(run for run in runs if run.state is not State.RUNNING)]
 
 
 async def _recover(
@@ -43,12 +48,15 @@ async def _recover(
     clock: Clock,
     events: RunEvents,
     endings: Endings,
-) -> Ended:
+    conclude: Callable[[Ended], object],
+) -> Run:
     job = jobs.get(run.job)
     repeatable = job is not None and await asyncio.to_thread(_may_repeat, job, preparation)
     ended = await store.write(endings.end, lost(job, run, repeatable=repeatable, now=clock.now()))
     events.recovered(run, ended.run)
-    return ended
+    if ended.run.state is State.FINISHED:
+        conclude(ended)
+    return ended.run
 
 
 def _may_repeat(job: Job, preparation: Preparation) -> bool:

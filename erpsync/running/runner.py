@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from erpsync.core.calendar import opens_at
@@ -85,6 +86,8 @@ class Runner:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._jobs = jobs
+        # the last part tells this runner from every other one, also of this process and pid
+        self._owner = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
         self._patience = patience
         self._store = store
         self._data = data
@@ -122,7 +125,7 @@ class Runner:
         )
         self._escalation = Escalation(self._alarm, clock, self._events, self._grace)
         self._conductor = Conductor(
-            owner=f"{socket.gethostname()}:{os.getpid()}",
+            owner=self._owner,
             store=store,
             patient=self._writer if patience is not None else None,
             workbench=self._workbench,
@@ -147,7 +150,13 @@ class Runner:
     # -- what others ask for ---------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Close what a dead owner left behind and take up every unfinished run, those of paused jobs to wait."""
+        """Close what a dead owner left behind and take up every unfinished run, those of paused jobs to wait.
+
+        May be repeated, as after a failure: what this runner has taken up already goes on.
+
+        Raises:
+            StoreError: not all was taken up.
+        """
         self._room.set_pauses(await self._store.read(read_pauses))
         await self._preparation.read_cursors(self._jobs)
         if await asyncio.to_thread(self._preparation.needs_children, self._jobs.values()):
@@ -156,6 +165,8 @@ class Runner:
         # written last, whatever the clock said
         newest = {run.job: run.created_at for run in left if run.trigger is not RunTrigger.BACKFILL}
         for run in left:
+            if run.id in self._live:  # begun since it was read
+                continue
             if self._replaces(run) and run.created_at != newest[run.job]:
                 await self._finish(
                     run, Outcome.CANCELLED, "replaced", RunFailure("RunCancelledError", _REPLACED)
@@ -172,15 +183,18 @@ class Runner:
     async def recover(self) -> list[Run]:
         """Close what a dead owner left running; every unfinished run, not taken up yet, the oldest first.
 
-        Only the owner of the state may ask this, before anything runs.
+        Only the owner of the state may ask this. What it runs itself is left alone.
         """
-        found = await recover(
-            self._store, self._jobs, self._preparation, self._clock, self._events, self._endings
+        return await recover(
+            self._store,
+            self._jobs,
+            self._preparation,
+            self._clock,
+            self._events,
+            self._endings,
+            owner=self._owner,
+            conclude=self._conclude,
         )
-        for ended in found:
-            if ended.run.state is State.FINISHED:
-                self._conclude(ended)
-        return [ended.run for ended in found if ended.run.state is not State.FINISHED]
 
     def offer(self, runs: Iterable[Run]) -> None:
         """Take unfinished runs; those that the ledger holds and nobody offers are taken at the next start."""

@@ -62,6 +62,7 @@ def judge(
     end = End(
         run.id,
         run.attempts,
+        run.owner,
         now,
         AttemptOutcome.FAILED,
         State.FINISHED,
@@ -90,6 +91,7 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
     end = End(
         run.id,
         run.attempts,
+        run.owner,
         now,
         AttemptOutcome.LOST,
         State.FINISHED,

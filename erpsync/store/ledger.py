@@ -61,11 +61,12 @@ class End:
 
     `state` FINISHED needs `run_outcome`; PENDING or WAITING may have `next_attempt_at`. With `store_cursor` the
     value of `cursor_after` becomes the job's cursor in the same transaction. An attempt that was interrupted or
-    lost is not charged.
+    lost is not charged. `owner` is whose attempt it is: nobody else's is ended.
     """
 
     run_id: str
     number: int
+    owner: str | None
     at: datetime
     outcome: AttemptOutcome
     state: State
@@ -166,7 +167,7 @@ def end_attempts(connection: Connection, ends: Sequence[End]) -> list[Run]:
     """Close attempts and move their runs on; the runs as they now are, in the order asked.
 
     Raises:
-        LostLeaseError: an attempt is not the open one of its run.
+        LostLeaseError: an attempt is not the open one of its run, or has another owner.
     """
     return [_end(connection, end) for end in ends]
 
@@ -259,7 +260,10 @@ _BEGIN_ATTEMPT = Statement(
 _END_RUN = Statement(
     update(schema.run)
     .where(
-        _RUN.id == bindparam("key"), _RUN.attempts == bindparam("number_"), _RUN.state == State.RUNNING.value
+        _RUN.id == bindparam("key"),
+        _RUN.attempts == bindparam("number_"),
+        _RUN.owner == bindparam("by"),
+        _RUN.state == State.RUNNING.value,
     )
     .values(
         state=bindparam("to"),
@@ -321,6 +325,7 @@ def _end_values(end: End) -> dict[str, Any]:
     return {
         "key": end.run_id,
         "number_": end.number,
+        "by": end.owner,
         "at": end.at,
         "ended": end.outcome.value,
         "to": end.state.value,

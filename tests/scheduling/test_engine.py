@@ -54,7 +54,7 @@ async def _begin(witness: Witness, run: Run) -> None:
 
 
 def _succeeded(run: Run) -> End:
-    return End(run.id, 1, run.created_at, AttemptOutcome.SUCCEEDED, State.FINISHED, Outcome.SUCCEEDED)
+    return End(run.id, 1, "us", run.created_at, AttemptOutcome.SUCCEEDED, State.FINISHED, Outcome.SUCCEEDED)
 
 
 Handed = tuple[Run, Mapping[str, Sequence[Succession]]]

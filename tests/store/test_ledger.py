@@ -26,6 +26,7 @@ from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.state import Store
 
 NOON = datetime(2026, 3, 29, 12, 0, 0, 250, tzinfo=UTC)
+OWNER = "owner-1"
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def new_run(job: str = "products@acme", at: datetime = NOON, **changes: object) 
 
 def begin(store: Store, run: Run, after: float = 1) -> ledger.Attempt | None:
     return store.write_now(
-        ledger.begin_attempts, Begin(run, "owner-1", run.created_at + timedelta(seconds=after))
+        ledger.begin_attempts, Begin(run, OWNER, run.created_at + timedelta(seconds=after))
     )
 
 
@@ -109,7 +110,7 @@ def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None
     waiting = store.write_now(
         ledger.end_attempts,
         End(
-            run.id, 1, later, AttemptOutcome.FAILED, State.WAITING,
+            run.id, 1, OWNER, later, AttemptOutcome.FAILED, State.WAITING,
             waiting_for="back-off", next_attempt_at=later + timedelta(minutes=1), error=failure,
         ),
     )  # fmt: skip
@@ -119,7 +120,7 @@ def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None
     done = store.write_now(
         ledger.end_attempts,
         End(
-            run.id, 2, NOON + timedelta(seconds=100), AttemptOutcome.SUCCEEDED, State.FINISHED,
+            run.id, 2, OWNER, NOON + timedelta(seconds=100), AttemptOutcome.SUCCEEDED, State.FINISHED,
             run_outcome=Outcome.SUCCEEDED, counts=Counts(read=5, written=2), cursor_after="c2", store_cursor=True,
         ),
     )  # fmt: skip
@@ -142,7 +143,7 @@ def test_an_interrupted_attempt_is_not_charged(store: Store) -> None:
     store.write_now(ledger.insert_runs, run)
     for number, outcome in ((1, AttemptOutcome.INTERRUPTED), (2, AttemptOutcome.LOST)):
         begin(store, run)
-        store.write_now(ledger.end_attempts, End(run.id, number, NOON, outcome, State.PENDING))
+        store.write_now(ledger.end_attempts, End(run.id, number, OWNER, NOON, outcome, State.PENDING))
     found = store.read_now(ledger.find_run, run.id)
     assert found is not None
     assert (found.attempts, found.uncharged, found.losses, found.state) == (2, 2, 1, State.PENDING)
@@ -153,9 +154,14 @@ def test_only_the_open_attempt_can_end(store: Store) -> None:
     run = new_run()
     store.write_now(ledger.insert_runs, run)
     begin(store, run)
-    stale = End(run.id, 7, NOON, AttemptOutcome.SUCCEEDED, State.FINISHED, run_outcome=Outcome.SUCCEEDED)
-    with pytest.raises(LostLeaseError):
-        store.write_now(ledger.end_attempts, stale)
+    done = (NOON, AttemptOutcome.SUCCEEDED, State.FINISHED, Outcome.SUCCEEDED)
+    for stale in (
+        End(run.id, 7, OWNER, *done),
+        End(run.id, 1, "owner-2", *done),
+        End(run.id, 1, None, *done),
+    ):
+        with pytest.raises(LostLeaseError):
+            store.write_now(ledger.end_attempts, stale)
     found = store.read_now(ledger.find_run, run.id)
     assert found is not None
     assert found.state is State.RUNNING
