@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 
 from erpsync.config.configuration import Configuration
-from erpsync.core.calendar import blackout_end, opens_at, start_deadline, window_end
+from erpsync.core.calendar import HORIZON, blackout_end, next_blackout, opens_at, start_deadline, window_end
 from erpsync.core.errors import SimulationTooLargeError
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
@@ -33,7 +33,7 @@ from erpsync.store.pauses import Pause
 MOST_RUNS = 200_000
 """So many fire times are simulated at most."""
 _MOST_EVENTS = 20 * MOST_RUNS
-_END, _GATE, _FIRE = range(3)  # what comes first of what comes at once
+_GATE, _FIRE, _END = range(3)  # what comes first at one instant: who is due at another's end finds it alive
 _JUST_NOW = timedelta(minutes=1)  # so little past a time may be that means "from now on"
 
 
@@ -94,7 +94,9 @@ class _Play:
         self._slotless: dict[str | None, list[Course]] = defaultdict(list)  # by instance
         self._left = dict(situation.left)  # by child and parent
         self._found: list[SimulatedRun] = []
-        self._newest: dict[str, int] = {}  # each job's newest record in _found
+        self._growing: dict[
+            str, int
+        ] = {}  # where the record is in _found that each job's next skip may continue
         self._known: set[tuple[str, datetime | None]] = set()  # fire times that have a run already
         self._fired = 0
         self._now = end
@@ -201,7 +203,8 @@ class _Play:
         """Fire times that pass without a run."""
         until = last if last != first else None
         run = SimulatedRun(job.name, job.instance, RunTrigger.SCHEDULE, first, outcome, reason, until, number)
-        self._record(run)
+        self._growing.pop(job.name, None)
+        self._found.append(run)
 
     # -- fire times ------------------------------------------------------------------------------------
 
@@ -235,6 +238,7 @@ class _Play:
             priority=job.priority,
         )  # fmt: skip
         course = Course(run, table, self._expected[job.name].duration)
+        self._growing.pop(job.name, None)
         self._live[job.name].append(course)
         self._stand_in_line(course)
         self._watch(course)
@@ -258,12 +262,13 @@ class _Play:
 
     def _skip(self, job: Job, fire: datetime, trigger: RunTrigger, reason: str) -> None:
         """Record a skip, or let the one before it grow."""
-        last = self._newest.get(job.name)
+        last = self._growing.get(job.name)
         before = self._found[last] if last is not None else None
         if last is not None and before is not None and (before.reason, before.trigger) == (reason, trigger):
             self._found[last] = replace(before, fire_until=fire, fire_count=before.fire_count + 1)
         else:
-            self._record(SimulatedRun(job.name, job.instance, trigger, fire, Outcome.SKIPPED, reason))
+            self._growing[job.name] = len(self._found)
+            self._found.append(SimulatedRun(job.name, job.instance, trigger, fire, Outcome.SKIPPED, reason))
         self._hand_over(job.name, Outcome.SKIPPED)
 
     # -- waiting, starting, ending -----------------------------------------------------------------------
@@ -286,14 +291,16 @@ class _Play:
             self._slotless[course.run.instance].append(course)
 
     def _held(self, course: Course) -> tuple[str, datetime | None] | None:
-        """Why a run may not start now, and when that changes by itself; None: it may."""
+        """Why a run may not start now, and when that is another reason, or none, by itself; None: it may."""
         job = course.table.job
         if self._pause(job.name) is not None:
             return PAUSED, None
         if job.overlap != "allow" and not self._turns.join(course.run):
             return WAITS_FOR, None
         if opening := opens_at(job, self._now):
-            return opening.reason, opening.at
+            far = opening.at or self._now + HORIZON
+            change = blackout_end if opening.reason == "blackout" else partial(next_blackout, limit=far)
+            return opening.reason, change(job, self._now) or opening.at
         return None if self._slots.may_start(course.run, self._now) else (LICENCE, None)
 
     def _admit(self) -> None:
@@ -358,7 +365,7 @@ class _Play:
             self._leave_slots(course)
         self._live[name].remove(course)
         following = self._turns.leave(course.run)
-        self._record(ended)
+        self._found.append(ended)
         self._hand_over(name, outcome)
         for other in [
             each for each in self._live[name] if following is not None and each.run.id == following.id
@@ -384,10 +391,6 @@ class _Play:
 
     def _takes_runs(self, job: Job) -> bool:
         return is_within(job, self._now) and self._pause(job.name) is None
-
-    def _record(self, run: SimulatedRun) -> None:
-        self._newest[run.job] = len(self._found)
-        self._found.append(run)
 
     def _at(self, instant: datetime, order: int, happen: Callable[[], object]) -> None:
         heapq.heappush(self._events, (instant, order, next(self._numbers), happen))

@@ -63,6 +63,8 @@ def hand_over(
         parent = ended.popleft()
         if parent.job not in rules or parent.params.get("dry_run") or parent.trigger is RunTrigger.BACKFILL:
             continue
+        if any(later.id == parent.id for later in ended):  # it has grown since, and is handed over once
+            continue
         for rule in rules[parent.job]:
             _leave(connection, rule.child.name, parent)
         for rule in rules[parent.job]:

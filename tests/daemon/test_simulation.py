@@ -109,9 +109,8 @@ def test_overlap_blackout_and_deadlines_leave_out(tmp_path: Path) -> None:
     text += job("held", 'schedule = "0 3 * * *"\nwindow = { from = "12:00", to = "13:00" }\nstart_by = "1h"')
     assert lines(night(configuration(tmp_path, text))) == [
         "often 18:00-19:00",
-        "often skipped: overlap x3",
-        "often 19:00-20:00",
-        "often skipped: overlap x1",
+        "often skipped: overlap x4",
+        "often 19:15-20:15",
         "dark skipped: blackout x1",
         "held missed: window x1 window 60",
     ]
@@ -272,7 +271,7 @@ def test_what_lives_now_goes_on(tmp_path: Path) -> None:
 
 def test_slices_of_a_backfill_stand_in_nobodys_way(tmp_path: Path) -> None:
     """The job's own runs go before those that wait, and behind the one that runs, and none is skipped for them."""
-    keys = 'schedule = "0 * * * *"\nexpected_duration = "40m"\nend = 2026-05-01T19:30:00Z'
+    keys = 'schedule = "0 * * * *"\nexpected_duration = "30m"\nend = 2026-05-01T19:30:00Z'
     config = configuration(tmp_path, job("a", keys))
     more = {"trigger": RunTrigger.BACKFILL, "fire_at": None}
     slices = [
@@ -280,11 +279,11 @@ def test_slices_of_a_backfill_stand_in_nobodys_way(tmp_path: Path) -> None:
     ]
     running = replace(live("a", State.RUNNING, timedelta(minutes=20), **more), id="running")
     assert lines(night(config, Situation(EVENING, {}, [*slices, running]))) == [
-        "a 17:40-18:20",
-        "a 18:20-19:00 queue 20",
-        "a 19:00-19:40",
-        "a 19:40-20:20 queue 100",
-        "a 20:20-21:00 queue 140",
+        "a 17:40-18:10",
+        "a 18:10-18:40 queue 10",
+        "a 18:40-19:10 queue 40",
+        "a 19:10-19:40 queue 10",
+        "a 19:40-20:10 queue 100",
     ]
 
 

@@ -146,8 +146,8 @@ class Conduct:
         elif entry.id not in self._ready_at:
             self._ready_at[entry.id] = self.clock.boot() + (entry.next_attempt_at - now).total_seconds()
         if entry.waiting_for in ("window", "blackout"):
-            opening = oracle.next_change(now, lambda instant: oracle.may_start(job, instant))
-            self.clock.note((opening - now).total_seconds())
+            for change in oracle.changes_until_start(job, now):
+                self.clock.note((change - now).total_seconds())
         if entry.attempts == 0:
             self.clock.note((_latest_start(job, entry) - now).total_seconds())
 

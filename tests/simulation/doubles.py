@@ -20,9 +20,10 @@ from tests.simulation.conduct import Conduct
 from tests.simulation.virtual_time import POLL, VirtualClock
 
 _PAGES = 3
-_STOPPED = Fault("stopped", "RunCancelledError", "asked to end")
+STOPPED = Fault("stopped", "RunCancelledError", "asked to end")
+SUCCEEDED = Done(counts={"read": 1}, cursor=None, note="")
 _ANSWERS = (
-    *[Done(counts={"read": 1}, cursor=None, note="")] * 16,
+    *[SUCCEEDED] * 16,
     Done(counts={"read": 2, "failed": 1}, cursor=None, note=""),
     Fault("skip", "Skip", "nothing to do"),
     Fault("error", "ThrottledError", "too many requests", retryable=True),
@@ -53,22 +54,30 @@ class Work:
             self._conduct.entered(run.id, run.attempts, attempt.job)
         except (AssertionError, LookupError) as error:
             self._fail(error)
+        try:
+            return await self._perform(attempt)
+        finally:
+            self._conduct.left(run.id)
+
+    async def _perform(self, attempt: LiveAttempt) -> Done | Fault:
         calm, rng = self._is_calm(), self._rng
         length, is_deaf = duration(rng, calm=calm).total_seconds(), not calm and rng.random() < 0.02
-        answer = _ANSWERS[0] if calm else rng.choice(_ANSWERS)
+        answer = SUCCEEDED if calm else rng.choice(_ANSWERS)
         try:
-            for _ in range(_PAGES):
-                await asyncio.sleep(length / _PAGES)
-                self._page(attempt)
-                if attempt.reporter.stopping():
-                    return _STOPPED
-            return answer
+            return answer if await self._pages(attempt, length, _PAGES) else STOPPED
         except asyncio.CancelledError as error:
             if is_deaf:
                 await asyncio.sleep(3600)
             return fault_of(error)
-        finally:
-            self._conduct.left(run.id)
+
+    async def _pages(self, attempt: LiveAttempt, seconds: float, number: int) -> bool:
+        """Work for so long, with so many checkpoints; False where it is asked to stop at one."""
+        for _ in range(number):
+            await asyncio.sleep(seconds / number)
+            self._page(attempt)
+            if attempt.reporter.stopping():
+                return False
+        return True
 
     def _page(self, attempt: LiveAttempt) -> None:
         try:

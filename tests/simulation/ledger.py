@@ -70,14 +70,14 @@ class Ledger:
 
     def marks(self) -> dict[str, datetime]:
         return {
-            job: _at(until)
+            job: instant(until)
             for job, until in self._connection.execute("SELECT job, until FROM mark ORDER BY job")
         }
 
     def pauses(self) -> dict[str, datetime | None]:
         """Until when each job is paused."""
         rows = self._connection.execute("SELECT job, until FROM pause").fetchall()
-        return {job: None if until is None else _at(until) for job, until in rows}
+        return {job: None if until is None else instant(until) for job, until in rows}
 
     def knows(self, job: str) -> bool:
         """Whether there are runs or a mark of a job."""
@@ -91,8 +91,9 @@ class Ledger:
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    return Entry(*row[:-5], _at(row[-5]), *(None if at is None else _at(at) for at in row[-4:]))
+    return Entry(*row[:-5], instant(row[-5]), *(None if at is None else instant(at) for at in row[-4:]))
 
 
-def _at(microseconds: int) -> datetime:
+def instant(microseconds: int) -> datetime:
+    """As the state holds it."""
     return EPOCH + microseconds * MICROSECOND

@@ -3,7 +3,7 @@
 A wall-clock time is an instant where a zone shows it: none in a gap, two in a repeated hour.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
 from itertools import product
@@ -109,7 +109,15 @@ def may_start(job: Job, instant: datetime) -> bool:
     return is_open(job, instant) and not is_dark(job, instant)
 
 
-def next_change(instant: datetime, holds: Callable[[datetime], bool]) -> datetime:
+def changes_until_start(job: Job, instant: datetime) -> Iterator[datetime]:
+    """When something else than now forbids a start, and when nothing does, a month ahead at most."""
+    limit = instant + 31 * DAY
+    while not may_start(job, instant) and instant < limit:
+        instant = next_change(instant, lambda at: (is_open(job, at), is_dark(job, at)))
+        yield instant
+
+
+def next_change(instant: datetime, holds: Callable[[datetime], object]) -> datetime:
     """The first instant later than this one, a month at most, at which what holds now does not, or the reverse."""
     now, turn = holds(instant), EPOCH + (instant - EPOCH) // QUARTER * QUARTER
     while turn < instant + 31 * DAY:

@@ -58,7 +58,7 @@ class World:
         self.conduct = Conduct(self.clock, some_limits(self.rng))
         self.families = Families(self.conduct)
         self.journal: deque[tuple[datetime, str, dict[str, object]]] = deque(maxlen=60)
-        self._calm = False
+        self.is_calm = False
         self._serves = False  # fire times are claimed
         self._until = 0.0
         self._failure: Exception | None = None
@@ -69,9 +69,9 @@ class World:
 
     def live(self, nights: float) -> None:
         """Let nights pass, however badly; then see that everything comes to its end."""
-        self._live_until(self.clock.boot() + nights * NIGHT)
-        self._calm = True
-        self._live_until(self.clock.boot() + SETTLING)
+        self.live_until(self.clock.boot() + nights * NIGHT)
+        self.is_calm = True
+        self.live_until(self.clock.boot() + SETTLING)
 
     def rows(self) -> list[Any]:
         """The whole ledger."""
@@ -86,11 +86,15 @@ class World:
             for at, event, fields in self.journal
         )
 
+    def work(self) -> Work:
+        """What plays the plugins' work."""
+        return Work(self.rng, self.conduct, lambda: self.is_calm, self.fail)
+
     @contextmanager
     def played(self) -> Iterator[None]:
         """The doubles are in their places."""
         watched = type("Watched", (WatchedAdmission,), {"conduct": self.conduct})
-        work = Work(self.rng, self.conduct, lambda: self._calm, self._fail)
+        work = self.work()
         with (
             patch("erpsync.running.runner.Workbench", lambda **_: work),
             patch("erpsync.running.runner.Admission", watched),
@@ -102,7 +106,8 @@ class World:
 
     # -- lives of the daemon ----------------------------------------------------------------------------------
 
-    def _live_until(self, boot: float) -> None:
+    def live_until(self, boot: float) -> None:
+        """Let the boot-time clock come so far."""
         self._until = boot
         with self.played():
             while self.clock.boot() < boot:
@@ -113,7 +118,7 @@ class World:
         self._serves = False
         loop = self._loop = VirtualLoop(self.clock, self._idle)
         loop.set_exception_handler(
-            lambda _, context: self._fail(context.get("exception") or RuntimeError(context))
+            lambda _, context: self.fail(context.get("exception") or RuntimeError(context))
         )
         daemon = loop.create_task(self._serve())
         daemon.add_done_callback(self._ended)
@@ -158,7 +163,7 @@ class World:
         await runner.start()
         await engine.start()
         self._serves = True
-        while not self._calm:
+        while not self.is_calm:
             await asyncio.sleep(self.rng.expovariate(1 / _TROUBLE))
             await self._trouble(engine, runner)
         for job in jobs:
@@ -173,7 +178,7 @@ class World:
         if not daemon.cancelled() and (error := daemon.exception()) is not None:
             self._tell("ends", error=str(error))
             if not isinstance(error, StoreError):
-                self._fail(error)
+                self.fail(error)
         self.clock.advance(30.0)
         self._loop.stop()
 
@@ -184,10 +189,10 @@ class World:
                 self.conduct.require_busy()
                 self._require_marks()
             except AssertionError as error:
-                self._fail(error)
-        if self.clock.boot() >= self._until and not self._calm:
+                self.fail(error)
+        if self.clock.boot() >= self._until and not self.is_calm:
             self._fall()
-        return seconds if self._calm else seconds + late(self.rng)
+        return seconds if self.is_calm else seconds + late(self.rng)
 
     def _require_marks(self) -> None:
         if self._serves and not self.conduct.reloading:
@@ -321,7 +326,7 @@ class World:
         return self.rng.choice((0.0, 0.0, 0.001, 0.2))
 
     def fails(self) -> bool:
-        return not self._calm and self.rng.random() < _POWER
+        return not self.is_calm and self.rng.random() < _POWER
 
     def cut(self) -> None:
         self._fall()
@@ -331,7 +336,7 @@ class World:
         try:
             self._audit(batch)
         except (AssertionError, LookupError) as error:
-            self._fail(error)
+            self.fail(error)
 
     def _audit(self, batch: Batch) -> None:
         assert self._ledger is not None
@@ -377,12 +382,12 @@ class World:
     def _emit(self, event: str, /, *, level: str = "info", **fields: object) -> None:
         self._tell(event, **fields)
         if event == "run.lost":
-            self._fail(AssertionError(f"a run is lost: {fields}"))
+            self.fail(AssertionError(f"a run is lost: {fields}"))
 
     def _tell(self, event: str, **fields: object) -> None:
         self.journal.append((self.clock.now(), event, fields))
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         if self._failure is None:
             self._failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
         if self._loop is not None:
