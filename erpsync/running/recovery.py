@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import PluginLoadError
@@ -11,7 +13,7 @@ from erpsync.running.endings import Ended, Endings
 from erpsync.running.events import RunEvents
 from erpsync.running.preparation import Preparation
 from erpsync.running.verdict import lost
-from erpsync.store.ledger import unfinished_runs
+from erpsync.store.ledger import Wait, last_attempt_ends, set_waiting, unfinished_runs
 from erpsync.store.state import Store
 
 
@@ -37,7 +39,23 @@ async def recover(
         *(_recover(run, store, jobs, preparation, clock, events, endings, conclude) for run in begun)
     )
     again = [run for run in closed if run.state is not State.FINISHED]
-    return [*again, *(run for run in runs if run.state is not State.RUNNING)]
+    ends, now = await store.read(last_attempt_ends), clock.now()
+    waiting = [run for run in runs if run.state is not State.RUNNING]
+    drawn = [_as_drawn(run, jobs.get(run.job), ends.get(run.id), now) for run in waiting]
+    for before, run in zip(waiting, drawn, strict=True):
+        if run is not before:
+            store.submit(set_waiting, Wait(run.id, run.waiting_for, run.next_attempt_at, run.reason))
+    return [*again, *drawn]
+
+
+def _as_drawn(run: Run, job: Job | None, ended: datetime | None, now: datetime) -> Run:
+    """A run that waits no longer than was drawn when its last attempt ended, by a clock that was ahead."""
+    at = run.next_attempt_at
+    if job is None or at is None or ended is None or ended <= now:
+        return run
+    has_been_mended = at <= ended  # by a start before this one
+    latest = min(at, now + job.retry.max_backoff) if has_been_mended else now + (at - ended)
+    return replace(run, next_attempt_at=latest)
 
 
 async def _recover(

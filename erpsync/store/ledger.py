@@ -417,6 +417,16 @@ def list_attempts(connection: Connection, run_id: str) -> list[Attempt]:
     return [_attempt(row) for row in connection.execute(query).mappings()]
 
 
+def last_attempt_ends(connection: Connection) -> dict[str, datetime]:
+    """When the last attempt of each run ended that waits for its next one."""
+    query = (
+        select(_ATTEMPT.run_id, _ATTEMPT.finished_at)
+        .join(schema.run, (_RUN.id == _ATTEMPT.run_id) & (_RUN.attempts == _ATTEMPT.number))
+        .where(literal_column("state <> 'finished'"), _RUN.next_attempt_at.is_not(None))
+    )
+    return {row.run_id: row.finished_at for row in connection.execute(query) if row.finished_at is not None}
+
+
 def unfinished_runs(connection: Connection) -> list[Run]:
     """Everything pending, waiting or running, the oldest first."""
     query = select(schema.run).where(literal_column("state <> 'finished'")).order_by(_RUN.seq)

@@ -11,8 +11,8 @@ import pytest
 
 from erpsync.core.clock import ManualClock
 from erpsync.core.job import Calendar, Job, RetryPolicy, Window
-from erpsync.core.run import Outcome, RunTrigger
-from erpsync.store.ledger import Finish, begin_attempts, finish_runs
+from erpsync.core.run import AttemptOutcome, Outcome, RunTrigger, State
+from erpsync.store.ledger import Begin, End, Finish, begin_attempts, end_attempts, finish_runs
 from erpsync.store.pauses import Pause, remove_pauses, write_pauses
 from tests.running.conftest import impatient
 
@@ -295,6 +295,26 @@ async def test_back_off_is_as_long_as_it_was(desk: MakeDesk, define: Define) -> 
     at.runner.pause(Pause("failing", NOON))
     at.runner.resume("failing")
     await waits_for(at, run, "back-off")
+    clock.advance(MINUTE)
+    assert (await at.finished(run)).outcome == "succeeded"
+
+
+async def test_back_off_of_a_wrong_clock_is_as_long_as_it_was(desk: MakeDesk, define: Define) -> None:
+    """A restart with the right clock waits no longer than was drawn while it was a month ahead; nor do later ones."""
+    clock, ahead = ManualClock(NOON), NOON + timedelta(days=30)
+    at = desk(define("quick", options={"retry": RetryPolicy()}), clock=clock)
+    run = await at.claim("quick", created_at=ahead, fire_at=ahead)
+    await at.store.write(begin_attempts, Begin(run, "dead:1", ahead))
+    ended = (ahead + MINUTE, AttemptOutcome.FAILED, State.WAITING)
+    waits = {"waiting_for": "back-off", "next_attempt_at": ahead + 6 * MINUTE}
+    await at.store.write(end_attempts, End(run.id, 1, "dead:1", *ended, **waits))
+    for left in (5, 3):  # minutes
+        assert [(found.id, found.next_attempt_at) for found in await at.runner.recover()] == [
+            (run.id, clock.now() + left * MINUTE)
+        ]
+        await at.until(lambda: at.ledger(run).next_attempt_at == NOON + 5 * MINUTE)
+        clock.advance(2 * MINUTE)
+    await at.runner.start()
     clock.advance(MINUTE)
     assert (await at.finished(run)).outcome == "succeeded"
 

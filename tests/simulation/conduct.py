@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from erpsync.core.calendar import spread_delay
-from erpsync.core.job import After, Job
+from erpsync.core.job import After, Job, RetryPolicy
 from tests.simulation import oracle
 from tests.simulation.ledger import Entry
 from tests.simulation.oracle import EPOCH
@@ -63,6 +63,7 @@ class Conduct:
         default_factory=dict
     )  # runs in whose place a newer one is, boot time
     _ready_at: dict[str, float] = field(default_factory=dict)  # the end of a back-off, boot time
+    _drawn: dict[str, float] = field(default_factory=dict)  # how long back-offs are, whatever the clock says
     _closings: dict[str, datetime] = field(default_factory=dict)  # when the windows of attempts close
 
     # -- what the ledger says ---------------------------------------------------------------------------------
@@ -129,9 +130,13 @@ class Conduct:
             if known is not None:
                 self._require_end(entry)
         else:
+            known = self.live.get(entry.id)
             self.live[entry.id] = entry
             if entry.state != "running":
                 self.working.pop(entry.id, None)
+            if known is not None and known.state == "running" and entry.next_attempt_at is not None:
+                wait = entry.next_attempt_at - self.clock.now()
+                self._drawn[entry.id] = max(wait, RetryPolicy().max_backoff).total_seconds() + SLOW
             self._note(entry)
 
     def _note(self, entry: Entry) -> None:
@@ -144,7 +149,8 @@ class Conduct:
         if entry.next_attempt_at is None:
             self._ready_at.pop(entry.id, None)
         elif entry.id not in self._ready_at:
-            self._ready_at[entry.id] = self.clock.boot() + (entry.next_attempt_at - now).total_seconds()
+            seconds = (entry.next_attempt_at - now).total_seconds()
+            self._ready_at[entry.id] = self.clock.boot() + min(seconds, self._drawn.get(entry.id, seconds))
         if entry.waiting_for in ("window", "blackout"):
             for change in oracle.changes_until_start(job, now):
                 self.clock.note((change - now).total_seconds())

@@ -50,6 +50,7 @@ MUTANTS: dict[str, tuple[str, Any]] = {
         "running.waiting.start_deadline",
         lambda job, run, following: run.created_at.replace(year=2099),
     ),
+    "back-offs of a wrong clock stay": ("running.recovery._as_drawn", lambda run, job, ended, now: run),
     "it is always a run's turn": ("running.turns.Turns.join", _always),
     "nobody's turn comes": ("running.turns.Turns.leave", lambda turns, run: None),
     "pools have no limit": ("running.admission.Admission._is_pool_full", _never),

@@ -293,6 +293,14 @@ class World:
         hours = self.rng.choice((-2.9, -1, -0.1, 0.2, 2, 30, 100)) * self.rng.random()
         if self.rng.random() < 0.2:
             hours = -self.rng.uniform(3.1, 60)
+        self._step_clock(hours)
+
+    def _wake_up_right(self) -> None:
+        """The machine is started anew with the right clock: until now it was hours ahead."""
+        self._fall(60 * self.rng.random())
+        self._step_clock(-self.rng.uniform(1, 60))
+
+    def _step_clock(self, hours: float) -> None:
         latest = self.fire_times.latest_change()  # what was before the last change is another story
         if latest is None or self.clock.now() + timedelta(hours=hours) > latest:
             self._tell("has its clock set", hours=hours)
@@ -361,6 +369,9 @@ class World:
             self.fire_times.written(entry)
         self.families.changed(changed, self._ledger.left())
         self.conduct.changed(changed)
+        backs_off = any(entry.waiting_for == "back-off" for entry in changed)
+        if backs_off and not self.is_calm and self.rng.random() < 0.03:
+            asyncio.get_running_loop().call_soon(self._wake_up_right)
         self.fire_times.require_covered(marks)
         if any(set_back):
             finished = self.conduct.finished
