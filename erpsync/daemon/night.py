@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import accumulate, islice, takewhile
@@ -10,9 +10,9 @@ from itertools import accumulate, islice, takewhile
 from sqlalchemy import Connection
 
 from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, State, utc_text
+from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.daemon.overdue import overdue
-from erpsync.scheduling.planner import COUNTED, UNKNOWN
+from erpsync.scheduling.planner import BLACKOUT, COUNTED, OVERLAP, PAUSED, UNKNOWN
 from erpsync.scheduling.timetable import Timetable, read_schedule, timetable
 from erpsync.scheduling.trigger import Trigger
 from erpsync.store.ledger import RunFilter, last_successes, list_runs, unfinished_runs
@@ -25,7 +25,7 @@ _MOST = 200_000  # runs of one night
 _TROUBLE = frozenset(
     {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.ABANDONED, Outcome.MISSED, Outcome.PARTIAL, Outcome.SKIPPED}
 )
-_INTENDED = frozenset({"blackout", "paused", "overlap"})  # skips that somebody wanted so
+_INTENDED = frozenset({BLACKOUT, PAUSED})  # skips that somebody wanted so
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,12 @@ def review(jobs: Iterable[Job], evidence: Evidence, since: datetime, now: dateti
     mended = 0
     for table in tables:
         name = table.job.name
-        open_, closed = _troubles(runs.get(name, ()))
+        success = evidence.successes.get(name)
+        has_succeeded = success is not None and success >= since
+        open_, closed = _troubles(runs.get(name, ()), _INTENDED | {OVERLAP} if has_succeeded else _INTENDED)
         mended += len(closed)
         candidates = (
-            _trouble(open_),
+            _trouble(open_, _rivals(name, evidence.live)),
             _silence(table, evidence, runs.get(name, ()), since, now),
             _overdue(table, evidence, since, now),
         )
@@ -148,21 +150,21 @@ def review(jobs: Iterable[Job], evidence: Evidence, since: datetime, now: dateti
     )
 
 
-def _troubles(newest_first: Iterable[Run]) -> tuple[list[Run], list[Run]]:
-    """The troubles of one job since its last success, and those before it."""
+def _troubles(newest_first: Iterable[Run], intended: Container[str | None]) -> tuple[list[Run], list[Run]]:
+    """The troubles of one job since its last success, and those before it; skips for what is `intended` are none."""
     open_: list[Run] = []
     closed: list[Run] = []
     found = open_
     for run in newest_first:
         if run.outcome is Outcome.SUCCEEDED:
             found = closed
-        elif run.outcome in _TROUBLE and run.reason not in _INTENDED:
+        elif run.outcome in _TROUBLE and run.reason not in intended:
             found.append(run)
     return open_, closed
 
 
-def _trouble(runs: Sequence[Run]) -> Finding | None:
-    """The newest trouble, which stands for all."""
+def _trouble(runs: Sequence[Run], live: Sequence[Run]) -> Finding | None:
+    """The newest trouble, which stands for all; of a skip for overlap what is in the way."""
     if not runs:
         return None
     run = runs[0]
@@ -171,9 +173,24 @@ def _trouble(runs: Sequence[Run]) -> Finding | None:
     at = run.finished_at or run.created_at
     never = run.outcome in (Outcome.MISSED, Outcome.SKIPPED)
     command = f"erpsync trigger {run.job}" if never else f"erpsync show {run.id}"
+    if run.reason == OVERLAP and live:
+        why, command = _in_the_way(live[0])
     known = all(each.fire_count != UNKNOWN for each in runs)
     number = sum(each.fire_count for each in runs) if known else UNKNOWN
     return Finding(run.job, run.outcome.value, at, number, why, command, run.id)
+
+
+def _rivals(job: str, live: Iterable[Run]) -> list[Run]:
+    """The runs of a job beside which no other starts: slices of a backfill are in nobody's way."""
+    return [run for run in live if run.job == job and run.trigger is not RunTrigger.BACKFILL]
+
+
+def _in_the_way(run: Run) -> tuple[str, str]:
+    """What a run does that others were skipped for, and what to type."""
+    is_running = run.state is State.RUNNING
+    doing = "is running" if is_running else f"waits for {run.waiting_for or 'its start'}"
+    command = f"erpsync logs {run.job} --follow" if is_running else f"erpsync cancel {run.id}"
+    return f"run {run.id} {doing} since {utc_text(run.started_at or run.created_at)}", command
 
 
 def _silence(

@@ -120,11 +120,42 @@ def test_troubles_say_why_and_what_to_type(outcome: Outcome, reason: str | None,
     assert (mended.is_fine, mended.mended) == (True, 1)
 
 
-@pytest.mark.parametrize("reason", ["blackout", "paused", "overlap"])
+@pytest.mark.parametrize("reason", ["blackout", "paused"])
 def test_what_was_wanted_is_no_trouble(reason: str) -> None:
     """Skips that the configuration or a person asked for are fine, and so is what somebody tried by hand."""
     assert looked(ended(Outcome.SKIPPED, reason=reason)).is_fine
     assert looked(ended(Outcome.FAILED, params={"set": {"page": 1}})).is_fine
+
+
+@pytest.mark.parametrize(
+    ("blocks", "why", "command"),
+    [
+        (
+            {"state": State.RUNNING},
+            "run hang is running since 2026-05-01T02:00:00Z",
+            "erpsync logs products --follow",
+        ),
+        (
+            {"state": State.WAITING, "waiting_for": "back-off"},
+            "run hang waits for back-off since 2026-05-01T02:00:00Z",
+            "erpsync cancel hang",
+        ),
+        (None, "overlap", "erpsync trigger products"),
+    ],
+)
+def test_a_job_that_is_blocked_all_night_is_in_trouble(
+    blocks: dict[str, object] | None, why: str, command: str
+) -> None:
+    """Skips for overlap are fine where the job succeeded too; else it is said what is in the way, and what to do."""
+    skipped = ended(Outcome.SKIPPED, reason="overlap")
+    began = FIRE - timedelta(days=4)
+    hang = Run("hang", "products", "at:x", "mirror", RunTrigger.SCHEDULE, began, started_at=began)
+    live = [replace(hang, **blocks)] if blocks else []  # type: ignore[arg-type]
+
+    (finding,) = looked(skipped, live=live).findings
+    assert (finding.kind, finding.why, finding.next) == ("skipped", why, command)
+    assert looked(skipped, ended(Outcome.SUCCEEDED, at=SINCE), live=live).is_fine
+    assert not looked(skipped, live=live, successes={"products": SINCE - timedelta(hours=1)}).is_fine
 
 
 def test_a_job_without_success_by_its_time_is_overdue() -> None:
