@@ -115,7 +115,7 @@ def print_identities(found: Sequence[Mapping[str, Any]], times: Times) -> None:
 
 
 def print_licenses(licenses: Sequence[Mapping[str, Any]], times: Times) -> None:
-    """The table of licence slots: one line an instance where one is held or waited for."""
+    """The table of licence slots: one line an instance."""
     columns = ("instance", "slots", "in use", "by", "waiting")
     rows = (
         (
@@ -188,8 +188,8 @@ def _claim(name: str, value: object, times: Times) -> str:
 
 
 def _trouble(found: Mapping[str, Any]) -> str:
-    error = found["last_error"]
-    return "; ".join([*([error["message"]] if error else ()), *found["warnings"]])
+    error = found["last_error"] or {"message": "", "hint": ""}
+    return "; ".join(filter(None, [error["message"], error["hint"], *found["warnings"]]))
 
 
 def _survives(seconds: float | None) -> str:

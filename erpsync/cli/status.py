@@ -80,8 +80,11 @@ def _print_daemon(daemon: Mapping[str, Any], times: Times) -> None:
         _section("identities")
         print_identities(daemon["identities"], times)
     if daemon["licenses"]:
-        _section("licence slots")
-        print_licenses(daemon["licenses"], times)
+        used, slots = (sum(each[key] for each in daemon["licenses"]) for key in ("in_use", "slots"))
+        _section(f"licence slots: {used} of {slots} in use")
+        busy = [each for each in daemon["licenses"] if each["in_use"] or each["waiting"]]
+        if busy:
+            print_licenses(busy, times)
     if daemon["running"]:
         _section("running")
         now = datetime.now(UTC)

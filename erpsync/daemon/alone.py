@@ -10,7 +10,7 @@ from erpsync.config.configuration import Configuration
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
-from erpsync.core.session import SlotUse
+from erpsync.core.session import Session, SlotUse
 from erpsync.daemon.compose import compose, sealed_store
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.desk import IdentityDesk
@@ -43,13 +43,13 @@ async def desk_alone(configuration: Configuration, redactor: Redactor) -> AsyncI
 def _noted_slots(configuration: Configuration, clock: Clock) -> list[SlotUse]:
     """The sessions that may still be open, as the daemon of before has noted. Raises StoreError."""
     state, now = configuration.daemon.state, clock.now()
-    if not state.exists():
-        return []
-    store = Store.open(state, read_only=True)
-    try:
-        sessions = [session for session in store.read_now(read_sessions) if session.ends_at > now]
-    finally:
-        store.close()
+    sessions: list[Session] = []
+    if state.exists():
+        store = Store.open(state, read_only=True)
+        try:
+            sessions = [session for session in store.read_now(read_sessions) if session.ends_at > now]
+        finally:
+            store.close()
     return [
         SlotUse(name, instance.license_slots, tuple(each for each in sessions if each.instance == name))
         for name, instance in sorted(configuration.instances.items())

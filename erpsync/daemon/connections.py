@@ -32,10 +32,10 @@ from erpsync.identity.gate import ServerGate
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
-from erpsync.identity.reference import ReferenceTokenSource
+from erpsync.identity.reference import ReferenceTokenSource, end_warnings
 from erpsync.identity.refresh import RefreshSource
 from erpsync.identity.sealed import Drawer, SealedStore
-from erpsync.identity.source import TokenSource
+from erpsync.identity.source import Keeper, TokenSource
 from erpsync.identity.status import IdentityStatus, TokenState
 from erpsync.running.connection import Connection
 from erpsync.store.sessions import read_sessions
@@ -118,6 +118,7 @@ class Connections:
         self._sites: dict[str, InstanceSite] = {}
         self._gates: dict[str, ServerGate] = {}
         self._people: dict[str, RefreshSource] = {}
+        self._by_hand: dict[str, ReferenceTokenSource] = {}
         self._tokens: dict[str, TokenManager] = {}
         self._retired: list[TokenManager] = []
         self._retired_sites: list[InstanceSite] = []
@@ -141,7 +142,7 @@ class Connections:
         return [self._tokens[name].status() for name in sorted(self._tokens)]
 
     def in_use(self) -> list[str]:
-        """The names of the identities that jobs have used since the start."""
+        """The names of the identities that somebody has used or looked after since the start."""
         return sorted(self._tokens)
 
     def status(self, name: str) -> IdentityStatus:
@@ -150,7 +151,16 @@ class Connections:
         if manager is not None:
             return manager.status()
         of = self._configuration.identities[name]
-        return IdentityStatus(name, TokenState.ABSENT, of.instance, of.grant, asked_scope=of.scope)
+        return IdentityStatus(
+            name,
+            TokenState.ABSENT,
+            of.instance,
+            of.grant,
+            asked_scope=of.scope,
+            expires_at=of.token_expires,
+            survives_seconds=None if of.grant == "reference_token" else 0.0,
+            warnings=end_warnings(of, self._clock.now()),
+        )
 
     def held(self, identity: str) -> AccessToken | None:
         """The token of an identity that serves now."""
@@ -232,10 +242,17 @@ class Connections:
     def has_nobody(self, job: Job) -> bool:
         """Whether a job's identity is a person who has to sign in first."""
         identity = self._configuration.identities.get(job.identity or "")
-        manager = self._tokens.get(job.identity or "")
-        if identity is None or manager is None or identity.grant != "authorization_code":
+        if identity is None or identity.grant != "authorization_code":
             return False
-        return manager.status().state is TokenState.LOGIN_REQUIRED
+        manager = self._manager_of(identity.name)
+        return self._people[identity.name].has_nobody() or manager.status().state is TokenState.LOGIN_REQUIRED
+
+    def by_hand(self) -> list[ReferenceTokenSource]:
+        """The reference tokens of which the end is known, whether a job uses them or not."""
+        names = [name for name, identity in self._configuration.identities.items() if identity.token_expires]
+        for name in names:
+            self._manager_of(name)
+        return [self._by_hand[name] for name in names]
 
     def slots(self) -> list[SlotUse]:
         """How the licence slots of each ERP.net instance stand, by name."""
@@ -330,7 +347,7 @@ class Connections:
             keeper=keeper,
         )
 
-    def _source(self, identity: Identity, site: InstanceSite) -> tuple[TokenSource, TokenKeeper | None]:
+    def _source(self, identity: Identity, site: InstanceSite) -> tuple[TokenSource, Keeper | None]:
         """Where its tokens come from, and what carries them over a restart."""
         drawer = self.drawer(identity)
         if identity.grant == "reference_token":
@@ -341,11 +358,12 @@ class Connections:
             reference = ReferenceTokenSource(
                 identity, read=read, clock=self._clock, emit=self._emit, redactor=self._redactor
             )
+            self._by_hand[identity.name] = reference
             return reference, None
         client = self.token_client(identity, site)
         if identity.grant == "authorization_code":
-            self._people[identity.name] = RefreshSource(client, drawer)
-            return self._people[identity.name], None
+            person = self._people[identity.name] = RefreshSource(client, drawer)
+            return person, person
         return ClientCredentialsSource(client), TokenKeeper(client, drawer, self._emit) if drawer else None
 
     def token_client(self, identity: Identity, site: InstanceSite) -> TokenClient:

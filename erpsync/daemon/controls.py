@@ -89,15 +89,20 @@ class DaemonControls:
             for job, problems in self._house.parked.items()
             for problem in problems
         ]
-        troubled = [
-            trouble
-            for status in self._house.connections.identities()
-            if (trouble := identity_trouble(status))
-        ]
+        troubled = [trouble for trouble in self._troubles().values() if trouble]
         late = [
             f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
         ]
         return [*self.unready(), *stale, *parked, *troubled, *late]
+
+    def _troubles(self) -> dict[str, str]:
+        """Of each identity in use what is wrong with it. That nobody signs in whom no job needs is all right."""
+        needed = {job.identity for job in self._house.configuration.jobs.values() if job.enabled}
+        return {
+            each.identity: identity_trouble(each)
+            for each in self._house.connections.identities()
+            if each.grant != "authorization_code" or each.identity in needed
+        }
 
     def _stale(self) -> list[str]:
         """How what runs differs from what the files say."""
@@ -302,7 +307,7 @@ class DaemonControls:
             overdue=expected,
             config_refused=refused,
             config_stale=bool(self._stale()),
-            troubled={each.identity: bool(identity_trouble(each)) for each in statuses},
+            troubled={name: bool(trouble) for name, trouble in self._troubles().items()},
             sessions_open={use.instance: len(use.sessions) for use in slots},
             license_slots={use.instance: use.slots for use in slots},
         )

@@ -80,8 +80,8 @@ class IdentityDesk:
         return [finding.document() for finding in await self._doctor.examine(name, api=api)]
 
     def licenses(self) -> list[Document]:
-        """How the licence slots stand of the instances where one is held or waited for."""
-        return [_license(use) for use in self.slots() if use.in_use or use.waiting]
+        """How the licence slots of each ERP.net instance stand."""
+        return [_license(use) for use in self.slots()]
 
     def _document(self, name: str, sessions: Mapping[str, Session]) -> Document:
         """With what the server says cleaned: it may repeat what it was sent."""
@@ -119,11 +119,12 @@ def identity_trouble(status: IdentityStatus) -> str:
         return f"identity {name} waits for somebody to sign in: {why}"
     if status.state is TokenState.REJECTED:
         return f"identity {name} is refused: {why}"
-    if status.expires_at is None:
+    if status.fingerprint is None:
         return f"identity {name} has no token: {why}"
-    return (
-        f"identity {name} cannot renew its token, which serves until {status.expires_at:%H:%M:%S} UTC: {why}"
-    )
+    end = f" until {status.expires_at:%Y-%m-%d %H:%M:%S} UTC" if status.expires_at else ""
+    if status.grant == "reference_token":
+        return f"identity {name} goes on with the token it has{end}, which cannot be read again: {why}"
+    return f"identity {name} cannot renew its token, which serves{end}: {why}"
 
 
 def _session(session: Session) -> Document:

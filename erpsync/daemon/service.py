@@ -34,7 +34,8 @@ from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
 from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
-from erpsync.identity.keep_alive import keep_signed_in
+from erpsync.identity.keep_alive import keep_signed_in, look_for
+from erpsync.identity.reference import watch_ends
 from erpsync.observe.health import health_application
 from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
 from erpsync.observe.metrics import Metrics
@@ -138,6 +139,7 @@ class Service:
         reload = Reload(house, self._accepted)
         controls = self._controls = DaemonControls(house, reload)
         await self._restore(house, controls)
+        await look_for(house.connections.people())  # before anything fires that needs them
         stack.push_async_callback(house.stop)
         await self._take_over(house, controls)
         await reload.keep()
@@ -154,6 +156,8 @@ class Service:
         stack.callback(ahead.cancel)
         signed_in = keep_signed_in(house.connections.people, house.clock)
         stack.callback(asyncio.create_task(signed_in, name="people").cancel)
+        ends = watch_ends(house.connections.by_hand, house.clock)
+        stack.callback(asyncio.create_task(ends, name="ends").cancel)
         due_watch = asyncio.create_task(self._watch_due(controls), name="due")
         stack.callback(due_watch.cancel)
         tidying = keep_house(

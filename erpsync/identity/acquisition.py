@@ -13,9 +13,8 @@ from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import NEVER, AccessToken
 from erpsync.identity.claims import session_of
-from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import HeldToken, Phase, Renewal, reading_windows, windows
-from erpsync.identity.source import Fetched, TokenSource
+from erpsync.identity.source import Fetched, Keeper, TokenSource
 
 _COLD_TRIES = 5
 _COLD_SECONDS = 60.0
@@ -36,7 +35,7 @@ class Acquisition:
         identity: Identity,
         source: TokenSource,
         *,
-        keeper: TokenKeeper | None,
+        keeper: Keeper | None,
         clock: Clock,
         redactor: Redactor,
         renewal: Renewal,
@@ -51,7 +50,7 @@ class Acquisition:
         self._recalled = keeper is None
         self._version = 0
 
-    def change_source(self, source: TokenSource, keeper: TokenKeeper | None) -> None:
+    def change_source(self, source: TokenSource, keeper: Keeper | None) -> None:
         """From now on tokens come from here."""
         self._source, self._keeper = source, keeper
 
@@ -83,10 +82,15 @@ class Acquisition:
 
     async def once(self) -> HeldToken:
         """A token by one exchange at most. Raises ErpsyncErrors."""
-        return await self.recall() or await self.fresh()
+        recalled = await self.recall()
+        return recalled if recalled and self._lives(recalled) else await self.fresh()
 
     async def recall(self) -> HeldToken | None:
-        """The token of the process before, the first time somebody wants it. Raises SecretUnavailableError."""
+        """The token of the process before, alive or not, the first time somebody wants it.
+
+        Raises:
+            LoginRequiredError, SecretUnavailableError: as `Keeper.recall`.
+        """
         if self._recalled or self._keeper is None:
             return None
         fetched = await self._keeper.recall()
@@ -97,11 +101,14 @@ class Acquisition:
         """A token from the source, `anew` whatever is stored; kept for the next process if it will be used."""
         fetched = await self._source.fetch(anew=anew)
         held = self._held(fetched)
-        if held.phase(held.left(self._clock)) is Phase.EXPIRED:
+        if not self._lives(held):
             raise TokenEndpointError("the token was over before it arrived", retryable=True)
         if keep and self._keeper is not None:
             await self._keeper.keep(fetched)
         return held
+
+    def _lives(self, held: HeldToken) -> bool:
+        return held.phase(held.left(self._clock)) is not Phase.EXPIRED
 
     def _held(self, fetched: Fetched) -> HeldToken:
         grant = fetched.grant

@@ -23,9 +23,16 @@ async def keep_signed_in(
         await clock.sleep(LOOK_SECONDS)
 
 
+async def look_for(people: Sequence[tuple[TokenManager, RefreshSource]]) -> None:
+    """Find out who is signed in; no server is asked."""
+    await asyncio.gather(*(manager.recall() for manager, _ in people))
+
+
 async def _look_after(manager: TokenManager, source: RefreshSource) -> None:
     with guarded("looking after who is signed in"), suppress(ErpsyncError):
-        if source.is_changed_elsewhere():
+        if source.is_unseen:
+            await manager.recall()
+        elif source.is_changed_elsewhere():
             await manager.token()
         elif source.is_due():
             await manager.token(max_age=source.keep_alive_after)

@@ -13,7 +13,7 @@ _WORTH = 60.0  # seconds of life: below, its successor would be asked for at onc
 
 
 class TokenKeeper:
-    """Puts the token of one service identity into its drawer, and takes it out again in the next process."""
+    """Puts the token of one service identity into its drawer, and takes it out again. A `Keeper`."""
 
     def __init__(self, client: TokenClient, drawer: Drawer, emit: Emit) -> None:
         self._client = client

@@ -9,7 +9,6 @@ import asyncio
 import contextvars
 import copy
 from collections.abc import Coroutine
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import (
     ErpsyncError,
     IdentityError,
+    LoginRequiredError,
     SecretUnavailableError,
     TokenEndpointError,
 )
@@ -26,10 +26,9 @@ from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import AccessToken
 from erpsync.identity.acquisition import Acquisition
-from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import Failure, HeldToken, Next, Phase, Renewal, failure, next_step
 from erpsync.identity.report import TokenReport
-from erpsync.identity.source import TokenSource
+from erpsync.identity.source import Keeper, TokenSource
 from erpsync.identity.status import IdentityStatus, status_of
 
 _ZERO = timedelta(0)
@@ -53,7 +52,7 @@ class TokenManager:
         emit: Emit,
         redactor: Redactor,
         renewal: Renewal = "late",
-        keeper: TokenKeeper | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._identity = identity
         self._source = source
@@ -110,7 +109,7 @@ class TokenManager:
         self._refused = held.token
         self._report.invalidated(held, reason, renewed=renewed)
 
-    def change_source(self, identity: Identity, source: TokenSource, keeper: TokenKeeper | None) -> None:
+    def change_source(self, identity: Identity, source: TokenSource, keeper: Keeper | None) -> None:
         """The next token comes from another source; the one held stays. What failed before is tried again."""
         self._identity, self._source = identity, source
         self._acquisition.change_source(source, keeper)
@@ -268,9 +267,17 @@ class TokenManager:
         self._require_well(flight)
 
     async def _take_up(self) -> None:
-        """A flight that asks nobody: hold what is kept."""
-        with suppress(SecretUnavailableError):  # whoever needs the secret will say so
-            if (recalled := await self._acquisition.recall()) is not None:
+        """A flight that asks nobody: hold what is kept, or note that somebody has to sign in."""
+        try:
+            recalled = await self._acquisition.recall()
+        except LoginRequiredError as error:
+            self._note(error, "cold")
+        except SecretUnavailableError:
+            return  # whoever needs the secret will say so
+        else:
+            if recalled is not None and recalled.phase(recalled.left(self._clock)) is Phase.EXPIRED:
+                self._held = recalled  # to be shown
+            elif recalled is not None:
                 self._take(recalled, "cold")
 
     async def _asked_now(self) -> AccessToken:
@@ -306,11 +313,15 @@ class TokenManager:
                 held = await (self._acquisition.patiently(tell) if patient else self._acquisition.once())
             self._require_other(held, trigger)
         except ErpsyncError as error:
-            failed = self._failure
-            self._failure = failure(error, self._clock.boot(), failed.count + 1 if failed else 1)
-            self._report.failed(self._failure, failed, trigger)
+            self._note(error, trigger)
         else:
             self._take(held, trigger)
+
+    def _note(self, error: ErpsyncError, trigger: str) -> None:
+        """There is no other token, and why."""
+        failed = self._failure
+        self._failure = failure(error, self._clock.boot(), failed.count + 1 if failed else 1)
+        self._report.failed(self._failure, failed, trigger)
 
     def _require_other(self, held: HeldToken, trigger: str) -> None:
         """A token made by hand that the API has refused stays refused until it is replaced, or is probed again."""

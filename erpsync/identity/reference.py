@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import IdentityError, SecretUnavailableError
 from erpsync.core.event import Emit
@@ -15,6 +16,7 @@ from erpsync.identity.client import digest
 from erpsync.identity.source import Fetched, Grant, SourceFacts
 
 _WARNINGS = (14, 7, 1)  # days before the configured end
+_LOOK_SECONDS = 3600.0
 
 
 class ReferenceTokenSource:
@@ -56,8 +58,12 @@ class ReferenceTokenSource:
             )
         now, boot = self._clock.now(), self._clock.boot()
         end = self._identity.token_expires
-        if end is not None:
-            self._watch(end, now)
+        self.tell_end()
+        if end is not None and end <= now:
+            raise IdentityError(
+                f"the reference token of {self._identity.name} expired at {end:%Y-%m-%d %H:%M} UTC (token_expires)",
+                hint="make a new one, write it where `token` says, and change token_expires",
+            )
         lifetime = (end - now).total_seconds() if end else math.inf
         return Fetched(Grant(value, lifetime, ()), now, boot, origin="fixed")
 
@@ -73,24 +79,12 @@ class ReferenceTokenSource:
 
     def facts(self) -> SourceFacts:
         """Its end, when that is near."""
+        return SourceFacts(warnings=end_warnings(self._identity, self._clock.now()))
+
+    def tell_end(self) -> None:
+        """Tell that the configured end is near, once for each of the days before it."""
         end = self._identity.token_expires
-        near = end is not None and end - self._clock.now() <= timedelta(days=_WARNINGS[0])
-        return SourceFacts(warnings=(f"the token expires at {end:%Y-%m-%d %H:%M} UTC",) if near else ())
-
-    async def _value(self) -> str:
-        self._digest = ""
-        (value,) = await asyncio.to_thread(self._read)
-        self._redactor.learn(value)
-        self._digest = digest(value)
-        return value
-
-    def _watch(self, end: datetime, now: datetime) -> None:
-        left = end - now
-        if left <= timedelta(0):
-            raise IdentityError(
-                f"the reference token of {self._identity.name} expired at {end:%Y-%m-%d %H:%M} UTC (token_expires)",
-                hint="make a new one, write it where `token` says, and change token_expires",
-            )
+        left = end - self._clock.now() if end else timedelta.max
         days = min((days for days in _WARNINGS if left <= timedelta(days=days)), default=math.inf)
         if days < self._warned:
             self._warned = days
@@ -99,6 +93,30 @@ class ReferenceTokenSource:
                 level="warning",
                 identity=self._identity.name,
                 expires_at=end,
-                days=math.ceil(left / timedelta(days=1)),
+                days=max(math.ceil(left / timedelta(days=1)), 0),
                 hint="make a new one in time and write it where `token` says",
             )
+
+    async def _value(self) -> str:
+        self._digest = ""
+        (value,) = await asyncio.to_thread(self._read)
+        self._redactor.learn(value)
+        self._digest = digest(value)
+        return value
+
+
+async def watch_ends(by_hand: Callable[[], Sequence[ReferenceTokenSource]], clock: Clock) -> None:
+    """Tell in time that tokens end which nobody uses now, until cancelled."""
+    while True:
+        with guarded("looking after tokens made by hand"):
+            for source in by_hand():
+                source.tell_end()
+        await clock.sleep(_LOOK_SECONDS)
+
+
+def end_warnings(identity: Identity, now: datetime) -> tuple[str, ...]:
+    """What people are told of the configured end of a reference token, when it is near or over."""
+    end = identity.token_expires
+    if end is None or end - now > timedelta(days=_WARNINGS[0]):
+        return ()
+    return (f"the token {'expires' if end > now else 'expired'} at {end:%Y-%m-%d %H:%M} UTC",)

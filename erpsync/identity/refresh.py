@@ -25,7 +25,10 @@ _LIFE_CONFIDENTIAL = timedelta(days=30)
 
 
 class RefreshSource:
-    """Fetches tokens for a person who has signed in. A `TokenSource`; without `drawer` nobody can have."""
+    """Fetches tokens for a person who has signed in, and keeps them itself: a `TokenSource` and its `Keeper`.
+
+    Without `drawer` nobody can have signed in.
+    """
 
     def __init__(self, client: TokenClient, drawer: Drawer | None) -> None:
         self._client = client
@@ -34,6 +37,8 @@ class RefreshSource:
         life = _LIFE_PUBLIC if client.identity.auth_method == "none" else _LIFE_CONFIDENTIAL
         self.keep_alive_after = life * (2 / 3)
         """Without a renewal for so long a refresh token is used, lest it ends (ERP.net: token-lifetime)."""
+        self.is_unseen = True
+        """Nobody has looked yet whether somebody is signed in."""
         self._refreshed_at: datetime | None = None  # as long as there is something to keep alive
         self._given: str | None = None  # the access token that the manager has from here
         self._signed_out = False
@@ -50,31 +55,26 @@ class RefreshSource:
             DiscoveryError, TokenEndpointError, SecretUnavailableError: as `TokenClient.request`.
             StoreUnavailableError: what came cannot be stored; it is stored and given next time.
         """
-        drawer = self._drawer
-        if drawer is None:
-            raise LoginRequiredError(
-                f"{self._name} is a person, and there is no seal_key to keep a sign-in with",
-                hint=f"set seal_key in [daemon], then erpsync login {self._name}",
-            )
-        self._signed_out = False
+        drawer = self._required_drawer()
         async with drawer.lock():
             await self._save_unsaved(drawer)
             news = drawer.changed()
-            stored = await asyncio.to_thread(drawer.load)
-            alive = stored is not None and stored.refresh_token and not stored.refused
-            self._refreshed_at = stored.refreshed_at if stored and alive else None
-            if stored is None:
-                self._signed_out = self._void = True
-                raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
+            stored = await self._looked(drawer)
             self._void = self._void or news
             news = news or stored.access_token != self._given
-            if news and not anew and self._left(stored) > min(_WORTH_SECONDS, stored.lifetime / 2):
+            if news and not anew and self._serves(stored):
                 return self._take_over(stored)
-            if stored.refresh_token is None:
-                raise self._refused("it has given no refresh token")
-            if stored.refused:
-                raise self._refused(stored.refused)
-            return await _to_its_end(self._renew(drawer, stored, stored.refresh_token))
+            return await _to_its_end(self._renew(drawer, stored, self._refresh_token(stored)))
+
+    async def recall(self) -> Fetched | None:
+        """What is stored, while it lives or can be renewed."""
+        stored = await self._looked(self._required_drawer())
+        if not self._serves(stored):
+            self._refresh_token(stored)
+        return self._take_over(stored)
+
+    async def keep(self, fetched: Fetched) -> None:
+        """Nothing: what `fetch` gives is stored."""
 
     async def changed(self) -> bool:
         """Whether somebody has signed in or out, or the secrets are others than those read last."""
@@ -88,6 +88,10 @@ class RefreshSource:
         """Whether another process has signed in, out or renewed since a token was given."""
         return self._void or self.is_changed_elsewhere()
 
+    def has_nobody(self) -> bool:
+        """Whether surely nobody is signed in; cheap."""
+        return self._drawer is None or self._drawer.is_empty()
+
     def is_due(self) -> bool:
         """Whether the refresh token has to be used now, whoever needs a token."""
         since = self._refreshed_at
@@ -96,6 +100,39 @@ class RefreshSource:
     def facts(self) -> SourceFacts:
         """What it has seen."""
         return self._client.facts()
+
+    def _required_drawer(self) -> Drawer:
+        self.is_unseen = False
+        if self._drawer is None:
+            raise LoginRequiredError(
+                f"{self._name} is a person, and there is no seal_key to keep a sign-in with",
+                hint=f"set seal_key in [daemon], then erpsync login {self._name}",
+            )
+        return self._drawer
+
+    async def _looked(self, drawer: Drawer) -> StoredToken:
+        """What is stored. Raises LoginRequiredError."""
+        self._signed_out = False
+        stored = await asyncio.to_thread(drawer.load)
+        alive = stored is not None and stored.refresh_token and not stored.refused
+        self._refreshed_at = stored.refreshed_at if stored and alive else None
+        if stored is None:
+            self._signed_out = self._void = True
+            raise LoginRequiredError(f"nobody has signed in as {self._name}", hint=self._hint)
+        return stored
+
+    def _refresh_token(self, stored: StoredToken) -> str:
+        """What to renew it with. Raises LoginRequiredError."""
+        if stored.refresh_token is None:
+            raise self._refused("it has given no refresh token")
+        if stored.refused:
+            raise self._refused(stored.refused)
+        return stored.refresh_token
+
+    def _serves(self, stored: StoredToken) -> bool:
+        """Whether its access token lives long enough to be used."""
+        left = stored.lifetime - self._age(stored)
+        return left > min(_WORTH_SECONDS, stored.lifetime / 2)
 
     async def _renew(self, drawer: Drawer, stored: StoredToken, token: str) -> Fetched:
         clock = self._client.clock
@@ -146,9 +183,6 @@ class RefreshSource:
         return Fetched(
             grant, stored.sent_at, clock.boot() - self._age(stored), basis=stored.basis, origin="stored"
         )
-
-    def _left(self, stored: StoredToken) -> float:
-        return stored.lifetime - self._age(stored)
 
     def _age(self, stored: StoredToken) -> float:
         return max((self._client.clock.now() - stored.sent_at).total_seconds(), 0.0)

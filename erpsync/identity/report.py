@@ -21,9 +21,9 @@ class TokenReport:
         self._in_trouble = False
         token = held.token
         endless = token.expires_at == NEVER
-        names = {"issued": "token.renewed", "stored": "token.restored", "fixed": "token.read"}
+        event = {"issued": "token.renewed", "stored": "token.restored", "fixed": "token.read"}[held.origin]
         self._emit(
-            names[held.origin],
+            event,
             identity=self._identity,
             version=token.version,
             fingerprint=token.fingerprint,

@@ -186,6 +186,10 @@ class Drawer:
             except OSError:
                 return self._seen is not None
 
+    def is_empty(self) -> bool:
+        """Whether nothing is stored; cheap."""
+        return not self._path.exists()
+
     def note_ended(self, session: str) -> None:
         """The server has ended this session: whoever reckons with licence slots need not wait. Raises
         StoreUnavailableError."""

@@ -50,6 +50,23 @@ class SourceFacts:
     warnings: tuple[str, ...] = ()
 
 
+class Keeper(Protocol):
+    """Carries the tokens of one identity from one process to the next."""
+
+    async def recall(self) -> Fetched | None:
+        """What the process before has left, without asking any server.
+
+        Raises:
+            LoginRequiredError: it is a person's, and somebody has to sign in first.
+            SecretUnavailableError: whether it can be used, cannot be told.
+        """
+        ...
+
+    async def keep(self, fetched: Fetched) -> None:
+        """Leave this token to the next process. Never raises."""
+        ...
+
+
 class TokenSource(Protocol):
     """Gets one token at a time for one identity, by one grant."""
 

@@ -101,7 +101,7 @@ def status_of(
         fingerprint=token.fingerprint if token else None,
         scope=token.scope if token else (),
         asked_scope=identity.scope,
-        expires_at=token.expires_at if token and token.expires_at != NEVER else None,
+        expires_at=token.expires_at if token and token.expires_at != NEVER else identity.token_expires,
         next_renewal_at=_next_renewal(held, phase, failed, clock),
         survives_seconds=None if needs_none else round(max(left - held.windows.spare, 0.0)) if held else 0,
         last_error=RunFailure(type(error).__name__, error.message, error.hint) if error else None,

@@ -1,7 +1,9 @@
 """Tokens made by hand: read, sent as they are, read again, and watched."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx2
@@ -11,7 +13,7 @@ from erpsync.core.errors import SecretUnavailableError
 from erpsync.core.token import NEVER
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.manager import TokenManager
-from erpsync.identity.reference import ReferenceTokenSource
+from erpsync.identity.reference import ReferenceTokenSource, watch_ends
 from erpsync.identity.status import TokenState
 from tests.identity.conftest import NIGHT, TLS, Bench, seconds, until
 from tests.servers.scripted import http
@@ -155,3 +157,21 @@ async def test_a_refused_one_gets_another_chance(bench: Bench, make: Make, paper
     bench.clock.advance(seconds(900))
     assert (await manager.token()).value == TOKEN
     assert manager.status().state is TokenState.FRESH
+
+
+async def test_the_end_of_an_idle_token_is_told(bench: Bench, paper: Paper) -> None:
+    """Nobody has to use a token for its end to be told, once for each of the days before; it is not even read."""
+    identity = replace(SAT, token_expires=bench.clock.now() + timedelta(days=8))
+    source = ReferenceTokenSource(
+        identity, read=paper.read, clock=bench.clock, emit=bench.emit, redactor=bench.redactor
+    )
+    watching = asyncio.create_task(watch_ends(lambda: [source], bench.clock))
+    told: list[object] = []
+    for _ in range(9 * 24):
+        bench.clock.advance(timedelta(hours=1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        told = [event["days"] for event in bench.named("token.expiry_neared")]
+    watching.cancel()
+    assert told == [8, 7, 1]
+    assert paper.reads == 0

@@ -65,7 +65,8 @@ class Desk:
         return RefreshSource(self.bench.client_of(identity), self.drawer())
 
     def manager(self, source: RefreshSource | None = None) -> TokenManager:
-        return self.bench.managed(ANN, source or self.source())
+        source = source or self.source()
+        return self.bench.managed(ANN, source, keeper=source)
 
     @property
     def sent(self) -> list[str]:
@@ -236,8 +237,11 @@ async def test_nobody_signed_in(desk: Desk) -> None:
     with pytest.raises(LoginRequiredError, match="nobody has signed in") as caught:
         await desk.source().fetch()
     assert caught.value.hint == "erpsync login ann@acme"
+    assert desk.source().has_nobody()
+    keyless = RefreshSource(desk.bench.client_of(ANN), None)
     with pytest.raises(LoginRequiredError, match="no seal_key"):
-        await RefreshSource(desk.bench.client_of(ANN), None).fetch()
+        await keyless.fetch()
+    assert keyless.has_nobody()
     assert desk.sent == []
 
 
@@ -384,6 +388,40 @@ async def test_signed_in_and_out_elsewhere(desk: Desk) -> None:
         with pytest.raises(LoginRequiredError, match="nobody has signed in"):
             await manager.token()
     assert desk.sent == []
+
+
+async def test_nobody_is_known_from_the_start(desk: Desk) -> None:
+    """That a person has never signed in is told before any job needs her; who is signed in costs no request."""
+    async with _kept(desk, desk.source()) as manager:
+        await _until(lambda: manager.status().state is TokenState.LOGIN_REQUIRED)
+        assert [event["identity"] for event in desk.bench.named("token.login_required")] == ["ann@acme"]
+        desk.sign_in()
+        await _until(lambda: _passes(desk) and manager.status().state is TokenState.FRESH)
+    assert desk.sent == []
+
+
+@pytest.mark.parametrize(
+    ("age", "state", "shown"),
+    [
+        (timedelta(minutes=5), TokenState.FRESH, True),
+        (timedelta(hours=2), TokenState.EXPIRED, False),
+        (None, TokenState.LOGIN_REQUIRED, False),
+    ],
+)
+async def test_what_is_stored_is_shown(
+    desk: Desk, age: timedelta | None, state: TokenState, shown: bool
+) -> None:
+    """A process that only looks tells how the sign-in stands, and asks nobody."""
+    if age is not None:
+        desk.sign_in()
+        desk.bench.clock.advance(age)
+    manager = desk.manager()
+    await manager.recall()
+    status = manager.status()
+    assert (status.state, status.fingerprint is not None, desk.sent) == (state, shown, [])
+    desk.bench.answers(answer(2))
+    if age is not None:
+        assert (await manager.token()).value == ("access-1" if shown else "access-2")
 
 
 async def test_who_signed_out_is_used_no_more(desk: Desk) -> None:
