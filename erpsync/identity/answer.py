@@ -1,78 +1,31 @@
 """Judging the answer of a token endpoint (RFC 6749 section 5): a grant, or an error that says if waiting helps."""
 
-import base64
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from erpsync.core.address import host_of
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
+from erpsync.identity.claims import claims_of
 from erpsync.identity.exchange import Answer
+from erpsync.identity.refusal import TRANSIENT, meaning
 from erpsync.identity.source import Grant
 
 DEFAULT_LIFETIME = 300.0
 LONGEST_LIFETIME = 86400.0
+_LONG_BEFORE = 60.0  # seconds that answer and clocks may take
 _LARGEST_KEPT = 16 * 1024  # of what goes into no header
 # no scope of the access token at some servers
 ABOUT_PEOPLE = frozenset({"openid", "profile", "offline_access"})
-_TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
 
 
-@dataclass(frozen=True, slots=True)
-class _Meaning:
-    """An error code of RFC 6749 section 5.2 in plain words, with what a person can do (ERP.net's own field names)."""
+def read_grant(
+    answer: Answer, identity: Identity, redact: Callable[[str], str], *, grant: str, sent: float
+) -> Grant:
+    """The token in the `answer` to a request by `grant`, strictly checked.
 
-    says: str
-    hint: str = ""
-    credentials: bool = False
-    retryable: bool = False
-
-
-_MEANINGS = {
-    "invalid_client": _Meaning(
-        "refuses the credentials of",
-        "check client_id and client_secret; on ERP.net the Trusted Application needs IsEnabled, ClientType = "
-        "Confidential and an ApplicationSecretHash that fits the secret",
-        credentials=True,
-    ),
-    "unauthorized_client": _Meaning(
-        "does not allow the grant to",
-        "on ERP.net set SystemUserAllowed and SystemUser of the Trusted Application",
-    ),
-    "invalid_scope": _Meaning(
-        "does not give the scope asked for to",
-        "on ERP.net add it to the field Scope of the Trusted Application, or ask for less in `scope`",
-    ),
-    "invalid_grant": _Meaning(
-        "calls the grant invalid for", "check client_id, client_secret and auth_method"
-    ),
-    "invalid_target": _Meaning("does not know the audience asked for by", "check `audience` and `resource`"),
-    "unsupported_grant_type": _Meaning(
-        "does not offer Client Credentials to", "the server must allow the grant client_credentials"
-    ),
-    "invalid_request": _Meaning(
-        "cannot read the request of",
-        "check client_id, client_secret, auth_method and basic_encoding",
-    ),
-    "server_error": _Meaning("failed for", retryable=True),
-    "temporarily_unavailable": _Meaning("is not available for", retryable=True),
-    "slow_down": _Meaning("asks for patience from", retryable=True),
-}
-_STATUS_MEANINGS = {
-    401: _Meaning("refuses (401)", _MEANINGS["invalid_client"].hint, credentials=True),
-    403: _Meaning(
-        "refuses without a reason (403)", _MEANINGS["invalid_client"].hint + "; check `scope` too", True
-    ),
-    404: _Meaning("has no token endpoint there (404) for", "check the issuer of the instance"),
-    405: _Meaning("has no token endpoint there (405) for", "check the issuer of the instance"),
-    407: _Meaning("is behind a proxy that refuses (407)", "check `proxy` of the instance"),
-}
-
-
-def read_grant(answer: Answer, identity: Identity, redact: Callable[[str], str]) -> Grant:
-    """The token in `answer`, strictly checked.
+    `sent` is when that was, in seconds of the server's clock since 1970 as far as it is known.
 
     Raises:
         TokenEndpointError: with the server's own words, redacted and shortened; an answer of 2xx without a
@@ -81,12 +34,12 @@ def read_grant(answer: Answer, identity: Identity, redact: Callable[[str], str])
     if 300 <= answer.status < 400:
         raise _redirected(answer)
     fields = _fields(answer)
-    if answer.status in _TRANSIENT or "error" in fields or not 200 <= answer.status < 300:
-        raise _refusal(answer, fields, identity, redact)
+    if answer.status in TRANSIENT or "error" in fields or not 200 <= answer.status < 300:
+        raise _refusal(answer, fields, identity, redact, grant)
     doubts: list[str] = []
     token = _token(answer, fields, identity)
     _check_type(answer, fields, doubts)
-    lifetime = _lifetime(fields, token, doubts)
+    lifetime = _lifetime(fields, token, sent, doubts)
     scope = _scope(fields, identity, doubts)
     persons = (_kept(fields.get(name)) for name in ("refresh_token", "id_token"))
     return Grant(token, lifetime, scope, tuple(doubts), *persons)
@@ -144,8 +97,9 @@ def _check_type(answer: Answer, fields: dict[str, object], doubts: list[str]) ->
         )
 
 
-def _lifetime(fields: dict[str, object], token: str, doubts: list[str]) -> float:
-    told, within = _seconds(fields.get("expires_in")), _jwt_seconds(token)
+def _lifetime(fields: dict[str, object], token: str, sent: float, doubts: list[str]) -> float:
+    told = _seconds(fields.get("expires_in"))
+    within = _jwt_seconds(token, sent if told is None else None)
     known = [seconds for seconds in (told, within) if seconds is not None]
     if told is None:
         doubts.append("the answer does not say how long the token lives (expires_in)")
@@ -168,15 +122,18 @@ def _seconds(value: object) -> float | None:
     return float(math.floor(min(seconds, 1e12)))
 
 
-def _jwt_seconds(token: str) -> float | None:
-    """exp - iat of a JWT (RFC 9068), a second witness of the lifetime; the signature is the API's business."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
+def _jwt_seconds(token: str, sent: float | None) -> float | None:
+    """exp - iat of a JWT (RFC 9068), a second witness of the lifetime; the signature is the API's business.
+
+    As the only witness, with `sent`, a token that the server had made long before has what is left of its life.
+    """
+    claims = claims_of(token)
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-        return _seconds(claims["exp"] - claims["iat"])
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        whole = _seconds(claims["exp"] - claims["iat"])
+        if sent is None or sent - claims["iat"] < _LONG_BEFORE:
+            return whole
+        return _seconds(claims["exp"] - sent) or whole
+    except (TypeError, KeyError, OverflowError):
         return None
 
 
@@ -193,38 +150,29 @@ def _scope(fields: dict[str, object], identity: Identity, doubts: list[str]) -> 
 
 
 def _refusal(
-    answer: Answer, fields: dict[str, object], identity: Identity, redact: Callable[[str], str]
+    answer: Answer,
+    fields: dict[str, object],
+    identity: Identity,
+    redact: Callable[[str], str],
+    grant: str,
 ) -> TokenEndpointError:
     error, description = (_words(fields.get(name), redact) for name in ("error", "error_description"))
     wait = answer.retry_after
-    meaning = _meaning(answer.status, error, waits=wait is not None)
+    means = meaning(answer.status, error, identity, grant, waits=wait is not None)
     words = ": ".join(part for part in (error, description) if part)
     asked = f" (asked: {' '.join(identity.scope)})" if error == "invalid_scope" else ""
     return TokenEndpointError(
-        f'the identity server {meaning.says} the client "{identity.client_id}"'
+        f'the identity server {means.says} the client "{identity.client_id}"'
         + (f" ({words})" if words else "")
         + asked,
         error=error,
         description=description,
         status=answer.status,
-        retryable=meaning.retryable,
-        credentials=meaning.credentials,
+        retryable=means.retryable,
+        credentials=means.credentials,
         retry_after=wait,
-        hint=meaning.hint,
+        hint=means.hint,
     )
-
-
-def _meaning(status: int, error: str, *, waits: bool) -> _Meaning:
-    if status == 429:
-        return _Meaning("has had too many requests (429) from", retryable=True)
-    if status in _TRANSIENT:
-        return _Meaning(f"fails ({status}) for", "the server is in trouble; we keep trying", retryable=True)
-    if error in _MEANINGS:
-        return _MEANINGS[error]
-    if waits:
-        return _Meaning(f"asks to wait ({status}) before it serves", retryable=True)
-    unknown = _Meaning(f"refuses ({status})", "look into the log of the identity server")
-    return unknown if error else _STATUS_MEANINGS.get(status, unknown)
 
 
 def _redirected(answer: Answer) -> TokenEndpointError:

@@ -199,7 +199,8 @@ class TokenClient:
         try:
             answer = await self._gate.send(send)
             self._note_skew(answer)
-            granted = read_grant(answer, self.identity, self.redactor)
+            theirs = sent_at.timestamp() + self.skew(server)
+            granted = read_grant(answer, self.identity, self.redactor, grant=grant, sent=theirs)
             self.learn_tokens(refresh_token=granted.refresh_token, id_token=granted.id_token)
             outcome = "succeeded"
         except TokenEndpointError as error:

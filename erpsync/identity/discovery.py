@@ -11,8 +11,8 @@ from erpsync.core.address import is_loopback
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.errors import DiscoveryError
 from erpsync.identity.exchange import TIMEOUT, Answer, exchange
+from erpsync.identity.refusal import TRANSIENT
 
-_TRANSIENT = frozenset({408, 425, 429, *range(500, 600)})
 _HINT = "the issuer must be the address of the identity server itself, like https://acme.my.erp.net/id"
 
 
@@ -54,7 +54,7 @@ async def fetch_metadata(
 def _document(answer: Answer, url: str) -> dict[str, object]:
     if answer.status != 200:
         raise DiscoveryError(
-            f"{url} answers {answer.status}", hint=_HINT, retryable=answer.status in _TRANSIENT
+            f"{url} answers {answer.status}", hint=_HINT, retryable=answer.status in TRANSIENT
         )
     try:
         document = json.loads(answer.body.decode("utf-8-sig"))

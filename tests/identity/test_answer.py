@@ -2,30 +2,42 @@
 
 import base64
 import json
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 import pytest
 
 from erpsync.core.errors import IdentityError, TokenEndpointError
+from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.identity.answer import read_grant
 from erpsync.identity.exchange import Answer
 from erpsync.identity.source import Grant
 from tests.identity.conftest import NIGHT, SECRET, grant
 
+NOW = 1_000_000.0
 
-def read(body: object, status: int = 200, **headers: str) -> Grant:
+
+def read(
+    body: object,
+    status: int = 200,
+    *,
+    identity: Identity = NIGHT,
+    by: str = "client_credentials",
+    **headers: str,
+) -> Grant:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     redactor = Redactor()
     redactor.learn(SECRET)
-    return read_grant(Answer(status, httpx2.Headers(named), raw), NIGHT, redactor)
+    return read_grant(Answer(status, httpx2.Headers(named), raw), identity, redactor, grant=by, sent=NOW)
 
 
-def refused(body: object, status: int, **headers: str) -> TokenEndpointError:
+def refused(body: object, status: int, **more: Any) -> TokenEndpointError:
     with pytest.raises(TokenEndpointError) as caught:
-        read(body, status, **headers)
+        read(body, status, **more)
     return caught.value
 
 
@@ -59,11 +71,30 @@ def test_lifetime_is_read_leniently(expires_in: object, lifetime: float) -> None
 
 def test_lifetime_of_a_jwt_is_a_second_witness() -> None:
     """A JWT's exp - iat limits the lifetime, and stands in for a missing expires_in."""
-    claims = base64.urlsafe_b64encode(json.dumps({"iat": 1000, "exp": 1900}).encode()).decode().rstrip("=")
-    token = f"eyJhbGciOiJSUzI1NiJ9.{claims}.c2lnbmF0dXJl"
+    token = jwt(issued=0, ends=900)
     assert read(grant(token)).lifetime == 900
     assert read(grant(token, expires_in=None)).lifetime == 900
     assert read(grant(token, expires_in=60)).lifetime == 60
+
+
+@pytest.mark.parametrize(
+    ("issued", "ends", "lifetime"),
+    [
+        pytest.param(-3000, 600, 600, id="made-long-before"),
+        pytest.param(-30, 870, 900, id="just-made"),
+        pytest.param(300, 1200, 900, id="their-clock-is-ahead"),
+        pytest.param(-7200, -3600, 3600, id="our-clock-is-far-ahead"),
+    ],
+)
+def test_what_is_left_of_a_jwt(issued: int, ends: int, lifetime: int) -> None:
+    """Without expires_in a token that the server had kept for a while lives to its end and no longer."""
+    assert read(grant(jwt(issued, ends), expires_in=None)).lifetime == lifetime
+
+
+def jwt(issued: int, ends: int) -> str:
+    """A token that says when it was made and when it is over, in seconds from now."""
+    content = json.dumps({"iat": int(NOW) + issued, "exp": int(NOW) + ends}).encode()
+    return f"eyJhbGciOiJSUzI1NiJ9.{base64.urlsafe_b64encode(content).decode().rstrip('=')}.c2lnbmF0dXJl"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +213,35 @@ def test_refusals_are_classified(
     assert (error.retryable, error.credentials, error.status) == (retryable, credentials, status)
     assert hint in error.hint
     assert isinstance(error, IdentityError)
+
+
+PUBLIC = replace(NIGHT, name="ann", grant="authorization_code", auth_method="none")
+SIGNED = replace(NIGHT, auth_method="private_key_jwt")
+BASIC = replace(NIGHT, auth_method="client_secret_basic")
+FIELDS = [
+    # error, who, grant, what is named, what is not
+    ("invalid_client", PUBLIC, "refresh_token", "ClientType = Public", "ApplicationSecretHash"),
+    ("invalid_client", SIGNED, "client_credentials", "private_key", "client_secret"),
+    ("invalid_client", BASIC, "client_credentials", "basic_encoding", "private_key"),
+    ("unauthorized_client", PUBLIC, "refresh_token", "ImpersonateLoginUrl", "SystemUser"),
+    ("unauthorized_client", PUBLIC, "authorization_code", "authorization_code", "SystemUser"),
+    ("unsupported_grant_type", PUBLIC, "refresh_token", "grant refresh_token", "client_credentials"),
+    ("unsupported_grant_type", PUBLIC, "authorization_code", "authorization_code", "client_credentials"),
+    ("invalid_request", PUBLIC, "authorization_code", "redirect_uri", "client_secret"),
+    ("invalid_request", SIGNED, "client_credentials", "key_id", "client_secret"),
+    ("invalid_grant", PUBLIC, "authorization_code", "erpsync login ann", "client_secret"),
+    ("invalid_grant", PUBLIC, "refresh_token", "erpsync login ann", "client_secret"),
+    ("", PUBLIC, "refresh_token", "ClientType = Public", "ApplicationSecretHash"),
+]
+
+
+@pytest.mark.parametrize(("code", "who", "by", "named", "unnamed"), FIELDS)
+def test_hints_fit_the_grant(code: str, who: Identity, by: str, named: str, unnamed: str) -> None:
+    """What to mend is a field that this grant and this way of client authentication have."""
+    body = {"error": code} if code else b""
+    error = refused(body, 401, identity=who, by=by)
+    assert named in error.hint
+    assert unnamed not in error.hint + error.message
 
 
 @pytest.mark.parametrize(

@@ -232,6 +232,31 @@ async def test_T51_refused_and_restarted(desk: Desk) -> None:
     assert desk.sent == ["refresh-1"]
 
 
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("invalid_client", "ClientType = Public"),
+        ("unauthorized_client", "ImpersonateLoginUrl"),
+        ("unsupported_grant_type", "refresh_token"),
+        ("invalid_scope", "Scope"),
+        ("invalid_request", "client_id"),
+    ],
+)
+async def test_T27_wrong_configuration_of_a_person(desk: Desk, code: str, named: str) -> None:
+    """Parked as a service is, with the field to mend of a person's application; the sign-in is kept."""
+    desk.sign_in()
+    desk.bench.clock.advance(timedelta(hours=2))
+    desk.bench.answers(http({"error": code}, 400))
+    manager = desk.manager()
+    for _ in range(3):
+        with pytest.raises(TokenEndpointError) as caught:
+            await manager.token()
+        assert named in caught.value.hint
+    assert desk.sent == ["refresh-1"]
+    assert manager.status().state is TokenState.REJECTED
+    assert (desk.stored().refresh_token, desk.stored().refused) == ("refresh-1", "")
+
+
 async def test_nobody_signed_in(desk: Desk) -> None:
     """Without a sign-in, or without a key to keep one with, the error says which and what to type."""
     with pytest.raises(LoginRequiredError, match="nobody has signed in") as caught:
