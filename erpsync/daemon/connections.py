@@ -28,7 +28,7 @@ from erpsync.erpnet.slots import SlotBook
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
@@ -116,7 +116,7 @@ class Connections:
         self._retired_gates: list[SessionGate] = []
         self._trust: dict[Path | None, ssl.SSLContext] = {}
         self._sites: dict[str, InstanceSite] = {}
-        self._gates: dict[str, ServerGate] = {}
+        self._gates = ServerGates(clock)
         self._people: dict[str, RefreshSource] = {}
         self._by_hand: dict[str, ReferenceTokenSource] = {}
         self._tokens: dict[str, TokenManager] = {}
@@ -373,7 +373,7 @@ class Connections:
             metadata=site.metadata,
             secrets=self._secrets(identity),
             client=site.client,
-            gate=self._gate(site.instance),
+            gates=self._gates,
             clock=self._clock,
             emit=self._emit,
             redactor=self._redactor,
@@ -381,10 +381,6 @@ class Connections:
 
     def _secrets(self, identity: Identity) -> Callable[[], list[str | None]]:
         return partial(_resolve_all, self._resolver, identity.secrets)
-
-    def _gate(self, instance: Instance) -> ServerGate:
-        """The gate of the instance's identity server, which may serve other instances too."""
-        return self._gates.setdefault(instance.issuer or instance.url or "", ServerGate(self._clock))
 
     def drawer(self, identity: Identity) -> Drawer | None:
         """Where tokens of this identity are kept; None where none are."""

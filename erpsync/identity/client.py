@@ -18,7 +18,7 @@ from erpsync.identity.answer import read_grant
 from erpsync.identity.discovery import ServerMetadata
 from erpsync.identity.endpoint import request_token
 from erpsync.identity.exchange import Answer
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.metadata import MetadataSource
 from erpsync.identity.source import Fetched, SourceFacts
 
@@ -30,9 +30,9 @@ _OTHER_SKEW = 5.0  # seconds between what was believed and what is seen; answers
 class TokenClient:
     """Makes token requests for one identity, by any grant; keeps no token.
 
-    `metadata` and `gate` are shared by all identities of a server; `secrets` reads the client secrets, or the private
-    key, afresh, in order of preference, None for one that is missing, and is called in a thread. Oddities are
-    told once each as `token.answer_doubted`.
+    `metadata` is shared by all identities of an instance, `gates` by all there are. `secrets` reads the client
+    secrets, or the private key, afresh, in order of preference, None for one that is missing, and is called in a
+    thread. Oddities are told once each as `token.answer_doubted`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TokenClient:
         metadata: MetadataSource,
         secrets: Callable[[], Sequence[str | None]],
         client: httpx2.AsyncClient,
-        gate: ServerGate,
+        gates: ServerGates,
         clock: Clock,
         emit: Emit,
         redactor: Redactor,
@@ -52,7 +52,7 @@ class TokenClient:
         self.redactor = redactor
         self._secrets = secrets
         self._client = client
-        self._gate = gate
+        self._gates = gates
         self._emit = emit
         self._metadata = metadata
         self._requests = 0
@@ -197,7 +197,7 @@ class TokenClient:
         before = self._requests
         outcome: Literal["succeeded", "rejected", "failed"] = "failed"
         try:
-            answer = await self._gate.send(send)
+            answer = await self._gates.at(server.token_endpoint).send(send)
             self._note_skew(answer)
             theirs = sent_at.timestamp() + self.skew(server)
             granted = read_grant(answer, self.identity, self.redactor, grant=grant, sent=theirs)

@@ -1,8 +1,10 @@
-"""The gate of one identity server: few token requests at once, none while it asks for patience."""
+"""The gates of identity servers: few token requests at once, none while a server asks for patience."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+
+import httpx2
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import TokenEndpointError
@@ -10,6 +12,19 @@ from erpsync.identity.exchange import Answer
 
 _AT_ONCE = 2
 _LONGEST_OWN_WAIT = 60.0
+
+
+class ServerGates:
+    """The gate of each identity server: by the address of its token endpoint, whatever leads there."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._gates: dict[tuple[str, str, int | None], ServerGate] = {}
+
+    def at(self, token_endpoint: str) -> "ServerGate":
+        """The gate that all who ask there share."""
+        url = httpx2.URL(token_endpoint)
+        return self._gates.setdefault((url.scheme, url.host, url.port), ServerGate(self._clock))
 
 
 class ServerGate:

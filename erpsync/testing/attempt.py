@@ -23,7 +23,7 @@ from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
 from erpsync.plugins.context import Cursor, JobContext
@@ -190,7 +190,7 @@ class Attempt:
             metadata=MetadataSource(client, sites.identity_url, clock=self.clock),
             secrets=lambda: [client_secret],
             client=client,
-            gate=ServerGate(self.clock),
+            gates=ServerGates(self.clock),
             clock=self.clock,
             emit=self.emit,
             redactor=self.redactor,

@@ -236,3 +236,30 @@ def test_problems_of_a_definition_are_said_once(configuration: Configuration, re
     assert [problem.line for problem in problems] == sorted(problem.line or 0 for problem in problems)
     with pytest.raises(ConfigError):
         require_schedules(broken)
+
+
+async def test_two_instances_of_one_identity_server_share_its_gate(tmp_path: Path, sandbox: Sandbox) -> None:
+    """However an identity server is found, it is asked by two of us at once and no more."""
+    text = TEXT.partition("[identities.night]")[0] + TEXT[TEXT.index("[instances.one]") : TEXT.index("[jobs")]
+    names = [f"{instance}-{number}" for instance in ("one", "two", "other") for number in range(2)]
+    for name in names:
+        text += f'''
+[identities.{name}]
+instance = "{name.partition("-")[0]}"
+client_id = "erpsync.sandbox/service"
+client_secret = {{ secret = "plain" }}
+scope = ["read"]
+'''
+    (tmp_path / "erpsync.toml").write_text(text.replace("URL", sandbox.url))
+    (tmp_path / "secrets").mkdir(mode=0o700)
+    (tmp_path / "secrets" / "plain").write_text("sandbox-secret")
+    configuration = load_configuration(tmp_path / "erpsync.toml", {})
+    sandbox.fail(where="token", pass_=True, delay_ms=50, times=-1)
+    redactor = Redactor()
+    connections = Connections(
+        configuration, resolver_of(configuration, redactor), SystemClock(), silent, redactor
+    )
+    await asyncio.gather(*(connections.prepare(name) for name in names))
+    assert sum(sandbox.stats()["token_requests"].values()) == len(names)
+    assert sandbox.stats()["most_token_requests_at_once"] == 2
+    await connections.close()

@@ -19,7 +19,7 @@ from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
@@ -62,7 +62,7 @@ class Site:
             metadata=MetadataSource(self.client, self.directory.identity_url, clock=SystemClock()),
             secrets=lambda: [CLIENT_SECRET],
             client=self.client,
-            gate=ServerGate(SystemClock()),
+            gates=ServerGates(SystemClock()),
             clock=SystemClock(),
             emit=self.emit,
             redactor=self.redactor,

@@ -22,7 +22,7 @@ from erpsync.erpnet.slots import SlotBook
 from erpsync.erpnet.transport import LASTING, AuthorizedTransport
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
 from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET
@@ -70,7 +70,7 @@ class House:
                 metadata=MetadataSource(self.client, self.directory.identity_url, clock=self.clock),
                 secrets=lambda: [secret],
                 client=self.client,
-                gate=ServerGate(self.clock),
+                gates=ServerGates(self.clock),
                 clock=self.clock,
                 emit=self.emit,
                 redactor=Redactor(),

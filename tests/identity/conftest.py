@@ -19,7 +19,7 @@ from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.keeper import TokenKeeper
 from erpsync.identity.life import Renewal
 from erpsync.identity.manager import TokenManager
@@ -121,7 +121,7 @@ class Bench:
         *,
         issuer: str | None = None,
         secrets: Callable[[], Sequence[str | None]] | None = None,
-        gate: ServerGate | None = None,
+        gates: ServerGates | None = None,
         clock: Clock | None = None,
         memory: Path | None = None,
     ) -> TokenClient:
@@ -133,7 +133,7 @@ class Bench:
             metadata=MetadataSource(self.client, find_issuer, clock=clock or self.clock, memory=memory),
             secrets=secrets or (lambda: list(self.secrets)),
             client=self.client,
-            gate=gate or ServerGate(clock or self.clock),
+            gates=gates or ServerGates(clock or self.clock),
             clock=clock or self.clock,
             emit=self.emit,
             redactor=self.redactor,
@@ -145,7 +145,7 @@ class Bench:
         *,
         issuer: str | None = None,
         secrets: Callable[[], Sequence[str | None]] | None = None,
-        gate: ServerGate | None = None,
+        gates: ServerGates | None = None,
         clock: Clock | None = None,
         memory: Path | None = None,
         drawer: Drawer | None = None,
@@ -155,7 +155,7 @@ class Bench:
         """A manager of a service's identity."""
         identity = replace(identity, **changes)
         client = self.client_of(
-            identity, issuer=issuer, secrets=secrets, gate=gate, clock=clock, memory=memory
+            identity, issuer=issuer, secrets=secrets, gates=gates, clock=clock, memory=memory
         )
         source = ClientCredentialsSource(client)
         keeper = TokenKeeper(client, drawer, self.emit) if drawer else None

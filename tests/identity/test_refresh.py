@@ -527,7 +527,7 @@ _PROCESS = """
     from erpsync.core.instance import Identity
     from erpsync.core.redaction import Redactor
     from erpsync.identity.client import TokenClient
-    from erpsync.identity.gate import ServerGate
+    from erpsync.identity.gate import ServerGates
     from erpsync.identity.manager import TokenManager
     from erpsync.identity.metadata import MetadataSource
     from erpsync.identity.refresh import RefreshSource
@@ -545,7 +545,7 @@ _PROCESS = """
         async with httpx2.AsyncClient(trust_env=False) as client:
             tokens = TokenClient(
                 identity, metadata=MetadataSource(client, find_issuer, clock=clock), secrets=list, client=client,
-                gate=ServerGate(clock), clock=clock, emit=silent, redactor=redactor,
+                gates=ServerGates(clock), clock=clock, emit=silent, redactor=redactor,
             )
             source = RefreshSource(tokens, drawer)
             manager = TokenManager(identity, source, clock=clock, emit=silent, redactor=redactor)

@@ -24,7 +24,7 @@ from erpsync.core.errors import (
 from erpsync.core.token import AccessToken
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.transport import AuthorizedTransport
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.reference import ReferenceTokenSource
 from erpsync.identity.sealed import Drawer, SealedStore
@@ -356,8 +356,8 @@ async def test_T30_too_many_requests(bench: Bench) -> None:
         return http({"error": "slow_down"}, 429, {"Retry-After": "7"}) if len(times) == 1 else http(grant())
 
     bench.answers(limited)
-    gate = ServerGate(bench.clock)
-    first, second = bench.manager(gate=gate), bench.manager(gate=gate, name="day")
+    gates = ServerGates(bench.clock)
+    first, second = bench.manager(gates=gates), bench.manager(gates=gates, name="day")
     waiting = asyncio.create_task(first.token())
     await until(lambda: bench.token_requests == 1)
     await until(lambda: bench.named("token.renewal_failed"))
@@ -370,8 +370,8 @@ async def test_T30_too_many_requests(bench: Bench) -> None:
 async def test_T30_long_wait(bench: Bench) -> None:
     """A wait that is longer than callers have is an error that says until when; nobody asks meanwhile."""
     bench.answers(http({"error": "slow_down"}, 429, {"Retry-After": "120"}), http(grant()))
-    gate = ServerGate(bench.clock)
-    managers = [bench.manager(gate=gate), bench.manager(gate=gate, name="day")]
+    gates = ServerGates(bench.clock)
+    managers = [bench.manager(gates=gates), bench.manager(gates=gates, name="day")]
     for _ in range(3):
         for manager in managers:
             with pytest.raises(TokenEndpointError) as caught:
@@ -389,13 +389,13 @@ async def test_T30_long_wait(bench: Bench) -> None:
 async def test_T30_no_time_given(bench: Bench) -> None:
     """429 without Retry-After closes the server for all identities too, each time twice as long."""
     bench.answers(http(b"", 429))
-    gate = ServerGate(bench.clock)
+    gates = ServerGates(bench.clock)
     with pytest.raises(TokenEndpointError):
-        await passing(bench.clock, bench.manager(gate=gate).token())
+        await passing(bench.clock, bench.manager(gates=gates).token())
     asked = bench.token_requests
     assert 2 <= asked <= 5
     with pytest.raises(TokenEndpointError):
-        await bench.client_of(replace(NIGHT, name="day"), gate=gate).request("client_credentials")
+        await bench.client_of(replace(NIGHT, name="day"), gates=gates).request("client_credentials")
     assert bench.token_requests == asked
 
 
@@ -594,7 +594,7 @@ async def test_T43_proxy_that_refuses(bench: Bench, status: int, permanent: bool
 async def test_T44_hundred_jobs_at_once(bench: Bench) -> None:
     """A hundred jobs of three identities make three requests, two at a time."""
     inside, most = 0, 0
-    gate = ServerGate(bench.clock)
+    gates = ServerGates(bench.clock)
 
     async def counted(_: Seen) -> bytes:
         nonlocal inside, most
@@ -605,7 +605,7 @@ async def test_T44_hundred_jobs_at_once(bench: Bench) -> None:
         return http(grant())
 
     bench.answers(counted)
-    managers = [bench.manager(gate=gate, name=f"night-{number}") for number in range(3)]
+    managers = [bench.manager(gates=gates, name=f"night-{number}") for number in range(3)]
     await asyncio.gather(*(managers[number % 3].token() for number in range(100)))
     assert (bench.token_requests, most) == (3, 2)
 

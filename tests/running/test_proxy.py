@@ -19,7 +19,7 @@ from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.client import TokenClient
 from erpsync.identity.client_credentials import ClientCredentialsSource
-from erpsync.identity.gate import ServerGate
+from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
 from erpsync.identity.metadata import MetadataSource
 from erpsync.running.connection import Connection
@@ -60,7 +60,7 @@ async def connection(sandbox: Sandbox) -> AsyncIterator[Connection]:
             metadata=MetadataSource(client, sites.identity_url, clock=clock),
             secrets=lambda: [CLIENT_SECRET],
             client=client,
-            gate=ServerGate(clock),
+            gates=ServerGates(clock),
             clock=clock,
             emit=silent,
             redactor=Redactor(),
