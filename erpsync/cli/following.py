@@ -121,6 +121,7 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     from erpsync.daemon.single import run_jobs
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
     from erpsync.observe.output import plugins_print_to
+    from erpsync.running.border import PluginLoop
 
     os.umask(0o077)
     debug = bool(os.environ.get("ERPSYNC_DEBUG"))
@@ -129,16 +130,17 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     adopt_foreign_logs(emit)
     live = _Live(workspace)
     with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone
-        ended = asyncio.run(
-            run_jobs(
-                workspace.configuration,
-                wanted.jobs,
-                wanted.here,
-                redactor=workspace.redactor,
-                emit=emit,
-                watch=live.show,
+        with asyncio.Runner(loop_factory=PluginLoop) as runner:
+            ended = runner.run(
+                run_jobs(
+                    workspace.configuration,
+                    wanted.jobs,
+                    wanted.here,
+                    redactor=workspace.redactor,
+                    emit=emit,
+                    watch=live.show,
+                )
             )
-        )
     live.clear()
     code = finish(workspace, [run.document() for run in ended.runs], ended.refused, wanted.single, format)
     return code if ended.signal is None else 128 + ended.signal

@@ -41,6 +41,7 @@ from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitt
 from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
+from erpsync.running.border import PluginLoop
 from erpsync.running.loop_watch import LoopWatch
 from erpsync.scheduling.zone import zone_data
 from erpsync.store.installation import Settle, place_of, settle
@@ -67,7 +68,8 @@ def serve(accepted: Accepted, redactor: Redactor) -> int:
         service = Service(accepted, redactor)
         _spare_the_collector()
         with plugins_print_to(sys.stderr, redactor):
-            return asyncio.run(service.run())
+            with asyncio.Runner(loop_factory=PluginLoop) as runner:
+                return runner.run(service.run())
     finally:
         lock.release()
 

@@ -263,7 +263,7 @@ def _plain(value: object) -> object:
         if isinstance(value, str):
             return value.encode(errors="replace").decode()
         return msgspec.to_builtins(value, enc_hook=str, str_keys=True)
-    except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
+    except BaseException:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"
 
 

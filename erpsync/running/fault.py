@@ -44,6 +44,14 @@ class Fault(msgspec.Struct, frozen=True):
 
 def fault_of(error: BaseException) -> Fault:
     """The fault that an exception stands for; of a group, its first permanent one decides."""
+    try:
+        return _fault_of(error)
+    except BaseException:  # noqa: BLE001 - the attributes of a plugin's exception may do anything, too
+        name = type.__getattribute__(type(error), "__name__")
+        return Fault("error", _sayable(name)[:_NAME], "the plugin raised an error that cannot be read")
+
+
+def _fault_of(error: BaseException) -> Fault:
     cause = _decisive(error)
     expected = isinstance(cause, ErpsyncError | Retry | Skip | AuthFailed | ConfigProblem)
     return Fault(
@@ -60,7 +68,7 @@ def fault_of(error: BaseException) -> Fault:
 def _trace(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - an exception of a plugin may do anything when it is asked for its text
+    except BaseException:  # noqa: BLE001 - an exception of a plugin may do anything when it is asked for its text
         return "".join(traceback.format_tb(error.__traceback__))
 
 
@@ -116,7 +124,7 @@ def _message(error: BaseException) -> str:
 def _str(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - see `_trace`
+    except BaseException:  # noqa: BLE001 - see `_trace`
         return ""
 
 

@@ -10,30 +10,18 @@ import signal
 import sys
 import threading
 import time
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.core.event import Emit
+from erpsync.running.border import ENTERED, Entered
 
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
 _LOOK = 0.25
 _SIGNAL = signal.SIGURG  # ignored where nobody handles it
 _LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
-
-
-@dataclass(frozen=True, slots=True)
-class Entered:
-    """The run whose plugin is at work in this task and in those that it started."""
-
-    run_id: str
-    job: str
-
-
-ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
 
 
 class LoopWatch:

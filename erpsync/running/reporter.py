@@ -69,5 +69,5 @@ class RunReporter:
 def _plain(value: object) -> str:
     try:
         return str(value).encode(errors="replace").decode()
-    except Exception:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
+    except BaseException:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
         return f"<{type(value).__name__}>"

@@ -19,11 +19,11 @@ from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import Skip
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
+from erpsync.running.border import ENTERED, Entered
 from erpsync.running.channel import VERSION, Done, Order, answer_of
 from erpsync.running.connection import Connection
 from erpsync.running.fault import Fault, fault_of
 from erpsync.running.fork import ForkServer
-from erpsync.running.loop_watch import ENTERED, Entered
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
 from erpsync.store.dead_letters import DeadLetters, taken_up
@@ -85,7 +85,8 @@ class Workbench:
         dead: list[dict[str, object]] | None,
     ) -> Done | Fault:
         run, cursor = attempt.run, Cursor(prepared.cursor)
-        ENTERED.set(Entered(run.id, run.job))
+        entered = Entered(run.id, run.job)
+        ENTERED.set(entered)
         dry_run = bool(run.params.get("dry_run"))
         http, erp = self._clients(connection, dry_run)
         context = JobContext(
@@ -109,7 +110,8 @@ class Workbench:
             clock=self._clock,
             redact=self._redactor,
         )
-        return answer_of(await prepared.plugin.function(context), cursor.staged)
+        result = await prepared.plugin.function(context)
+        return fault_of(entered.exit) if entered.exit else answer_of(result, cursor.staged)
 
     def _clients(
         self, connection: Connection | None, dry_run: bool

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from erpsync.core.errors import LoopBlockedError
-from erpsync.running.loop_watch import ENTERED, Entered, LoopWatch
+from erpsync.running.border import ENTERED, Entered
+from erpsync.running.loop_watch import LoopWatch
 
 FAR = 60.0
 

@@ -1,0 +1,81 @@
+"""The border between plugins and the event loop: what a plugin starts there is of its run, and ends nobody else."""
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+
+class Entered:
+    """A run whose plugin is at work in this context: its `tasks`, and the `exit` that one of its callbacks raised."""
+
+    def __init__(self, run_id: str, job: str) -> None:
+        self.run_id = run_id
+        self.job = job
+        self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.exit: BaseException | None = None
+
+
+ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
+
+
+class PluginLoop(asyncio.SelectorEventLoop):
+    """An event loop that SystemExit and KeyboardInterrupt do not end.
+
+    asyncio lets these two out of a task or a callback, past everybody, to end the program. We end by signals,
+    which are callbacks, so here they are what some plugin raised: its task has failed with it, its callback is told,
+    and the loop goes on where it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told_to_stop = False
+        self.set_task_factory(_task_of_its_run)
+
+    def run_forever(self) -> None:
+        self._told_to_stop = False
+        while True:
+            try:
+                return super().run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._blame(error)
+                if self._told_to_stop:  # in the same round as it was raised
+                    return None
+
+    def stop(self) -> None:
+        self._told_to_stop = True
+        super().stop()
+
+    def _blame(self, error: BaseException) -> None:
+        entered = _entered_where(error.__traceback__)
+        if entered is not None:
+            entered.exit = error
+        who = f"a plugin of job {entered.job}" if entered is not None else "somebody"
+        self.call_exception_handler(
+            {"message": f"{who} wanted to end the daemon by {type(error).__name__}", "exception": error}
+        )
+
+
+def _task_of_its_run(
+    loop: asyncio.AbstractEventLoop,
+    coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+    **options: Any,
+) -> asyncio.Task[Any]:
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    context = options.get("context")
+    entered = ENTERED.get() if context is None else context.get(ENTERED)
+    if entered is not None:
+        entered.tasks.add(task)
+    return task
+
+
+def _entered_where(trace: TracebackType | None) -> Entered | None:
+    """The run in whose context the loop called what raised; None where it was nobody's."""
+    while trace is not None:
+        if trace.tb_frame.f_code is asyncio.Handle._run.__code__:
+            entered: Entered | None = trace.tb_frame.f_locals["self"]._context.get(ENTERED)
+            return entered
+        trace = trace.tb_next
+    return None

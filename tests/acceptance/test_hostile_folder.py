@@ -1,0 +1,179 @@
+"""A folder of hostile plugins beside a good job in one daemon: each run ends and says what it was; the good job
+misses no second."""
+
+import itertools
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from erpsync.sandbox.server import Sandbox
+from tests.acceptance.site import BASE, Site, eventually
+
+PLUGINS = '''
+"""Every behaviour by its name, as an `async def` and as a `def` plugin."""
+
+import asyncio
+import os
+import sys
+
+from erpsync import JobContext, JobResult, Settings, job
+
+
+class Behaviour(Settings):
+    how: str
+
+
+class LeavesAsText(Exception):
+    def __str__(self) -> str:
+        sys.exit(5)
+
+
+class InterruptsAsText(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+async def soon(error: BaseException) -> None:
+    await asyncio.sleep(0.01)
+    raise error
+
+
+async def in_group(error: BaseException) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(soon(error))
+
+
+def behave(ctx: JobContext[Behaviour]) -> None:
+    match ctx.settings.how:
+        case "exit":
+            sys.exit(4)
+        case "interrupt":
+            raise KeyboardInterrupt
+        case "exit-as-text":
+            raise LeavesAsText
+        case "interrupt-as-text":
+            raise InterruptsAsText
+
+
+@job("hostile-async")
+async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
+    match ctx.settings.how:
+        case "exit-in-child-task":
+            await in_group(SystemExit(7))
+        case "interrupt-in-child-task":
+            await in_group(KeyboardInterrupt())
+        case "exit-in-callback":
+            asyncio.get_running_loop().call_later(0.01, sys.exit, 9)
+            await asyncio.sleep(0.1)
+        case _:
+            behave(ctx)
+    return ctx.result()
+
+
+@job("hostile")
+def hostile(ctx: JobContext[Behaviour]) -> JobResult:
+    behave(ctx)
+    return ctx.result()
+
+
+@job("tick", repeatable=True)
+async def tick(ctx: JobContext[Settings]) -> JobResult:
+    return ctx.result()
+'''
+TICK = """
+[jobs.tick]
+plugin = "tick"
+schedule = { every = "1s" }
+overlap = "allow"
+catch_up = "all"
+catch_up_limit = 100
+"""
+
+
+UNENDED = "SELECT job FROM run WHERE job <> 'tick' AND state <> 'finished'"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A behaviour, where it is shown, and what its run's error says."""
+
+    how: str
+    says: str
+    where: str  # "task", "process" (an `async def` plugin in a child), "def"
+    keys: str = ""
+
+    @property
+    def job(self) -> str:
+        return f"{self.how}-{self.where}"
+
+    def table(self) -> str:
+        plugin = "hostile" if self.where == "def" else "hostile-async"
+        isolation = 'isolation = "process"\n' if self.where == "process" else ""
+        return (
+            f'[jobs.{self.job}]\nplugin = "{plugin}"\nschedule = "manual"\nwith = {{ how = "{self.how}" }}\n'
+            f"retry = {{ attempts = 1 }}\n{isolation}{self.keys}\n"
+        )
+
+
+def everywhere(how: str, says: str, keys: str = "") -> list[Case]:
+    return [Case(how, says, where, keys) for where in ("task", "process", "def")]
+
+
+def as_async(how: str, says: str, keys: str = "") -> list[Case]:
+    return [Case(how, says, where, keys) for where in ("task", "process")]
+
+
+CASES = [
+    *everywhere("exit", "the plugin raised SystemExit(4)"),
+    *everywhere("interrupt", "the plugin raised KeyboardInterrupt"),
+    *everywhere("exit-as-text", "the plugin raised LeavesAsText without a message"),
+    *everywhere("interrupt-as-text", "the plugin raised InterruptsAsText without a message"),
+    *as_async("exit-in-child-task", "the plugin raised SystemExit(7)"),
+    *as_async("interrupt-in-child-task", "the plugin raised KeyboardInterrupt"),
+    *as_async("exit-in-callback", "the plugin raised SystemExit(9)"),
+]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """All behaviours in one daemon; the runs of each job once everything has ended."""
+    with Sandbox(port=0) as sandbox:
+        site = Site(tmp_path_factory.mktemp("hostile"), sandbox)
+        site.write(PLUGINS, "plugins/hostile.py")
+        site.write(BASE + TICK + "".join(case.table() for case in CASES))
+        with site.daemon() as daemon:
+            names = [case.job for case in CASES]
+            assert site.erpsync("trigger", *names, "--yes").returncode == 0
+            eventually(
+                lambda: (
+                    site.rows("erpsync.db", "SELECT 1 FROM run WHERE job <> 'tick' AND state <> 'finished'")
+                    == []
+                ),
+                "every hostile run ends",
+            )
+            before = len(site.runs("tick"))
+            eventually(lambda: len(site.runs("tick")) > before, "the good job goes on")
+            assert daemon.poll() is None
+            assert site.stop(daemon) == 0
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["tick", *names]}
+        for run in site.json("runs", "--limit", "5000"):
+            runs[run["job"]].append(run)
+        return runs
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.job)
+def test_each_says_what_it_was(night: dict[str, list[dict[str, Any]]], case: Case) -> None:
+    """The run has failed, and its message names the behaviour."""
+    (run,) = night[case.job]
+    assert run["outcome"] == "failed"
+    assert case.says in run["error"]["message"]
+
+
+def test_the_good_job_misses_no_second(night: dict[str, list[dict[str, Any]]]) -> None:
+    """Every second of the good job has its run, which succeeded."""
+    ticks = night["tick"]
+    assert {each["outcome"] for each in ticks} == {"succeeded"}
+    fires = sorted(datetime.fromisoformat(each["fire_at"]) for each in ticks)
+    assert all(b - a == timedelta(seconds=1) for a, b in itertools.pairwise(fires))
