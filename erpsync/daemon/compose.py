@@ -1,6 +1,6 @@
 """The object graph: every room's objects, made from a configuration and put together."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,7 +11,6 @@ from erpsync.config.seal import seal_keys
 from erpsync.config.secrets import SecretResolver
 from erpsync.core.clock import Clock
 from erpsync.core.event import Emit
-from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
@@ -109,13 +108,14 @@ def compose(
         patience=_PATIENCE_ALONE if alone else None,
     )
     engine = Engine(
-        planned_jobs(configuration, parked),
+        configuration.jobs,
         store,
         clock,
         emit,
         runner.offer,
         runner.replace,
         connections.has_nobody,
+        parked,
     )
     desk = IdentityDesk(
         configuration,
@@ -129,11 +129,6 @@ def compose(
     return Composition(
         configuration, resolver, catalog, clock, emit, store, connections, desk, runner, engine, parked
     )
-
-
-def planned_jobs(configuration: Configuration, parked: Container[str]) -> dict[str, Job]:
-    """The jobs that fire."""
-    return {name: job for name, job in configuration.jobs.items() if name not in parked}
 
 
 def instance_limits(configuration: Configuration) -> dict[str, int]:

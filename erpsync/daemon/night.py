@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.daemon.overdue import overdue
-from erpsync.scheduling.planner import BLACKOUT, COUNTED, OVERLAP, PAUSED, UNKNOWN
+from erpsync.scheduling.planner import BLACKOUT, COUNTED, OVERLAP, PARKED, PAUSED, UNKNOWN
 from erpsync.scheduling.timetable import Timetable, read_schedule, timetable
 from erpsync.scheduling.trigger import Trigger
 from erpsync.store.ledger import RunFilter, last_successes, list_runs, unfinished_runs
@@ -41,7 +41,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is not as it should be with a job: an outcome, "silent" or "overdue"; `next` is what to type."""
+    """What is not as it should be with a job: an outcome, "parked", "silent" or "overdue"; `next` is what to type."""
 
     job: str
     kind: str
@@ -172,12 +172,19 @@ def _trouble(runs: Sequence[Run], live: Sequence[Run]) -> Finding | None:
     why = run.error.message if run.error else run.reason or ""
     at = run.finished_at or run.created_at
     never = run.outcome in (Outcome.MISSED, Outcome.SKIPPED)
+    if run.reason == PARKED:
+        return Finding(
+            run.job, PARKED, at, _number(runs), "it cannot run as things are", "erpsync check", run.id
+        )
     command = f"erpsync trigger {run.job}" if never else f"erpsync show {run.id}"
     if run.reason == OVERLAP and live:
         why, command = _in_the_way(live[0])
+    return Finding(run.job, run.outcome.value, at, _number(runs), why, command, run.id)
+
+
+def _number(runs: Sequence[Run]) -> int:
     known = all(each.fire_count != UNKNOWN for each in runs)
-    number = sum(each.fire_count for each in runs) if known else UNKNOWN
-    return Finding(run.job, run.outcome.value, at, number, why, command, run.id)
+    return sum(each.fire_count for each in runs) if known else UNKNOWN
 
 
 def _rivals(job: str, live: Iterable[Run]) -> list[Run]:

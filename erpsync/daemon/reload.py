@@ -11,7 +11,7 @@ from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.daemon.acceptance import Accepted, accept
 from erpsync.daemon.check import parked_jobs, require_schedules
-from erpsync.daemon.compose import Composition, instance_limits, planned_jobs
+from erpsync.daemon.compose import Composition, instance_limits
 from erpsync.daemon.plan import Plan, plan_change
 from erpsync.scheduling.engine import Adoption
 from erpsync.store.ledger import History, read_history
@@ -74,7 +74,7 @@ class Reload:
         require_schedules(after)
         changed_plugins = house.catalog.refresh()
         parked = parked_jobs(after, house.catalog, house.resolver)
-        adoption = house.engine.prepare(planned_jobs(after, parked))
+        adoption = house.engine.prepare(after.jobs, parked)
         plan = plan_change(before, accepted.configuration, history, house.clock.now())
         restart = (*plan.restart, *(f"plugin {name}" for name in changed_plugins))
         plan = replace(plan, restart=restart, parked=reasons(parked))

@@ -16,9 +16,20 @@ from erpsync.core.calendar import start_deadline
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, State
 from erpsync.scheduling.handover import Succession, hand_over, take_left
-from erpsync.scheduling.planner import COUNTED, OVERLAP, PAUSED, UNKNOWN, Span, merge, plan, room, span_of
+from erpsync.scheduling.planner import (
+    COUNTED,
+    OVERLAP,
+    PARKED,
+    PAUSED,
+    UNKNOWN,
+    Span,
+    merge,
+    plan,
+    room,
+    span_of,
+)
 from erpsync.scheduling.timetable import Timetable, read_schedule
-from erpsync.scheduling.trigger import newest_until, next_after
+from erpsync.scheduling.trigger import MOMENT, newest_until, next_after
 from erpsync.store import schema
 from erpsync.store.ledger import (
     Finish,
@@ -54,8 +65,8 @@ class Look:
     """Plan these timetables at `now`; `marks` are their marks as the store has them.
 
     `resumed` are pauses that end with this look. `ahead` are jobs of which the ledger has fire times beyond the
-    mark, because the clock was corrected. `nobody` are jobs for whose identity a person has to sign in. `rules` say
-    who comes after whom.
+    mark, because the clock was corrected. `unable` says why the fire times of jobs are skipped that cannot run as
+    things are; `unparked` are jobs that were parked and can run again. `rules` say who comes after whom.
     """
 
     timetables: tuple[Timetable, ...]
@@ -63,7 +74,8 @@ class Look:
     now: datetime
     resumed: Mapping[str, Pause] = field(default_factory=dict)
     ahead: frozenset[str] = frozenset()
-    nobody: frozenset[str] = frozenset()
+    unable: Mapping[str, str] = field(default_factory=dict)
+    unparked: frozenset[str] = frozenset()
     rules: Mapping[str, Sequence[Succession]] = field(default_factory=dict)
 
 
@@ -108,14 +120,19 @@ def _claim(connection: Connection, look: Look) -> Claimed:
     expired = _expire(connection, look, live)
     gone = {run.id for run in expired}
     live = {job: [run for run in runs if run["id"] not in gone] for job, runs in live.items()}
+    parked = _reopen(connection, look)
+    marks = dict(look.marks)
+    for job, since in parked.items():
+        marks[job] = replace(marks[job], until=since - MOMENT)
     found = plan(
         look.timetables,
-        look.marks,
+        marks,
         {job: len(runs) for job, runs in live.items()},
         look.now,
         resumed=look.resumed,
         taken=_taken(connection, look),
-        nobody=look.nobody,
+        unable=look.unable,
+        parked=parked,
     )
     for mark in found.corrected:
         _give_back(connection, mark, look.now)
@@ -191,6 +208,35 @@ def _give_back(connection: Connection, mark: Mark, now: datetime) -> None:
         until = None if span is None else span.last
         cut = update(schema.run).where(_RUN.id == row.id)
         connection.execute(cut.values(fire_until=until, fire_count=count))
+
+
+def _reopen(connection: Connection, look: Look) -> dict[str, datetime]:
+    """Since when jobs were parked that can run again. What was skipped because of that is taken out of the ledger, to
+    follow `catch_up`, unless another run or another schedule came after it."""
+    skipped = {
+        job: run for job, run in _last(connection, look, {*look.unparked}).items() if run.reason == PARKED
+    }
+    schedules = {table.job.name: table.schedule for table in look.timetables}
+    since = {}
+    for job, run in skipped.items():
+        if (
+            run.fire_at is None
+            or not run.claim.startswith("at:")
+            or schedules[job] != look.marks[job].schedule
+        ):
+            continue
+        connection.execute(delete(schema.handover).where(schema.handover.c.run_id == run.id))
+        connection.execute(delete(schema.run).where(_RUN.id == run.id))
+        since[job] = run.fire_at
+    return since
+
+
+def last_parked(connection: Connection) -> set[str]:
+    """The jobs of which the last that the ledger has is that they were parked."""
+    last = select(func.max(_RUN.seq)).where(_RUN.job == schema.mark.c.job).scalar_subquery()
+    newest = schema.run.alias("newest")
+    query = select(newest.c.job).select_from(schema.mark).join(newest, newest.c.seq == last)
+    return {*connection.scalars(query.where(newest.c.outcome == Outcome.SKIPPED, newest.c.reason == PARKED))}
 
 
 def _live(connection: Connection, jobs: Iterable[Job]) -> _Live:

@@ -1,7 +1,7 @@
 """The engine: gathers hints that jobs are due, claims them in one transaction, hands the claimed runs over."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -20,10 +20,11 @@ from erpsync.scheduling.claim import (
     claim_due,
     claim_requested,
     claimed_ahead,
+    last_parked,
 )
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.handover import Succession, forget_parents, successions
-from erpsync.scheduling.planner import CORRECTION
+from erpsync.scheduling.planner import CORRECTION, IDENTITY, PARKED
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, next_after
 from erpsync.store.ledger import last_runs
@@ -46,6 +47,7 @@ class Adoption:
     """Other jobs for an engine, with all that can fail done; `touched` are new or changed."""
 
     jobs: Mapping[str, Job]
+    parked: Collection[str]
     tables: Mapping[str, Timetable]
     rules: Mapping[str, Sequence[Succession]]
     touched: frozenset[str]
@@ -69,8 +71,10 @@ class Engine:
         on_claimed: Callable[[Sequence[Run]], None],
         on_replace: Callable[[Sequence[str]], None] = lambda run_ids: None,
         has_nobody: Callable[[Job], bool] = lambda job: False,
+        parked: Collection[str] = (),
     ) -> None:
-        """`has_nobody` says that a person has to sign in before the job can run: then its fire times are skipped.
+        """`has_nobody` says that a person has to sign in before the job can run, `parked` names jobs that cannot run
+        before somebody changes something: then their fire times are skipped.
 
         Raises ValueError where a job's schedule is not valid."""
         self._jobs = jobs
@@ -81,7 +85,9 @@ class Engine:
         self._on_claimed = on_claimed
         self._on_replace = on_replace
         self._has_nobody = has_nobody
-        self._rules: Mapping[str, Sequence[Succession]] = successions(jobs.values())
+        self._parked = parked
+        self._were_parked: set[str] = set()  # when they were looked at last
+        self._rules: Mapping[str, Sequence[Succession]] = successions(jobs.values(), parked)
         self._pauses: dict[str, Pause] = {}
         self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
         self._looking = asyncio.Lock()
@@ -158,7 +164,7 @@ class Engine:
     def starting_within(self, ahead: timedelta) -> list[tuple[str, datetime]]:
         """The jobs that can start between now and `ahead` of it, not claimed yet, and when."""
         now = self._clock.now()
-        due = [job for job, at in self._due.items() if now < at <= now + ahead]
+        due = [job for job, at in self._due.items() if now < at <= now + ahead and job not in self._parked]
         starts = ((job, self.next_start(job)) for job in due)
         return [(job, start) for job, start in starts if start is not None and start <= now + ahead]
 
@@ -379,7 +385,8 @@ class Engine:
                 now,
                 {job: pause for job, pause in self._pauses.items() if job in names and not pause.holds(now)},
                 names.intersection(self._ahead),
-                frozenset(table.job.name for table in mine if self._has_nobody(table.job)),
+                {table.job.name: why for table in mine if (why := self._unable(table.job))},
+                names.intersection(self._were_parked).difference(self._parked),
                 self._rules,
             )
             claimed = await self._store.write(claim_due, look)
@@ -393,6 +400,10 @@ class Engine:
         self._replace(claimed.replaced)
         self._hand_over(sorted(claimed.pending, key=_start_order))
         return claimed
+
+    def _unable(self, job: Job) -> str | None:
+        """Why a job cannot run as things are."""
+        return PARKED if job.name in self._parked else IDENTITY if self._has_nobody(job) else None
 
     def _is_held(self, table: Timetable, now: datetime) -> bool:
         """Whether a pause keeps a job from being planned; not where its mark must be set anew all the same."""
@@ -411,12 +422,14 @@ class Engine:
                 self._ahead.pop(mark.job, None)
         for job in look.resumed:
             del self._pauses[job]
+        self._were_parked -= look.unparked
+        self._were_parked |= {job for job, why in look.unable.items() if why == PARKED}
 
     async def adopt_former(self) -> None:
         """Let renamed jobs take over what the state knows of their former names: before anything is taken up."""
         await self._rename(self._jobs)
 
-    def prepare(self, jobs: Mapping[str, Job]) -> Adoption:
+    def prepare(self, jobs: Mapping[str, Job], parked: Collection[str] = ()) -> Adoption:
         """Make ready to go on with other jobs; may be called in a thread, and changes nothing.
 
         A job that is the very object that the engine has is unchanged.
@@ -426,7 +439,8 @@ class Engine:
         """
         same = {name for name, job in jobs.items() if self._jobs.get(name) is job}
         tables = {name: self._tables[name] if name in same else timetable(job) for name, job in jobs.items()}
-        return Adoption(jobs, tables, successions(jobs.values()), frozenset(jobs.keys() - same))
+        rules = successions(jobs.values(), parked)
+        return Adoption(jobs, parked, tables, rules, frozenset(jobs.keys() - same))
 
     async def adopt(self, adoption: Adoption, on_swap: Callable[[Mapping[str, str]], None]) -> None:
         """Go on with other jobs. Unchanged ones keep their timers; of removed ones and of those with another
@@ -440,14 +454,16 @@ class Engine:
         async with self._looking:  # a claim under way is one of the old jobs
             gone = [table for name, table in self._tables.items() if name not in adoption.tables]
             renamed = await self._rename(adoption.jobs)
-            self._jobs, self._tables, self._rules = adoption.jobs, adoption.tables, adoption.rules
+            unparked = {job for job in self._parked if job in adoption.jobs} - {*adoption.parked}
+            self._jobs, self._parked = adoption.jobs, adoption.parked
+            self._tables, self._rules = adoption.tables, adoption.rules
             on_swap(renamed)
             for table in gone:
                 self._due.pop(table.job.name, None)
             if renamed:
                 await self._learn_again()
             self._alarms.set((table, None) for table in gone)
-        touched = adoption.touched | set(renamed.values())
+        touched = adoption.touched | set(renamed.values()) | unparked
         try:
             await self._store.write(forget_parents, self._rules)
             await self._retire_removed()
@@ -474,6 +490,7 @@ class Engine:
         self._marks = await self._store.read(read_marks)
         self._pauses = await self._store.read(read_pauses)
         self._ahead = await self._store.read(claimed_ahead)
+        self._were_parked = await self._store.read(last_parked)
 
     async def _retire_removed(self) -> None:
         """A job that is no longer configured has no schedule: what it left open is missed, and should it come

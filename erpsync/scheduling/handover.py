@@ -7,7 +7,7 @@ The functions that take a connection are parts of store operations.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from erpsync.core.calendar import blackout_end
 from erpsync.core.job import After, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
-from erpsync.scheduling.planner import BLACKOUT, OVERLAP, merge, room
+from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PARKED, merge, room
 from erpsync.store import schema
 from erpsync.store.ledger import find_run, grow_runs, insert_runs, last_runs
 from erpsync.store.pauses import read_pauses
@@ -29,20 +29,21 @@ _ROW, _RUN = schema.handover.c, schema.run.c
 
 @dataclass(frozen=True, slots=True)
 class Succession:
-    """`child` runs when the jobs of `after` have ended."""
+    """`child` runs when the jobs of `after` have ended; `parked` it cannot, and its run is skipped."""
 
     child: Job
     after: After
+    parked: bool = False
 
 
-def successions(jobs: Iterable[Job]) -> dict[str, tuple[Succession, ...]]:
+def successions(jobs: Iterable[Job], parked: Container[str] = ()) -> dict[str, tuple[Succession, ...]]:
     """Who comes after whom, by the parent's name; jobs that are switched off come after nobody."""
     rules: dict[str, tuple[Succession, ...]] = {}
     for job in jobs:
         for after in job.schedules:
             if isinstance(after, After) and job.enabled:
                 for parent in dict.fromkeys(after.jobs):
-                    rules[parent] = (*rules.get(parent, ()), Succession(job, after))
+                    rules[parent] = (*rules.get(parent, ()), Succession(job, after, job.name in parked))
     return rules
 
 
@@ -164,6 +165,8 @@ def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], n
     job = rule.child
     if not outcomes <= rule.after.on:
         return PARENT
+    if rule.parked:
+        return PARKED
     if job.on_blackout == "skip" and blackout_end(job, now) is not None:
         return BLACKOUT
     live = select(func.count()).where(

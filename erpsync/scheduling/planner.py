@@ -7,7 +7,7 @@ others that are due at one look only the newest can be on time; for the rest, an
 costs no more than a short one.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain, islice, pairwise, takewhile
@@ -46,6 +46,8 @@ PAUSED = "paused"
 """Skipped: the job was paused, and the fire time is not caught up."""
 IDENTITY = "identity"
 """Skipped: the job's identity is a person who has to sign in first."""
+PARKED = "parked"
+"""Skipped: the job cannot run as things are: its plugin, its settings or a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,13 @@ def plan(
     *,
     resumed: Mapping[str, Pause] | None = None,
     taken: Mapping[str, Sequence[Span]] | None = None,
-    nobody: Container[str] = (),
+    unable: Mapping[str, str] | None = None,
+    parked: Mapping[str, datetime] | None = None,
 ) -> Plan:
     """What `now` asks for; `live` counts each job's runs that are claimed and not finished.
 
-    `nobody` are jobs whose identity cannot be had before a person signs in.
+    `unable` says of jobs that cannot run as things are why their fire times are skipped. `parked` are jobs that could
+    not since then and can again.
 
     `resumed` are pauses that have ended. `taken` are the spans that the ledger holds beyond a job's mark; they
     are nobody's any more.
@@ -115,7 +119,8 @@ def plan(
             now,
             (resumed or {}).get(name),
             tuple((taken or {}).get(name, ())),
-            name in nobody,
+            (unable or {}).get(name),
+            (parked or {}).get(name),
         )
         found, until = _plan_job(look, mark)
         runs += found
@@ -134,7 +139,8 @@ class _Look:
     now: datetime
     pause: Pause | None
     taken: Sequence[Span]
-    has_nobody: bool
+    unable: str | None
+    parked_since: datetime | None
 
     @property
     def horizon(self) -> datetime:
@@ -151,6 +157,9 @@ class _Look:
     def is_paused(self, instant: datetime) -> bool:
         pause = self.pause
         return pause is not None and pause.since <= instant + self.table.delay < (pause.until or self.now)
+
+    def is_parked(self, instant: datetime) -> bool:
+        return self.parked_since is not None and self.parked_since <= instant
 
 
 def _plan_job(look: _Look, mark: Mark | None) -> tuple[Sequence[Run], datetime | None]:
@@ -194,8 +203,8 @@ def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
     chosen, on_time = _chosen(look, _open_fires(look, stretches, newest), window)
     before = (chosen[0] if chosen else newest + MOMENT) - MOMENT  # up to here nothing runs
     border = min(window, before)
-    admitted = 0 if look.has_nobody else room(job, look.live, len(chosen))
-    reason = IDENTITY if look.has_nobody else OVERLAP
+    admitted = 0 if look.unable else room(job, look.live, len(chosen))
+    reason = look.unable or OVERLAP
     record = _Record(look, trigger)
     for low, high in _split(stretches, (before, border)):
         is_open = not look.is_dark(high)
@@ -208,6 +217,8 @@ def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
                 record.claimed(fire, late) if number < admitted else record.skipped(fire, reason)
         elif look.is_paused(high):
             record.passed(low, high, Outcome.SKIPPED, PAUSED)
+        elif look.is_parked(high):
+            record.passed(low, high, Outcome.SKIPPED, PARKED)
         elif not is_open:
             record.passed(low, high, Outcome.SKIPPED, BLACKOUT)
         else:
@@ -257,11 +268,14 @@ def _until(trigger: Trigger, high: datetime, low: datetime) -> Iterator[datetime
 
 
 def _stretches(look: _Look, after: datetime, until: datetime) -> list[tuple[datetime, datetime]]:
-    """The time later than `after` up to `until`, cut wherever a blackout, a pause or a taken span begins or ends."""
+    """The time later than `after` up to `until`, cut wherever a blackout, a pause, a parked or a taken span begins
+    or ends."""
     cuts = [cut for span in look.taken for cut in (span.first - MOMENT, span.last)]
     job, pause, delay = look.table.job, look.pause, look.table.delay
     if pause is not None:
         cuts += [instant - delay - MOMENT for instant in (pause.since, pause.until or look.now)]
+    if look.parked_since is not None:
+        cuts.append(look.parked_since - MOMENT)
     at: datetime | None = after + MOMENT
     while job.blackout and job.on_blackout == "skip" and at is not None and at <= until:
         at = blackout_end(job, at) or next_blackout(job, at, until + MOMENT)
@@ -296,7 +310,7 @@ class _Record:
         self._growing = False
 
     def skipped(self, fire: datetime, reason: str) -> None:
-        """A fire time that would run if no other run lived, and its identity could be had."""
+        """A fire time that would run if no other run lived, and the job were able to."""
         self._add(Span(fire, fire, 1), Outcome.SKIPPED, reason)
 
     def passed(self, low: datetime, high: datetime, outcome: Outcome, reason: str) -> None:

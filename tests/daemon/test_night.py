@@ -51,6 +51,12 @@ def test_data_is_never_younger_than_now() -> None:
     assert found.document()["data"][0]["age_seconds"] == 0  # type: ignore[index]
 
 
+def test_a_parked_job_is_named_with_what_shows_the_cause() -> None:
+    """Triggering it would be refused; `check` says what is in the way."""
+    (finding,) = looked(ended(Outcome.SKIPPED, reason="parked", fire_count=3)).findings
+    assert (finding.kind, finding.count, finding.next) == ("parked", 3, "erpsync check")
+
+
 def test_silence_is_a_finding() -> None:
     """A fire time that nobody has planned is found, by a mark that stays behind or that never was."""
     for found in (

@@ -115,7 +115,8 @@ def test_a_second_signal_ends_it_now(site: Site) -> None:
 
 
 def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
-    """A broken plugin and a missing secret park their jobs: told, refused on request, and the others run."""
+    """A broken plugin and a missing secret park their jobs: told, refused on request, their fire times skipped, and
+    the others run."""
     text = site.file.read_text()
     site.file.write_text(
         text
@@ -134,10 +135,14 @@ def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
         with site.client() as client, pytest.raises(DaemonRefusedError, match="no_such_module") as refusal:
             client.claim("broken", {})
         eventually(site.succeeded, "the other job runs")
+        eventually(
+            lambda: any(event["job"] == "broken" for event in site.events("run.finished")), "a skip is told"
+        )
         assert site.stop(daemon) == 0
     assert refusal.value.kind == "ParkedJobError"
     assert {event["job"] for event in site.events("job.parked")} == {"broken", "keyless"}
-    assert {event["job"] for event in site.events("run.finished")} == {"look"}
+    ends = {(event["job"], event["outcome"], event["reason"]) for event in site.events("run.finished")}
+    assert {end for end in ends if end[0] != "look"} == {("broken", "skipped", "parked")}
 
 
 def test_what_cannot_start_says_why(site: Site) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import takewhile
+from typing import Literal
 
+import pytest
 from sqlalchemy import Connection
 
 from erpsync.core.calendar import spread_delay
@@ -587,6 +589,64 @@ async def test_what_waits_too_long_for_its_start_makes_room_for_the_next(witness
         (NOON + 2 * HOUR, None, None),
     ]
     assert [told["reason"] for told in witness.told("run.finished")] == ["window"]
+
+
+PARKED_FOR_A_WHILE = {  # by catch_up: what the ledger has at last, and how the newest of it came about
+    "all": [("caught up", 1), ("caught up", 1), ("caught up", 1)],
+    "last": [("parked", 2), ("caught up", 1)],
+    "none": [("parked", 3)],
+}
+
+
+@pytest.mark.parametrize("how", ["restart", "reload"])
+@pytest.mark.parametrize("catch_up", PARKED_FOR_A_WHILE)
+async def test_what_passed_while_a_job_was_parked_follows_catch_up_once_it_can_run(
+    witness: Witness, catch_up: Literal["all", "last", "none"], how: str
+) -> None:
+    """Until then it is one skipped range that grows, also over a restart; a neighbour misses nothing."""
+    clock = ManualClock(NOON)
+    job = replace(HOURLY, catch_up=catch_up)
+    jobs = {job.name: job, "good": replace(HOURLY, name="good", overlap="allow")}
+    for _ in range(2):
+        engine = Engine(jobs, witness.store, clock, witness.emit, witness.on_claimed, parked=[job.name])
+        await engine.start()
+        clock.advance(HOUR)
+        await until(lambda engine=engine: engine.next_fire(job.name) > clock.now())
+        await engine.stop()
+    engine = Engine(jobs, witness.store, clock, witness.emit, witness.on_claimed, parked=[job.name])
+    await engine.start()
+    clock.advance(HOUR)
+    await until(lambda: engine.next_fire("orders") == NOON + 4 * HOUR)
+    (range_,) = [run for run in witness.ledger() if run.job == "orders"]
+    clock.advance(MINUTE * 10)
+    if how == "reload":
+        await engine.adopt(engine.prepare(jobs), lambda renamed: None)
+    await engine.stop()
+    engine = Engine(jobs, witness.store, clock, witness.emit, witness.on_claimed)
+    await engine.start()
+    await engine.stop()
+
+    assert (range_.outcome, range_.reason, range_.fire_count) == (Outcome.SKIPPED, "parked", 3)
+    mine = [run for run in witness.ledger() if run.job == "orders"]
+    assert [
+        ("caught up" if run.trigger is RunTrigger.CATCH_UP else run.reason, run.fire_count) for run in mine
+    ] == PARKED_FOR_A_WHILE[catch_up]
+    assert (mine[0].fire_at, mine[-1].fire_until or mine[-1].fire_at) == (NOON + HOUR, NOON + 3 * HOUR)
+    assert [run.trigger.value for run in witness.ledger() if run.job == "good"] == ["schedule"] * 3
+
+
+async def test_a_parked_job_that_comes_after_another_is_skipped(witness: Witness) -> None:
+    """Its parent's run is consumed, and the ledger says why nothing came of it."""
+    child = Job("c", "c", "noop", schedules=(After(("orders",)),))
+    jobs = {"orders": HOURLY, "c": child}
+    engine = Engine(jobs, witness.store, ManualClock(NOON), witness.emit, witness.on_claimed, parked=["c"])
+    await engine.start()
+    run = await engine.claim_manual("orders", "root", {})
+    done = replace(run, state=State.FINISHED, outcome=Outcome.SUCCEEDED)
+    (handed,) = await witness.store.write(_hand_over, (done, engine.rules))
+    await engine.stop()
+
+    assert (handed.job, handed.outcome, handed.reason) == ("c", Outcome.SKIPPED, "parked")
 
 
 async def test_a_renamed_job_goes_on_where_it_was(witness: Witness) -> None:

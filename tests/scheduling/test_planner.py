@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from erpsync.core.calendar import covers
 from erpsync.core.job import At, Calendar, Cron, Every, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
-from erpsync.scheduling.planner import CORRECTION, UNKNOWN, Plan, Span, merge, plan
+from erpsync.scheduling.planner import CORRECTION, IDENTITY, UNKNOWN, Plan, Span, merge, plan
 from erpsync.scheduling.timetable import Timetable, schedule_text, timetable
 from erpsync.scheduling.trigger import Trigger
 from erpsync.store.ledger import Growth
@@ -462,8 +462,8 @@ def test_fire_times_of_a_person_who_is_signed_out_are_skipped_as_one_range() -> 
     """With the reason `identity`; what would not run anyway keeps its own reason, and the next look makes it grow."""
     job = replace(HOURLY, catch_up="all")
     marks = {job.name: _plan(job, since=None, now=NOON - 3 * HOUR).marks[0]}
-    found = plan([timetable(job)], marks, {}, NOW, nobody={job.name})
+    found = plan([timetable(job)], marks, {}, NOW, unable={job.name: IDENTITY})
     assert [(run.outcome, run.reason, run.fire_count) for run in found.runs] == [
         (Outcome.SKIPPED, "identity", 3)
     ]
-    assert plan([timetable(job)], marks, {}, NOW, nobody={"other"}).runs[0].state is State.PENDING
+    assert plan([timetable(job)], marks, {}, NOW, unable={"other": IDENTITY}).runs[0].state is State.PENDING
