@@ -66,11 +66,14 @@ def show_job(
     format: FormatOption = "text",  # noqa: A002
 ) -> None:
     """One effective job, with the file and line of every key."""
+    from erpsync.config.mask import without_literals
     from erpsync.control.selection import find_job
+    from erpsync.daemon.check import misplaced_literals
 
     configuration = workspace_of(context).configuration
     found = find_job(configuration.jobs, job)
     document, origins = configuration.document(found), configuration.origins(found.name)
+    document["with"] = without_literals(document["with"], misplaced_literals(configuration, found))
     if format == "json":
         places = {
             key: {"file": origin.file, "line": origin.line, "column": origin.column, "layer": origin.layer}

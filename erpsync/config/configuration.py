@@ -8,6 +8,7 @@ from typing import Literal
 
 from erpsync.config.document import Document, dotted
 from erpsync.config.layer import Layer, Spot
+from erpsync.config.mask import shown_settings
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
 from erpsync.core.instance import Identity, Instance
@@ -90,8 +91,11 @@ class Configuration:
     fingerprint: str
     files: Document = field(repr=False, compare=False)
 
-    def document(self, job: Job) -> dict[str, object]:
-        """The effective job in its public JSON form; keys are those of the file, durations text, instants UTC."""
+    def document(self, job: Job, *, mask: bool = True) -> dict[str, object]:
+        """The effective job in its public JSON form; keys are those of the file, durations text, instants UTC.
+
+        What may be a secret by its key, or is one in a URL, is masked; without `mask` it is for comparing only.
+        """
         skipped = {"name", "definition", "schedules", "settings", "retry"}
         rest = {
             part.name: _plain(getattr(job, part.name)) for part in fields(job) if part.name not in skipped
@@ -102,7 +106,7 @@ class Configuration:
             "schedule": [_schedule(schedule) for schedule in job.schedules],
             **rest,
             "retry": {part.name: _plain(getattr(job.retry, part.name)) for part in fields(job.retry)},
-            "with": dict(job.settings),
+            "with": shown_settings(job.settings) if mask else dict(job.settings),
         }
 
     def origins(self, name: str) -> Mapping[str, Origin]:
@@ -120,13 +124,15 @@ class Configuration:
         message: str,
         help: str = "",  # noqa: A002  # the word of Problem
         severity: Severity = "error",
+        hide: bool = False,
     ) -> Problem:
         """A problem found elsewhere with a job's key, like "schedule" or "with.page_size", at its place or the
-        nearest table around it; `job` is the name of a job or of a definition."""
+        nearest table around it; `job` is the name of a job or of a definition. `hide` leaves the line out because
+        it may hold a secret."""
         found = self.jobs.get(job)
         spot = self._spot(found) if found else Spot(self.files, job, None)
         keys = spot.where(tuple(key.replace("[", ".").replace("]", "").split(".")) if key else ())
-        return self.files.problem(code, message, keys, hint=help, severity=severity)
+        return self.files.problem(code, message, keys, hint=help, severity=severity, hide=hide)
 
     def origin(self, job: Job, key: str) -> Origin:
         """Where a job's key was given."""

@@ -82,10 +82,11 @@ def _unequal(before: Mapping[str, V], after: Mapping[str, V]) -> Iterator[str]:
 def _changes(before: Configuration, old: Job, after: Configuration, new: Job) -> Iterator[Change]:
     if old == new:
         return
-    was, is_ = _flat(before.document(old)), _flat(after.document(new))
+    was, is_ = _flat(before.document(old, mask=False)), _flat(after.document(new, mask=False))
     unequal = [key for key in {**was, **is_} if was.get(key) != is_.get(key)]
+    shown_was, shown_is = _flat(before.document(old)), _flat(after.document(new))
     for key in unequal:
-        yield Change(key, was.get(key), is_.get(key))
+        yield Change(key, shown_was.get(key), shown_is.get(key))
     if not unequal:  # a calendar of the same name with other days
         hidden = (part.name for part in fields(Job) if getattr(old, part.name) != getattr(new, part.name))
         yield Change(next(hidden), None, None)

@@ -12,6 +12,7 @@ from selectors import EVENT_READ, DefaultSelector
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.layer import Spot
+from erpsync.config.mask import VARIABLE_NAME
 from erpsync.config.reference import references_in
 from erpsync.config.section import SecretsSection
 from erpsync.config.source import Keys
@@ -84,7 +85,8 @@ class SecretResolver:
             missing = f"there is no file {first}"
         elif reference.kind == "env":
             value = self._environ.get(first)
-            missing = f"the environment variable {first} is not set"
+            named = first if VARIABLE_NAME.fullmatch(first) else "with the name given here"
+            missing = f"the environment variable {named} is not set"
         else:
             value, missing = self._look_up(first)
         if value is None:
@@ -94,7 +96,10 @@ class SecretResolver:
     def _look_up(self, name: str) -> tuple[str | None, str]:
         """The value at the first place that has it, and what to say where none has."""
         if not _NAME.fullmatch(name):
-            raise SecretUnavailableError(f'"{name}" cannot be the name of a secret')
+            raise SecretUnavailableError(
+                "what is given there cannot be the name of a secret",  # perhaps it is the secret
+                hint="letters, digits, dot, hyphen, underscore and @",
+            )
         looked = []
         for candidate in self._candidates(name):
             found = _text_of(candidate) if isinstance(candidate, Path) else self._environ.get(candidate)

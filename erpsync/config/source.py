@@ -10,6 +10,7 @@ from pathlib import Path
 import tree_sitter
 import tree_sitter_toml
 
+from erpsync.config.mask import shown_line, speaks_of_secrets
 from erpsync.config.shelf import Shelf
 from erpsync.core.problem import Problem
 
@@ -23,13 +24,11 @@ _MOST_PARTS = 200  # of one dotted key
 _LONG_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}[\w"'-]"""
 )
+_TABLES = ("table", "table_array_element")
 _LANGUAGE = tree_sitter.Language(tree_sitter_toml.language())
-_LITERAL_SECRET = re.compile(
-    r"""(?<!\{)(?<!\{\s)(\b[\w-]*(?:secret|password|token|seal_key|private_key)["']?\s*=\s*"""
-    r"""(?:\{\s*(?!(?:secret|env|file|command)\b)[\w-]+\s*=\s*)?)\[?\s*["'].*"""
-)
-_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@\"']*):[^/\s\"']+@")
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_BEGINS_ANEW = re.compile(r"""\s*(?:\[|[\w."' -]+=\s*[^=\s])""")
+"""A line that does not may go on with a key of text that holds a secret, where the parser has lost its way."""
 _TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 
 
@@ -58,35 +57,45 @@ class Source:
     def line(self, number: int) -> str:
         """The text of a line as it may be shown: tabs are one blank wide, what looks like a secret is left out."""
         line = self._lines[number - 1] if 0 < number <= len(self._lines) else ""
-        return shown(line) if len(line) <= _LONGEST_LINE else ""
+        return (
+            shown_line(line, inside=self._goes_on_with_a_secret(number)) if len(line) <= _LONGEST_LINE else ""
+        )
+
+    def _goes_on_with_a_secret(self, number: int) -> bool:
+        """Whether a line begins within the value of a key, or in a table, whose name speaks of secrets."""
+        start = (number - 1, 0)
+        node = self._tree.root_node.descendant_for_point_range(start, start)
+        while node is not None:
+            above = node.type == "pair" and node.start_point.row < start[0]
+            if (above or node.type in _TABLES) and speaks_of_secrets(_dotted(node)):
+                return True
+            node = node.parent
+        return False
 
     @cached_property
     def _lines(self) -> list[str]:
         return self.text.split("\n")
 
     @cached_property
+    def _tree(self) -> tree_sitter.Tree:
+        return tree_sitter.Parser(_LANGUAGE).parse(self.text.encode())
+
+    @cached_property
     def _places(self) -> tuple[dict[Keys, tuple[int, int]], dict[Keys, list[tree_sitter.Node]]]:
         """Row and byte offset, from 0, of each table's first mention; the pairs in tables not yet looked into."""
-        tree = tree_sitter.Parser(_LANGUAGE).parse(self.text.encode())
         places: dict[Keys, tuple[int, int]] = {}
         bodies: dict[Keys, list[tree_sitter.Node]] = {(): []}
         lengths: dict[Keys, int] = {}
-        for node in tree.root_node.children:
+        for node in self._tree.root_node.children:
             if node.type == "pair":
                 bodies[()].append(node)
-            elif node.type in ("table", "table_array_element") and _named(node):
+            elif node.type in _TABLES and _named(node):
                 header, *rest = _named(node)
                 keys: Keys = ()
                 for keys, part in _walk_header(header, lengths, node.type == "table_array_element"):
                     places.setdefault(keys, part.start_point)
                 bodies[keys] = [child for child in rest if child.type == "pair"]
         return places, bodies
-
-
-def shown(line: str) -> str:
-    """`line` without literal secrets and passwords in URLs, each tab as one blank so that a caret fits below."""
-    line = line.rstrip("\r").replace("\t", " ")
-    return _URL_PASSWORD.sub(r"\1:…@", _LITERAL_SECRET.sub(r"\1…", line))
 
 
 def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
@@ -141,7 +150,8 @@ def _syntax_problem(source: Source, error: Exception) -> Problem:
     elif message == r"Illegal character '\n'":
         message = "text in quotes must end before the line does"
     message = f"not valid TOML: {message[:1].lower()}{message[1:]}"
-    return Problem("E102", "error", message, source.name, line, column, "", hint, source.line(line))
+    shown = source.line(line) if _BEGINS_ANEW.match(source.text.split("\n")[line - 1]) else ""
+    return Problem("E102", "error", message, source.name, line, column, "", hint, shown)
 
 
 def _too_deep(value: object, level: int = 0) -> bool:
@@ -200,6 +210,11 @@ def _parts(key: tree_sitter.Node) -> Iterator[tree_sitter.Node]:
             yield from _parts(child)
     else:
         yield key
+
+
+def _dotted(node: tree_sitter.Node) -> str:
+    """The key of a pair, or the header of a table."""
+    return ".".join(_name(part) for key in _named(node)[:1] for part in _parts(key))
 
 
 def _name(part: tree_sitter.Node) -> str:

@@ -23,7 +23,7 @@ No message ever holds a secret or a token: errors are built from parts that cann
 foreign server says passes through the redactor before it is kept or shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from erpsync.core.problem import Problem
@@ -205,11 +205,22 @@ class PluginLoadError(PluginError):
 
 
 class InvalidSettingsError(PluginError):
-    """The settings do not fit the plugin's model; `problems` as (key path, message) pairs."""
+    """The settings do not fit the plugin's model; `problems` as (key path, message) pairs.
 
-    def __init__(self, message: str, *, problems: Sequence[tuple[str, str]] = (), hint: str = "") -> None:
+    `literals` are key paths where a value stands instead of a reference to a secret: it is never shown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        problems: Sequence[tuple[str, str]] = (),
+        literals: Collection[str] = (),
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.problems = tuple(problems)
+        self.literals = frozenset(literals)
 
 
 class TargetError(PluginError):

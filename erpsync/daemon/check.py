@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from erpsync.config.configuration import Configuration
+from erpsync.config.mask import texts_in
 from erpsync.config.seal import seal_problems
 from erpsync.config.secrets import SecretResolver, secret_problems
 from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
+from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import Resolve, validate_settings
@@ -37,6 +39,18 @@ def all_problems(
     return sorted(unique, key=lambda each: (each.file or "", each.line or 0, each.column or 0))
 
 
+def misplaced_literals(configuration: Configuration, job: Job) -> frozenset[str]:
+    """Dotted keys of a job's settings where a value stands instead of a reference to a secret."""
+    try:
+        plugin = PluginCatalog(configuration.daemon.plugins).find(job.plugin)
+        validate_settings(plugin, job.settings, None)
+    except InvalidSettingsError as error:
+        return error.literals
+    except PluginLoadError:
+        pass
+    return frozenset()
+
+
 def require_schedules(configuration: Configuration) -> None:
     """Raises ConfigError where a schedule is not valid: nothing that needs fire times can go on."""
     if faults := schedule_faults(configuration):
@@ -52,7 +66,7 @@ def parked_jobs(
     for job in configuration.jobs.values():
         if job.enabled:
             problems = (
-                *_settings_problems(configuration, catalog, job, resolve),
+                *_settings_problems(configuration, catalog, job, resolve, resolver.redactor),
                 *_identity_problems(configuration, job, resolve),
             )
             if problems:  # a plugin's validator may quote the value that it was given
@@ -61,7 +75,11 @@ def parked_jobs(
 
 
 def _settings_problems(
-    configuration: Configuration, catalog: PluginCatalog, job: Job, resolve: Resolve | None
+    configuration: Configuration,
+    catalog: PluginCatalog,
+    job: Job,
+    resolve: Resolve | None,
+    redactor: Redactor | None = None,
 ) -> Iterator[Problem]:
     try:
         validate_settings(catalog.find(job.plugin), job.settings, resolve)
@@ -69,7 +87,12 @@ def _settings_problems(
         yield configuration.place(job.name, "plugin", code="E201", message=error.message, help=error.hint)
     except InvalidSettingsError as error:
         for key, message in error.problems:
-            yield configuration.place(job.name, f"with.{key}", code="E202", message=message)
+            hide = key in error.literals
+            if (
+                hide and redactor is not None
+            ):  # what stands in the place of a secret is one, known to everybody now
+                redactor.learn(*texts_in(job.settings, key.split(".")))
+            yield configuration.place(job.name, f"with.{key}", code="E202", message=message, hide=hide)
     except SecretUnavailableError as error:
         yield configuration.place(job.name, "with", code="E119", message=error.message, help=error.hint)
 

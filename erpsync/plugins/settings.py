@@ -57,10 +57,13 @@ def validate_settings(plugin: Plugin, raw: Mapping[str, object], resolve: Resolv
     try:
         return plugin.settings_type.model_validate(dict(raw), context={"resolve": resolve})
     except ValidationError as error:
-        problems = _problems(plugin.settings_type, raw, error.errors(include_url=False, include_input=False))
+        found = error.errors(include_url=False, include_input=False)
+        problems = _problems(plugin.settings_type, raw, found)
         text = "; ".join(message for _, message in problems)
         raise InvalidSettingsError(
-            f'the settings do not fit plugin "{plugin.name}": {text}', problems=problems
+            f'the settings do not fit plugin "{plugin.name}": {text}',
+            problems=problems,
+            literals=_literals(raw, found),
         ) from None  # pydantic's own text could repeat values
 
 
@@ -89,6 +92,11 @@ def _problems(
         path, value = _walk(raw, error)
         groups.setdefault(path, []).append((error, value))
     return [(".".join(path), _message(model, path, group)) for path, group in groups.items()]
+
+
+def _literals(raw: Mapping[str, object], errors: Iterable[Any]) -> set[str]:
+    """Where something else stands than the reference to a secret that belongs there."""
+    return {".".join(_walk(raw, error)[0]) for error in errors if error["type"] == "secret_reference"}
 
 
 def _message(model: type[BaseModel], path: tuple[str, ...], group: list[tuple[Any, object]]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Type
+from tests.cli.conftest import CONFIGURATION, Type
 
 
 def test_check_of_a_fine_configuration(erpsync: Type) -> None:
@@ -120,6 +120,49 @@ def test_jobs_show_tells_where_each_key_comes_from(erpsync: Type) -> None:
         line for line in erpsync("jobs", "show", "say").out.splitlines() if line.startswith("with.text")
     )
     assert line.split() == ["with.text", "hello", "erpsync.toml:25"]
+
+
+LITERALS = """
+[jobs.locked]
+plugin = "locked"
+with = { pin = "dragon-7" }
+[jobs.call]
+plugin = "http_call"
+with.url = "https://x.example/a?token=dragon-7&page=2"
+with.headers = { Authorization = "dragon-7", X-Key = { env = "BOX_KEY" } }
+"""
+LOCKED = """
+from erpsync import JobContext, JobResult, Secret, Settings, job
+
+class Options(Settings):
+    pin: Secret
+
+@job("locked")
+async def locked(ctx: JobContext[Options]) -> JobResult:
+    return ctx.result()
+"""
+
+
+def test_a_secret_in_the_configuration_is_not_repeated(erpsync: Type, folder: Path) -> None:
+    """Neither one in the place of a reference, whatever its key, nor one that a header or an address holds."""
+    (folder / "plugins" / "locked.py").write_text(LOCKED)
+    (folder / "erpsync.toml").write_text(CONFIGURATION + LITERALS)
+    shown = [
+        erpsync(*command, *form)
+        for form in ((), ("--format", "json"))
+        for command in (
+            ["jobs", "show", "locked"],
+            ["jobs", "show", "call"],
+            ["plan"],
+            ["check"],
+            ["run", "locked"],
+        )
+    ]
+    assert [said.code for said in shown] == [0, 0, 0, 78, 78] * 2
+    assert not any("dragon" in said.out + said.err for said in shown)
+    settings = shown[6].json["job"]["with"]
+    assert settings["url"] == "https://x.example/a?token=[redacted]&page=2"
+    assert settings["headers"] == {"Authorization": "[redacted]", "X-Key": {"env": "BOX_KEY"}}
 
 
 def test_a_run_from_start_to_show(erpsync: Type, folder: Path) -> None:

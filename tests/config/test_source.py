@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erpsync.config.load import load_configuration
+from erpsync.config.mask import shown_line
 from erpsync.config.shelf import Disk
-from erpsync.config.source import Keys, Source, read_source, shown
+from erpsync.config.source import Keys, Source, read_source
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
 
@@ -159,13 +160,69 @@ def test_keys_have_places(tmp_path: Path, keys: Keys, line: int, column: int) ->
         ("\tx = 1\r", " x = 1"),
         ('seal_key = "dragon"', "seal_key = …"),
         ('private_key = "dragon"', "private_key = …"),
-        ('seal_key = { value = "dragon" }', "seal_key = { value = …"),
+        ('seal_key = { value = "dragon" }', "seal_key = …"),
         ('seal_key = { file = "seal" }', 'seal_key = { file = "seal" }'),
+        ('x = { password = "dragon" }', "x = { password = …"),
+        ("password = 271828", "password = …"),
+        ("client_secret = dragon", "client_secret = …"),
+        ('client_secrt = "dragon"', "client_secrt = …"),
+        ('passwrd = "dragon"', "passwrd = …"),
+        ('client_secret = { secret = "dragon!%" }', "client_secret = …"),
+        ('client_secret = { env = "dragon" }', "client_secret = …"),
+        (
+            'client_secret = [{ secret = "${instance}.new" }, { env = "OLD" }]',
+            'client_secret = [{ secret = "${instance}.new" }, { env = "OLD" }]',
+        ),
+        ('client_secret = [{ secret = "new" }, "dragon"]', "client_secret = …"),
+        (
+            'headers = { Accept = "x/y", Authorization = "dragon" }',
+            'headers = { Accept = "x/y", Authorization = …',
+        ),
+        ('url = "https://x.example/?a=1&api_key=dragon#x"', 'url = "https://x.example/?a=1&api_key=…#x"'),
+        ("token_expires = 2027-03-01", "token_expires = 2027-03-01"),
+        ('jobs.token-sync = { schedule = "61 * * * *" }', 'jobs.token-sync = { schedule = "61 * * * *" }'),
+        ('from = ["secrets"]', 'from = ["secrets"]'),
     ],
 )
 def test_a_line_is_shown_without_secrets(line: str, expected: str) -> None:
     """What stands where a secret may stand is left out, references stay."""
-    assert shown(line) == expected
+    assert shown_line(line) == expected
+
+
+SPREAD = """
+[identities.night]
+client_secret = [
+    { secret = "night" },
+    "dragon",
+]
+private_key = '''
+dragon
+'''
+[jobs.x.with.password]
+value = "dragon"
+[jobs.token-sync]
+schedule = "61 * * * *"
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(4, '    { secret = "night" },'), (5, "…"), (8, "…"), (11, "…"), (13, 'schedule = "61 * * * *"')],
+)
+def test_a_line_that_goes_on_with_a_secret_is_not_shown(tmp_path: Path, number: int, expected: str) -> None:
+    """Wherever the value began: in a list, in text of several lines, or in a table of its own."""
+    (tmp_path / "x.toml").write_text(SPREAD)
+    source = read_source(tmp_path / "x.toml", "x.toml", Disk())
+    assert isinstance(source, Source)
+    assert source.line(number) == expected
+
+
+def test_what_follows_an_open_quote_is_not_shown(tmp_path: Path) -> None:
+    """Where the parser has lost its way, a line that begins nothing may be the middle of a secret."""
+    (tmp_path / "x.toml").write_text('client_secret = """\ndragon\n')
+    problem = read_source(tmp_path / "x.toml", "x.toml", Disk())
+    assert isinstance(problem, Problem)
+    assert (problem.code, problem.source) == ("E102", "")
 
 
 @given(

@@ -106,6 +106,7 @@ def test_problems_are_told_in_plain_words(raw: dict[str, object], expected: list
     with pytest.raises(InvalidSettingsError) as caught:
         validate_settings(demo, raw, None)
     assert list(caught.value.problems) == expected
+    assert caught.value.literals == {key for key, message in expected if "secret reference" in message}
     assert "hunter2" not in str(caught.value)
     assert "pw1" not in str(caught.value)
 
