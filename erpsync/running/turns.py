@@ -10,10 +10,14 @@ WAITS_FOR = "queue"
 
 
 class Turns:
-    """The line of each job's unfinished runs; its head may run, the others wait for its end."""
+    """The line of each job's unfinished runs; its head may run, the others wait for its end.
+
+    Runs of a job that lets them overlap stand in it too: a reload may want one after another while some run.
+    """
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[Run]] = {}
+        self._standing: set[str] = set()  # the ids of all who stand in any line
 
     def join(self, run: Run, waiting: Container[str] = ()) -> bool:
         """Stand in line, unless it does already; whether it is the run's turn.
@@ -21,7 +25,8 @@ class Turns:
         Slices of a backfill let any other run go before them, those that are `waiting`.
         """
         line = self._lines.setdefault(run.job, deque())
-        if all(other.id != run.id for other in line):
+        if run.id not in self._standing:
+            self._standing.add(run.id)
             yields = (place for place, other in enumerate(line) if _is_slice(other) and other.id in waiting)
             line.insert(len(line) if _is_slice(run) else next(yields, len(line)), run)
         return line[0].id == run.id
@@ -40,6 +45,7 @@ class Turns:
             return None
         was_first = line[0] is ours
         line.remove(ours)
+        self._standing.remove(run.id)
         if not line:
             del self._lines[run.job]
             return None

@@ -71,8 +71,7 @@ class WaitingRoom:
         if self._closed or run.id in self._waiting:
             return
         run = self._as_configured(run)
-        if not self._may_overlap(run):
-            self._turns.join(run, self._waiting)
+        self._turns.join(run, self._waiting)
         self._waiting[run.id] = run
         if self._is_delayed(run):
             self._delay(run)
@@ -176,10 +175,6 @@ class WaitingRoom:
             return run
         return replace(run, plugin=job.plugin, instance=job.instance, identity=job.identity)
 
-    def _may_overlap(self, run: Run) -> bool:
-        job = self._jobs.get(run.job)
-        return job is not None and job.overlap == "allow"
-
     def _is_delayed(self, run: Run) -> bool:
         """Whether it waits for an instant; that of a removed job has nothing to wait for."""
         return run.next_attempt_at is not None and run.job in self._jobs
@@ -224,7 +219,7 @@ class WaitingRoom:
             return None
         if job.name in self._pauses:
             return Hold(PAUSED, None)
-        if not self._may_overlap(run) and not self._turns.join(run):
+        if not self._turns.join(run) and job.overlap != "allow":
             return Hold(WAITS_FOR, None)
         opening = opens_at(job, now)
         return None if opening is None else Hold(opening.reason, opening.at)

@@ -442,6 +442,19 @@ async def test_what_waits_goes_where_its_job_goes(desk: MakeDesk, define: Define
     assert (ended.outcome, ended.instance, ended.identity) == ("succeeded", "beta", "night@beta")
 
 
+async def test_runs_that_may_overlap_no_more_wait_for_each_other(desk: MakeDesk, define: Define) -> None:
+    """A reload that forbids what it allowed holds what has not begun behind what runs."""
+    allowing = define("gate", options={"overlap": "allow"})
+    at = desk(allowing, max_runs=1)
+    first, second = await at.offer("gate"), await at.offer("gate")
+    await at.logged(first, "entered")
+    await waits_for(at, second, "max_runs")
+    adopt(at, replace(allowing, overlap="skip"))
+    await waits_for(at, second, "queue")
+    await at.runner.cancel(first.id, "alice")
+    await at.logged(second, "entered")
+
+
 async def test_a_pause_goes_on_under_a_new_name(desk: MakeDesk, define: Define) -> None:
     """What a paused job has waiting stays held when the job is renamed, until the new name is resumed."""
     clock = ManualClock(NOON)
