@@ -146,6 +146,12 @@ class Run:
         return first, last
 
     @property
+    def is_special(self) -> bool:
+        """Whether it does something else than its job's own work: with values or a window of its own (slices of a
+        backfill have one), for dead letters, or dry. It moves no cursor, and its success does not make data fresh."""
+        return bool(self.params)
+
+    @property
     def duration_seconds(self) -> float | None:
         """From the first attempt's start to the end; None before."""
         if self.started_at is None or self.finished_at is None:

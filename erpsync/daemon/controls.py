@@ -10,16 +10,15 @@ from datetime import datetime, timedelta
 from erpsync.control.selection import find_job
 from erpsync.core.errors import HeldError, ParkedJobError, RunRefusedError, StoreError, UnknownRunError
 from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
+from erpsync.core.run import Run, State, utc_text
 from erpsync.daemon.again import MOST_SLICES, Window, backfill_name, require_repeat, slices
 from erpsync.daemon.compose import Composition
 from erpsync.daemon.cursors import reset_targets
 from erpsync.daemon.desk import identity_trouble
-from erpsync.daemon.overdue import Overdue, overdue
+from erpsync.daemon.overdue import Overdue, due_tables, overdue
 from erpsync.daemon.reload import Reload
 from erpsync.identity.status import TokenState
-from erpsync.observe.metrics import Snapshot
-from erpsync.scheduling.timetable import timetable
+from erpsync.observe.metrics import Snapshot, is_success
 from erpsync.store.dead_letters import DeadLetters, open_letters
 from erpsync.store.installation import Hold, release
 from erpsync.store.ledger import find_run, reset_cursors, unfinished_runs
@@ -47,8 +46,8 @@ class DaemonControls:
         self._told_overdue: dict[str, datetime] = {}
 
     def _learn_jobs(self) -> None:
-        jobs = self._house.configuration.jobs.values()
-        self._tables = [timetable(job) for job in jobs if job.due_by is not None]
+        self._due_tables = due_tables(self._house.configuration.jobs.values())
+        self._tables = [table for table in self._due_tables.values() if table.job.due_by is not None]
 
     def status(self) -> dict[str, object]:
         """See the `status` command; instants are UTC text."""
@@ -136,7 +135,7 @@ class DaemonControls:
         """The jobs that had no success by their `due_by`."""
         now = self._house.clock.now()
         found = (
-            overdue(table, self._successes.get(table.job.name), self._started_at, now)
+            overdue(table, self._successes.get(table.job.name), self._started_at, now, self._due_tables)
             for table in self._tables
         )
         return [each for each in found if each is not None]
@@ -153,8 +152,7 @@ class DaemonControls:
 
     def observe(self, event: str, fields: Mapping[str, object]) -> None:
         """Hear from the engine whether the state takes claims, and which jobs succeed."""
-        slice_ = fields.get("trigger") == RunTrigger.BACKFILL.value  # tells nothing of how fresh the data is
-        if event == "run.finished" and fields.get("outcome") == Outcome.SUCCEEDED.value and not slice_:
+        if event == "run.finished" and is_success(fields):
             self._successes[str(fields.get("job"))] = self._house.clock.now()
         elif event == "claim.failed":
             self._claims_fail = str(fields.get("error_message"))

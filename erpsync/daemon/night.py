@@ -120,9 +120,10 @@ def read_evidence(connection: Connection, since: datetime) -> Evidence:
 def review(jobs: Iterable[Job], evidence: Evidence, since: datetime, now: datetime) -> Review:
     """What is to be said of the time from `since` to `now`."""
     tables = [timetable(job) for job in jobs if job.enabled]
+    named = {table.job.name: table for table in tables}
     runs: dict[str, list[Run]] = {}
     for run in evidence.runs:
-        if not run.params:  # what somebody tried out says nothing of the night
+        if not run.is_special:  # what somebody tried out says nothing of the night
             runs.setdefault(run.job, []).append(run)
     findings: list[Finding] = []
     mended = 0
@@ -135,7 +136,7 @@ def review(jobs: Iterable[Job], evidence: Evidence, since: datetime, now: dateti
         candidates = (
             _trouble(open_, _rivals(name, evidence.live)),
             _silence(table, evidence, runs.get(name, ()), since, now),
-            _overdue(table, evidence, since, now),
+            _overdue(table, evidence, since, now, named),
         )
         findings += [finding for finding in candidates if finding is not None]
     return Review(
@@ -246,9 +247,11 @@ def _in_force(table: Timetable, mark: Mark | None) -> Trigger | None:
         return None
 
 
-def _overdue(table: Timetable, evidence: Evidence, since: datetime, now: datetime) -> Finding | None:
+def _overdue(
+    table: Timetable, evidence: Evidence, since: datetime, now: datetime, tables: Mapping[str, Timetable]
+) -> Finding | None:
     name = table.job.name
-    late = overdue(table, evidence.successes.get(name), since, now)
+    late = overdue(table, evidence.successes.get(name), since, now, tables)
     if late is None:
         return None
     running = any(run.job == name and run.state is State.RUNNING for run in evidence.live)

@@ -1,13 +1,15 @@
 """Overdue: jobs with `due_by` that had no success in time. Pure."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from erpsync.core.calendar import blackout_end
+from erpsync.core.job import After, Job
 from erpsync.core.run import utc_text
-from erpsync.scheduling.explain import newest_unskipped
-from erpsync.scheduling.timetable import Timetable
-from erpsync.scheduling.trigger import MOMENT, next_after
+from erpsync.scheduling.timetable import Timetable, timetable
+from erpsync.scheduling.trigger import MOMENT, newest_until, next_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,24 +30,43 @@ class Overdue:
         }
 
 
+def due_tables(jobs: Iterable[Job]) -> dict[str, Timetable]:
+    """The timetables that `overdue` asks for: of jobs with a `due_by`, and of those that they come after."""
+    known = {job.name: job for job in jobs}
+    found: dict[str, Timetable] = {}
+    wanted = [job for job in known.values() if job.due_by is not None]
+    while wanted:
+        job = wanted.pop()
+        if job.name not in found:
+            found[job.name] = timetable(job)
+            wanted += [known[parent] for parent in _parents(job) if parent in known]
+    return found
+
+
 def overdue(
-    table: Timetable, last_success: datetime | None, since: datetime, now: datetime
+    table: Timetable,
+    last_success: datetime | None,
+    since: datetime,
+    now: datetime,
+    tables: Mapping[str, Timetable],
 ) -> Overdue | None:
     """Whether a job is overdue at `now`: no success of the day's work whose due time has passed.
 
     That work is due from the first fire time on of the last day with fire times before the due time: of a job that
-    fires often, one success on that day is enough. It stays overdue until the next success. A job without fire
-    times has been due since the due time before. A job that never succeeded is due from `since` on.
+    fires often, one success on that day is enough. The work of a job that comes after others is due when theirs is,
+    and postponed work when its blackout ends; `tables` holds those of its parents. It stays overdue until the next
+    success. A job that nothing but a person starts has been due since the due time before. A job that never succeeded
+    is due from `since` on.
     """
     job = table.job
     if job.due_by is None or not job.enabled:
         return None
     due = max(due for due in _due_times(table, now) if due <= now)
-    if not table.schedule:
+    if not _has_times(table, tables):
         work = max(before for before in _due_times(table, due) if before < due)
-    elif (fire := newest_unskipped(table, due - MOMENT)) is not None:
-        due = min(after for after in _due_times(table, fire) if after > fire)
-        work = _work_begin(table, fire)
+    elif (newest := _newest_work(table, due - MOMENT, tables)) is not None:
+        due = min(after for after in _due_times(table, newest) if after > newest)
+        work = _work_begin(table, newest, tables)
     else:
         return None
     if (last_success is not None and last_success >= work) or (due < since and last_success is None):
@@ -53,12 +74,64 @@ def overdue(
     return Overdue(job.name, job.instance, due, last_success)
 
 
-def _work_begin(table: Timetable, fire: datetime) -> datetime:
-    """The first fire time on the day of `fire` that has the same due time."""
+def _parents(job: Job) -> list[str]:
+    return [parent for after in job.schedules if isinstance(after, After) for parent in after.jobs]
+
+
+def _has_times(table: Timetable, tables: Mapping[str, Timetable]) -> bool:
+    """Whether the job, or one that it comes after, has fire times at all."""
+    return bool(table.schedule) or any(
+        _has_times(tables[parent], tables) for parent in _parents(table.job) if parent in tables
+    )
+
+
+def _newest_work(table: Timetable, until: datetime, tables: Mapping[str, Timetable]) -> datetime | None:
+    """When the newest work of a job began to be due, up to `until`; None where there was none for a year."""
+    job, limit, horizon = table.job, until, until - timedelta(days=366)
+    while until > horizon:
+        works = (newest_until(table.trigger, until), _newest_after(table, until, tables))
+        work = max((work for work in works if work is not None), default=None)
+        end = blackout_end(job, work) if work is not None else None
+        if work is None or end is None:
+            return work
+        if job.on_blackout == "postpone" and end <= limit:
+            return end
+        until = _midnight(table, work) - MOMENT  # a blackout covers whole days
+    return None
+
+
+def _newest_after(table: Timetable, until: datetime, tables: Mapping[str, Timetable]) -> datetime | None:
+    """The newest work of all the parents of one `after`, which begins when each of them has its own."""
+    found = []
+    for after in table.job.schedules:
+        if isinstance(after, After):
+            works = [
+                _newest_work(tables[each], until, tables) if each in tables else None for each in after.jobs
+            ]
+            if all(work is not None for work in works):
+                found.append(min(work for work in works if work is not None))
+    return max(found, default=None)
+
+
+def _work_begin(table: Timetable, newest: datetime, tables: Mapping[str, Timetable]) -> datetime:
+    """When the work of the day of `newest` began that has the same due time."""
+    due_before = max(due for due in _due_times(table, newest) if due <= newest)
+    begin = max(_midnight(table, newest), due_before)
+    return min(_first_work(table, begin, tables) or newest, newest)
+
+
+def _first_work(table: Timetable, begin: datetime, tables: Mapping[str, Timetable]) -> datetime | None:
+    """The first fire time from `begin` on of a job, or of what it comes after."""
+    own = next_after(table.trigger, begin - MOMENT)
+    parents = [tables[parent] for parent in _parents(table.job) if parent in tables]
+    firsts = [own, *(_first_work(parent, begin, tables) for parent in parents)]
+    return min((first for first in firsts if first is not None), default=None)
+
+
+def _midnight(table: Timetable, instant: datetime) -> datetime:
+    """The beginning of the day on which an instant lies in the job's zone."""
     zone = ZoneInfo(table.job.timezone)
-    midnight = datetime.combine(fire.astimezone(zone).date(), time(), zone).astimezone(UTC)
-    due_before = max(due for due in _due_times(table, fire) if due <= fire)
-    return next_after(table.trigger, max(midnight, due_before) - MOMENT) or fire
+    return datetime.combine(instant.astimezone(zone).date(), time(), zone).astimezone(UTC)
 
 
 def _due_times(table: Timetable, near: datetime) -> list[datetime]:

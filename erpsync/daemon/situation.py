@@ -59,6 +59,6 @@ def configured_duration(job: Job) -> Expected:
 
 def _median(connection: Connection, job: Job) -> Expected | None:
     which = RunFilter(jobs=(job.name,), outcomes=(Outcome.SUCCEEDED,), limit=_SUCCESSES)
-    runs = [run for run in list_runs(connection, which) if not run.params]
+    runs = [run for run in list_runs(connection, which) if not run.is_special]
     took = [run.duration_seconds for run in runs if run.duration_seconds is not None]
     return Expected(timedelta(seconds=median(took)), "ledger") if took else None

@@ -45,6 +45,11 @@ class Snapshot:
     license_slots: Mapping[str, int] = field(default_factory=dict)
 
 
+def is_success(fields: Mapping[str, object]) -> bool:
+    """Whether what `run.finished` says makes its job's data fresh."""
+    return fields.get("outcome") == "succeeded" and not fields.get("special")
+
+
 class Metrics:
     """The metrics of design section 7 in a registry of their own; `observe` is told every event.
 
@@ -120,7 +125,7 @@ class Metrics:
             for kind, amount in counts.items():
                 if amount:
                     child(self._rows, job, instance, kind).inc(amount)
-        if outcome == "succeeded":
+        if is_success(fields):
             child(self._successes, job, instance).set_to_current_time()
 
     def _child(self, metric: M, *labels: str) -> M:

@@ -75,6 +75,7 @@ class RunEvents:
             counts=run.counts.document(),
             cursor_before=run.cursor_before,
             cursor_after=run.cursor_after,
+            special=run.is_special,
             **_error(run),
         )
 

@@ -111,18 +111,13 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
     return replace(end, state=State.PENDING)
 
 
-def by_hand(run: Run) -> bool:
-    """Whether it runs with values or a window of its own, for dead letters or dry, and so moves no cursor."""
-    return bool(run.params)
-
-
 def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
     failed = end.counts.failed
     if failed > job.max_failed:
         rows = "1 row" if failed == 1 else f"{failed} rows"
         error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}")
         return replace(end, run_outcome=Outcome.FAILED, reason=FAILED_ROWS, error=error)
-    moves = result.cursor is not None and not failed and not by_hand(run)
+    moves = result.cursor is not None and not failed and not run.is_special
     return replace(
         end,
         outcome=AttemptOutcome.SUCCEEDED,

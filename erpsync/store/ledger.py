@@ -455,10 +455,11 @@ _NEWEST = Statement(
 
 
 def last_successes(connection: Connection) -> dict[str, datetime]:
-    """When each job last succeeded; reads the whole ledger, for start-up and reports."""
+    """When each job last succeeded, by a run that was not special (see `Run.is_special`); reads the whole ledger, for
+    start-up and reports."""
     query = (
         select(_RUN.job, func.max(_RUN.finished_at, type_=schema.Instant()).label("at"))
-        .where(_RUN.outcome == Outcome.SUCCEEDED.value, _RUN.trigger != RunTrigger.BACKFILL.value)
+        .where(_RUN.outcome == Outcome.SUCCEEDED.value, _RUN.params.is_(None))
         .group_by(_RUN.job)
     )
     return {row.job: row.at for row in connection.execute(query)}

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, time, timedelta
 
 import pytest
 
-from erpsync.core.job import Calendar, Cron, Job
+from erpsync.core.job import After, Calendar, Cron, Job, Manual
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.daemon.night import Evidence, Review, review
-from erpsync.daemon.overdue import overdue
-from erpsync.scheduling.timetable import schedule_text, timetable
+from erpsync.daemon.overdue import Overdue, due_tables, overdue
+from erpsync.scheduling.timetable import schedule_text
 from erpsync.store.marks import Mark
 from erpsync.store.pauses import Pause
 
@@ -33,6 +33,11 @@ def looked(*runs: Run, until: datetime = FIRE, job: Job = NIGHTLY, **more: objec
     succeeded = {run.job: run.fire_at for run in runs if run.outcome is Outcome.SUCCEEDED and run.fire_at}
     evidence = Evidence(runs, (), marks, successes=succeeded)
     return review([job], replace(evidence, **more), SINCE, NOW)  # type: ignore[arg-type]
+
+
+def late_of(job: Job, last: datetime | None, since: datetime, now: datetime, *parents: Job) -> Overdue | None:
+    tables = due_tables([job, *parents])
+    return overdue(tables[job.name], last, since, now, tables)
 
 
 def test_a_quiet_night_is_fine() -> None:
@@ -186,7 +191,7 @@ def test_overdue_by_the_clock(success: str | None, now: str, expected: bool) -> 
     """Overdue from `due_by` on until the next success, if none came since the fire time."""
     job = replace(NIGHTLY, due_by=time(6, 30))
     last = datetime.fromisoformat(success).replace(tzinfo=UTC) if success else None
-    late = overdue(timetable(job), last, SINCE, datetime.fromisoformat(now).replace(tzinfo=UTC))
+    late = late_of(job, last, SINCE, datetime.fromisoformat(now).replace(tzinfo=UTC))
     assert (late is not None) is expected
 
 
@@ -208,9 +213,7 @@ def test_one_success_of_the_day_is_in_time(cron: str, due_by: time, success: str
     """A job that fires often is not overdue for the run that is due just then, only without a success that day."""
     job = replace(NIGHTLY, schedules=(Cron(cron),), due_by=due_by)
     last = datetime.fromisoformat(success).replace(tzinfo=UTC)
-    assert (
-        overdue(timetable(job), last, SINCE, datetime(2026, 5, 5, 6, 30, tzinfo=UTC)) is not None
-    ) is expected
+    assert (late_of(job, last, SINCE, datetime(2026, 5, 5, 6, 30, tzinfo=UTC)) is not None) is expected
 
 
 def test_a_weekly_job_stays_overdue_until_it_succeeds() -> None:
@@ -218,10 +221,10 @@ def test_a_weekly_job_stays_overdue_until_it_succeeds() -> None:
     weekly = replace(NIGHTLY, schedules=(Cron("0 2 * * MON"),), due_by=time(6, 30))
     success = datetime(2026, 4, 27, 2, 10, tzinfo=UTC)
     for day in (4, 5, 6):
-        late = overdue(timetable(weekly), success, SINCE, datetime(2026, 5, day, 12, tzinfo=UTC))
+        late = late_of(weekly, success, SINCE, datetime(2026, 5, day, 12, tzinfo=UTC))
         assert late is not None
         assert late.due_at == datetime(2026, 5, 4, 6, 30, tzinfo=UTC)
-    assert overdue(timetable(weekly), success, SINCE, datetime(2026, 5, 4, 6, tzinfo=UTC)) is None
+    assert late_of(weekly, success, SINCE, datetime(2026, 5, 4, 6, tzinfo=UTC)) is None
 
 
 def test_overdue_in_the_zone_of_the_job() -> None:
@@ -229,7 +232,7 @@ def test_overdue_in_the_zone_of_the_job() -> None:
     job = replace(NIGHTLY, due_by=time(6, 30), timezone="Europe/Sofia")
     for day, hour in ((28, 4), (29, 3)):  # the clocks go forward on the 29th
         now = datetime(2026, 3, day, hour, 30, tzinfo=UTC)
-        late = overdue(timetable(job), None, now - timedelta(days=1), now)
+        late = late_of(job, None, now - timedelta(days=1), now)
         assert late is not None
         assert late.due_at == now
 
@@ -241,7 +244,56 @@ def test_a_day_without_work_is_due_nothing() -> None:
     due = replace(NIGHTLY, due_by=time(6, 30))
     weekdays = replace(due, schedules=(Cron("0 2 * * MON-FRI"),))
     dark = replace(due, blackout=(Calendar("weekend", weekdays=frozenset({5, 6})),))
-    assert overdue(timetable(due), friday, SINCE, sunday) is not None
-    assert overdue(timetable(weekdays), friday, SINCE, sunday) is None
-    assert overdue(timetable(dark), friday, SINCE, sunday) is None
-    assert overdue(timetable(due), None, sunday, sunday) is None
+    assert late_of(due, friday, SINCE, sunday) is not None
+    assert late_of(weekdays, friday, SINCE, sunday) is None
+    assert late_of(dark, friday, SINCE, sunday) is None
+    assert late_of(due, None, sunday, sunday) is None
+
+
+WEEKEND = Calendar("weekend", weekdays=frozenset({5, 6}))
+REPORT = replace(NIGHTLY, name="report", schedules=(After(("products",)),), due_by=time(6, 30))
+
+
+@pytest.mark.parametrize(
+    "parent",
+    [
+        replace(NIGHTLY, schedules=(Cron("0 2 * * MON-FRI"),)),
+        replace(NIGHTLY, blackout=(WEEKEND,)),
+    ],
+)
+def test_what_comes_after_others_is_due_when_they_are(parent: Job) -> None:
+    """On a weekend without work of its parent it is late for Friday's success alone, on Monday for Monday's."""
+    friday, since = datetime(2026, 5, 8, 2, 20, tzinfo=UTC), SINCE
+    own = replace(REPORT, blackout=(WEEKEND,)) if parent.blackout else REPORT
+    days = {
+        day: late_of(own, friday, since, datetime(2026, 5, day, 7, tzinfo=UTC), parent)
+        for day in range(8, 12)
+    }
+    assert [day for day, late in days.items() if late] == [11]
+    before = friday - timedelta(days=1)
+    assert late_of(own, before, since, datetime(2026, 5, 10, 7, tzinfo=UTC), parent) is not None
+    assert late_of(own, friday, since, datetime(2026, 5, 11, 6, tzinfo=UTC), parent) is None
+
+
+def test_what_comes_after_two_is_due_when_both_have_work() -> None:
+    """A weekly and a nightly parent make a weekly child; one that a person starts alone is due every day."""
+    weekly = replace(NIGHTLY, name="stock", schedules=(Cron("0 4 * * MON"),))
+    both = replace(REPORT, schedules=(After(("products", "stock")),))
+    monday = datetime(2026, 5, 4, 4, 20, tzinfo=UTC)
+    for day, expected in ((8, False), (10, False), (11, True)):
+        now = datetime(2026, 5, day, 7, tzinfo=UTC)
+        assert (late_of(both, monday, SINCE, now, NIGHTLY, weekly) is not None) is expected
+    asked = replace(NIGHTLY, schedules=(Manual(),))
+    assert late_of(REPORT, monday, SINCE, datetime(2026, 5, 8, 7, tzinfo=UTC), asked) is not None
+
+
+def test_postponed_work_is_due_after_its_blackout() -> None:
+    """Saturday's and Sunday's runs start on Monday: then, and not before, a success is expected."""
+    job = replace(NIGHTLY, blackout=(WEEKEND,), on_blackout="postpone", due_by=time(6, 30))
+    friday = datetime(2026, 5, 8, 2, 10, tzinfo=UTC)
+    late = {day: late_of(job, friday, SINCE, datetime(2026, 5, day, 7, tzinfo=UTC)) for day in range(8, 12)}
+    assert [day for day, each in late.items() if each] == [11]
+    monday = datetime(2026, 5, 11, 0, 10, tzinfo=UTC)
+    only_weekend = replace(job, schedules=(Cron("0 2 * * SAT"),))
+    assert late_of(only_weekend, monday, SINCE, datetime(2026, 5, 11, 7, tzinfo=UTC)) is None
+    assert late_of(only_weekend, friday, SINCE, datetime(2026, 5, 11, 7, tzinfo=UTC)) is not None

@@ -39,6 +39,16 @@ def test_finished_runs_are_counted_by_outcome_and_rows_by_kind() -> None:
     assert found["erpsync_last_success_timestamp_seconds", job] > 1.7e9
 
 
+def test_a_special_run_makes_no_data_fresh() -> None:
+    """A dry run, a slice of a backfill: it is counted, and is no last success."""
+    metrics = Metrics()
+    run_finished(metrics, special=True)
+    found = samples(metrics.page())
+    job = (("erp_instance", "acme"), ("job_name", "products@acme"))
+    assert found["erpsync_runs_total", (*job, ("outcome", "succeeded"), ("reason", ""))] == 1
+    assert ("erpsync_last_success_timestamp_seconds", job) not in found
+
+
 def test_free_text_reasons_do_not_become_labels() -> None:
     """The reason of a skip by the plugin is free text and no label; the planner's reasons are labels."""
     metrics = Metrics()

@@ -102,7 +102,7 @@ def test_an_attempt_begins_once(store: Store) -> None:
 
 def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None:
     """A failed attempt goes back to waiting, the next one finishes the run."""
-    run = new_run()
+    run = new_run(params={})
     store.write_now(ledger.insert_runs, run)
     begin(store, run)
     later = NOON + timedelta(seconds=30)
@@ -135,6 +135,17 @@ def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None
     assert store.read_now(ledger.read_cursor, run.job) == "c2"
     assert store.read_now(ledger.last_successes) == {run.job: NOON + timedelta(seconds=100)}
     assert store.read_now(ledger.live_counts) == {}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"dry_run": True}, {"set": {"page": 1}}, {"window": ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"]}],
+)
+def test_a_special_run_is_no_last_success(store: Store, params: dict[str, object]) -> None:
+    """What somebody tried, or did again for a part of the past, does not say how fresh the data is."""
+    ended = {"state": State.FINISHED, "outcome": Outcome.SUCCEEDED, "finished_at": NOON}
+    store.write_now(ledger.insert_runs, new_run(params=params, **ended))
+    assert store.read_now(ledger.last_successes) == {}
 
 
 def test_an_interrupted_attempt_is_not_charged(store: Store) -> None:
