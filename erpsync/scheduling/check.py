@@ -1,16 +1,16 @@
 """Checking schedules before they are in force: what is not valid, and what will not go as one may think."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache, partial
 from zoneinfo import ZoneInfo
 
 from erpsync.config.configuration import Configuration
-from erpsync.core.calendar import blackout_end, next_blackout, opens_at, window_end, within
+from erpsync.core.calendar import blackout_end, next_blackout, opens_at, window_end
 from erpsync.core.clock import SystemClock
 from erpsync.core.duration import format_duration
-from erpsync.core.job import At, Cron, Dst, Job
+from erpsync.core.job import After, At, Cron, Dst, Job, Manual
 from erpsync.core.problem import Problem
 from erpsync.scheduling.cron import CronTrigger
 from erpsync.scheduling.explain import latest_start, next_start
@@ -56,8 +56,9 @@ def schedule_problems(configuration: Configuration, *, now: datetime | None = No
         problems += faults
         if job.enabled and not faults:
             tables.append(timetable(job))
+    dead = _never_due(configuration.jobs, tables, instant)
     for table in tables:
-        for code, key, message in _doubts(table, instant):
+        for code, key, message in _doubts(table, instant, dead):
             problems.append(_warning(configuration, table.job, code, key, message))
     problems += _long_timeouts(configuration, tables, instant)
     return list(dict.fromkeys(problems))
@@ -84,12 +85,33 @@ def _faults(configuration: Configuration, job: Job) -> Iterator[Problem]:
             yield configuration.place(job.name, "schedule", code=code, message=str(error), help=_HELP[code])
 
 
-def _doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
-    """What is valid and may not be meant."""
+def _never_due(jobs: Mapping[str, Job], tables: Iterable[Timetable], now: datetime) -> frozenset[str]:
+    """The jobs that neither fire from now on nor come after any that do; who is started by hand may run."""
+    dead = {name for name, job in jobs.items() if not job.enabled}
+    waiting = [
+        table.job
+        for table in tables
+        if next_after(table.trigger, now) is None and Manual() not in table.job.schedules
+    ]
+    while found := [job for job in waiting if job.name not in dead and not _comes_after_living(job, dead)]:
+        dead |= {job.name for job in found}
+    return frozenset(dead)
+
+
+def _comes_after_living(job: Job, dead: Container[str]) -> bool:
+    afters = [schedule for schedule in job.schedules if isinstance(schedule, After)]
+    return any(all(parent not in dead for parent in after.jobs) for after in afters)
+
+
+def _doubts(table: Timetable, now: datetime, dead: Container[str]) -> Iterator[Doubt]:
+    """What is valid and may not be meant; `dead` are the jobs that are never due."""
     job = table.job
     doubts = [*_window_doubts(table, now)] if job.window is not None else []
     yield from doubts
     if not table.schedule:
+        if job.name in dead:
+            parent = next(each for each in _parents(job) if each in dead)
+            yield NEVER_FIRES, "schedule", f"it comes after {parent}, which never fires"
         return
     fire = next_after(table.trigger, now)
     if fire is None:
@@ -121,15 +143,17 @@ def _long_timeouts(
 ) -> Iterator[Problem]:
     """Jobs that may still be running when they are due again; that of [defaults] is said once."""
     shared: list[tuple[timedelta, Job]] = []
-    for table in tables:
+    named = {table.job.name: table for table in tables}
+    for table in named.values():
         job = table.job
-        gap = None if job.overlap == "allow" else shortest_gap(table.schedule, now, unless=job.timeout)
+        gap = None if job.overlap == "allow" else _gap(table, named, now, job.timeout)
         if gap is None or gap >= job.timeout:
             continue
         if configuration.origin(job, "timeout").layer == "defaults":
             shared.append((gap, job))
         else:
-            between = f"{format_duration(gap)} between fire times"
+            of = "fire times" if table.schedule else f"runs of {' and '.join(_parents(job))}"
+            between = f"{format_duration(gap)} between {of}"
             message = f"the time-out of {format_duration(job.timeout)} is longer than the {between}: {_COST}"
             yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
     if shared:
@@ -139,6 +163,27 @@ def _long_timeouts(
         timeout = f"the time-out of {format_duration(job.timeout)} in [defaults]"
         message = f"{timeout} is longer than the {between}{more}: {_COST}"
         yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
+
+
+def _gap(
+    table: Timetable, named: Mapping[str, Timetable], now: datetime, unless: timedelta
+) -> timedelta | None:
+    """The shortest time between two runs of a job: its own, and as often as all those that it comes after have some.
+
+    None where it has no two, or where it is easily seen to be `unless` at least.
+    """
+    gaps = [shortest_gap(table.schedule, now, unless=unless)]
+    for after in table.job.schedules:
+        if isinstance(after, After):
+            parents = [named[each] for each in after.jobs if each in named]
+            each = [_gap(parent, named, now, unless) for parent in parents]
+            if each and None not in each:
+                gaps.append(max(gap for gap in each if gap is not None))
+    return min((gap for gap in gaps if gap is not None), default=None)
+
+
+def _parents(job: Job) -> list[str]:
+    return [each for after in job.schedules if isinstance(after, After) for each in after.jobs]
 
 
 # -- windows ------------------------------------------------------------------------------------------
@@ -160,6 +205,8 @@ def _window_doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
     for part in parts_of(table.trigger):
         for since in (today, *(change - _DAY for change in changes)):
             wall = partial(_wall, job, dated=since is not today)
+            first = next_after(part, since - MOMENT)
+            late = late or _missed(table, replace(job, blackout=()), first, wall)
             for closes in _closings(table, part, since):
                 last = newest_until(part, closes - table.delay - MOMENT)
                 left = _left(table, last) if last is not None else None
@@ -195,10 +242,12 @@ def _closings(table: Timetable, part: Trigger, since: datetime) -> Iterator[date
 
 
 def _left(table: Timetable, fire: datetime) -> timedelta | None:
-    """What is left of the window, on the clock on the wall, when a fire time starts; None where it starts outside."""
-    window, due = table.job.window, (fire + table.delay).astimezone(ZoneInfo(table.job.timezone)).time()
-    assert window is not None
-    return (_since_midnight(window.closes) - _since_midnight(due)) % _DAY if within(window, due) else None
+    """What is left of the window when a fire time starts, which may wait for it; None where it never opens."""
+    due, job = fire + table.delay, replace(table.job, blackout=())
+    opening = opens_at(job, due)
+    start = due if opening is None else opening.at
+    end = window_end(job, start) if start is not None else None
+    return end - start if start is not None and end is not None else None
 
 
 def _before_blackouts(table: Timetable, part: Trigger, since: datetime) -> Iterator[datetime]:

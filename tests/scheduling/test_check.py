@@ -250,6 +250,72 @@ def test_a_window_is_checked_on_the_days_of_clock_changes(tmp_path: Path) -> Non
     assert "the fire time 04:00 of 2027-03-28 has 30m left" in short["W304"].message
 
 
+def test_what_is_left_of_a_window_is_measured_in_time_that_passes(tmp_path: Path) -> None:
+    """On the night without an hour a window of four hours is open for three, however early a run starts in it."""
+    text = (
+        'timezone = "Europe/Sofia"\nwindow = { from = "02:00", to = "06:00" }\nschedule = %s\ntimeout = "%s"'
+    )
+    for schedule in ('"0 2 * * *"', '"0 20 * * *"'):
+        short = [each for each in _problems(tmp_path, text % (schedule, "3h30m")) if each.code == "W304"]
+        assert "of 2027-03-2" in short[0].message
+        assert "has 3h left of its window, less than the time-out of 3h30m" in short[0].message
+        assert _problems(tmp_path, text % (schedule, "3h")) == []
+    fixed = _problems(
+        tmp_path, text % ('{ every = "1d", offset = "3h30m" }', "45m")
+    )  # 05:30, in summer 06:30
+    assert [each.code for each in fixed if each.code == "W304"] == ["W304"]
+
+
+def test_a_window_that_a_gap_swallows_is_told(tmp_path: Path) -> None:
+    """It does not open in the night of the change, and what waits for it is missed."""
+    text = (
+        'timezone = "Europe/Sofia"\ntimeout = "30m"\nwindow = { from = "03:00", to = "04:00" }\nschedule = '
+    )
+    for fire, waits in (("30 2", "23h30m"), ("0 22", "1d4h")):
+        (problem,) = [each for each in _problems(tmp_path, text + f'"{fire} * * *"') if each.code == "W305"]
+        assert f"waits {waits} for its window, and is missed after" in problem.message
+        assert "of 2027-03-2" in problem.message
+
+
+def test_what_comes_after_a_job_that_never_fires_never_fires(tmp_path: Path) -> None:
+    """Along any number of jobs; after one that is started by hand it may well run, and by its own schedule too."""
+    noop = '[jobs.%s]\nplugin = "noop"\nschedule = %s\n'
+    after = noop % ("child", '{ after = ["live", "never"] }') + noop % ("grandchild", '{ after = "child" }')
+    after += noop % ("also", '[{ after = "never" }, { after = "asked" }]')
+    after += noop % ("both", '[{ after = "never" }, "0 3 * * *"]')
+    jobs = noop % ("never", '"0 0 30 2 *"') + noop % ("live", '"0 2 * * *"') + noop % ("asked", '"manual"')
+
+    problems = _problems(tmp_path, 'schedule = "manual"\n' + jobs + after)
+    assert [(each.code, each.key, each.message) for each in problems] == [
+        ("W301", "jobs.never.schedule", "this schedule never fires from now on"),
+        ("W301", "jobs.child.schedule", "it comes after never, which never fires"),
+        ("W301", "jobs.grandchild.schedule", "it comes after child, which never fires"),
+    ]
+
+
+def test_a_time_out_longer_than_the_interval_of_the_parents_is_a_warning(tmp_path: Path) -> None:
+    """What comes after others is due as often as they are; after two, as often as the rarer one."""
+    noop = '[jobs.%s]\nplugin = "noop"\nschedule = %s\ntimeout = "%s"\n'
+    jobs = noop % ("often", '{ every = "10m" }', "5m") + noop % ("daily", '"0 2 * * *"', "5m")
+    jobs += noop % ("child", '{ after = "often" }', "5h") + noop % (
+        "both",
+        '{ after = ["often", "daily"] }',
+        "5h",
+    )
+    jobs += noop % ("grandchild", '{ after = "child" }', "11m") + noop % (
+        "quick",
+        '{ after = "often" }',
+        "10m",
+    )
+
+    problems = _problems(tmp_path, 'schedule = "manual"\n' + jobs)
+    assert [(each.code, each.key) for each in problems] == [
+        ("W303", "jobs.child.timeout"),
+        ("W303", "jobs.grandchild.timeout"),
+    ]
+    assert "5h is longer than the 10m between runs of often" in problems[0].message
+
+
 def test_a_blackout_that_keeps_the_window_shut_is_told(tmp_path: Path) -> None:
     """What is due on Friday for the window after midnight finds the weekend there, and is missed."""
     text = 'timeout = "1h"\nwindow = { from = "00:00", to = "06:00" }\nblackout = "weekend"\nschedule = '
