@@ -117,9 +117,19 @@ def parse_cron(expression: str) -> Pattern:
     parts = fields if len(fields) == 6 else ["0", *fields]
     for kind, part in zip(Field, parts, strict=True):
         _require_field(kind, part, expression)
-    return Pattern(
-        real_time=parts[1].startswith("*") or parts[2].startswith("*"), matcher=_matcher(" ".join(parts))
-    )
+    plain = " ".join(_plain(kind, part) for kind, part in zip(Field, parts, strict=True))
+    return Pattern(real_time=parts[1].startswith("*") or parts[2].startswith("*"), matcher=_matcher(plain))
+
+
+def _plain(kind: Field, part: str) -> str:
+    """A field without steps over a range of one: cronsim takes 5-5/10 for 5/10."""
+    return ",".join(_without_step(kind, term) for term in part.split(","))
+
+
+def _without_step(kind: Field, term: str) -> str:
+    span, step, _ = term.partition("/")
+    low, dash, high = span.partition("-")
+    return low if step and dash and kind.int(low) == kind.int(high) else term
 
 
 def _require_field(kind: Field, part: str, expression: str) -> None:

@@ -1,7 +1,7 @@
 """Cron expressions against the case catalogue and against brute force over the wall clock."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from erpsync.core.job import Dst
 from erpsync.scheduling.cron import CronTrigger
 from erpsync.scheduling.trigger import MOMENT
+from tests.simulation.literal_cron import MONTHS, WEEKDAYS, parse
 
 CASES = json.loads(Path(__file__).with_name("cron_cases.json").read_text(encoding="utf-8"))
-MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
+HOUR, MINUTE, SECOND = timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
 # a day with a clock change: an hour, half an hour, at midnight, two hours, a whole day
 CHANGES = [
     ("Europe/Sofia", "2026-03-29"),
@@ -221,6 +222,82 @@ def _brute_force(
         if instant > begin and ((matches(wall) and first_pass) or moved):
             found.append(instant)
     return found
+
+
+def _items(low: int, high: int, names: Sequence[str] = ()) -> st.SearchStrategy[str]:
+    """Anything that a list in a field may hold: numbers, names, ranges, and steps over them."""
+
+    def spelt(number: int) -> st.SearchStrategy[str]:
+        known = number - low < len(names)
+        return st.sampled_from([str(number), names[number - low]]) if known else st.just(str(number))
+
+    number = st.integers(low, high)
+    single = number.flatmap(spelt)
+    span = (
+        st.tuples(number, number).map(sorted).flatmap(lambda ends: st.tuples(*map(spelt, ends)).map("-".join))
+    )
+    step = st.integers(1, 7).map(str)
+    stepped = st.tuples(st.one_of(span, single, st.just("*")), step).map("/".join)
+    return st.one_of(single, span, stepped)
+
+
+def _field(low: int, high: int, names: Sequence[str] = ()) -> st.SearchStrategy[str]:
+    listed = st.lists(_items(low, high, names), min_size=1, max_size=3).map(",".join)
+    return st.one_of(st.just("*"), listed)
+
+
+DAYS = st.one_of(_field(1, 31), st.sampled_from(["L", "LW", "3,L", "15,LW"]))
+WEEKDAY_FIELDS = st.one_of(
+    _field(0, 7, WEEKDAYS),
+    st.builds("{}L".format, st.integers(0, 7)),
+    st.builds("{}#{},{}L".format, st.sampled_from([*WEEKDAYS, "7"]), st.integers(1, 5), st.integers(0, 6)),
+)
+MINUTES = st.builds(
+    "{} {} {} {} {}".format,
+    st.sampled_from(["0", "30", "*/20", "5,35", "5-5/10"]),
+    st.one_of(st.sampled_from(["*", "0", "2", "3", "*/2", "2-4", "1-1/2"]), _field(0, 23)),
+    DAYS,
+    _field(1, 12, MONTHS),
+    WEEKDAY_FIELDS,
+)
+SECONDS = st.builds(
+    "{} {} {} {} * {}".format,
+    _field(0, 59),
+    _field(0, 59),
+    st.sampled_from(["*", "0", "1", "2", "3", "*/2", "0-4", "0,2,3", "23,0", "1-3/2", "3-3/2"]),
+    st.sampled_from(["*", "*", "L", "1-31", "28-31,4-6"]),
+    st.sampled_from(["*", "*", "SUN", "0L", "SUN#1,SUN#4"]),
+)
+
+
+@given(MINUTES, st.sampled_from(CHANGES), st.sampled_from(["vixie", "skip", "literal"]), st.integers(1, 13))
+@example("5-5/10 * * * *", CHANGES[0], "vixie", 1)
+@example("0 0 2-2/3 JAN-JAN/2 MON-1/2", ("UTC", "2027-01-12"), "vixie", 12)
+@settings(max_examples=40)
+def test_every_expression_fires_when_the_calendar_says_so(
+    expression: str, change: tuple[str, str], dst: Dst, before: int
+) -> None:
+    """All forms of all fields, read literally, on the fortnight of a clock change: both directions agree with it."""
+    begin = datetime.fromisoformat(change[1]).replace(tzinfo=UTC) - before * 24 * HOUR
+    _compare(expression, ZoneInfo(change[0]), dst, begin, begin + 14 * 24 * HOUR)
+
+
+@given(SECONDS, st.sampled_from(CHANGES), st.sampled_from(["vixie", "skip", "literal"]), st.integers(0, 44))
+@settings(max_examples=40)
+def test_every_expression_with_seconds_fires_when_the_clock_says_so(
+    expression: str, change: tuple[str, str], dst: Dst, hours: int
+) -> None:
+    """The same for six fields, some hours around the change."""
+    begin = datetime.fromisoformat(change[1]).replace(tzinfo=UTC) + (hours - 20) * HOUR
+    _compare(expression, ZoneInfo(change[0]), dst, begin, begin + 4 * HOUR)
+
+
+def _compare(expression: str, zone: ZoneInfo, dst: Dst, begin: datetime, end: datetime) -> None:
+    rule, trigger = parse(expression), CronTrigger(expression, zone, dst)
+    step = MINUTE if rule.seconds == {0} else SECOND
+    expected = _brute_force(zone, begin, end, step, dst, rule.real_time, rule.matches)
+    assert [*takewhile(lambda fire: fire <= end, trigger.after(begin))] == expected
+    assert [*takewhile(lambda fire: fire > begin, trigger.until(end))] == expected[::-1]
 
 
 @given(st.integers(0, 10**9))
