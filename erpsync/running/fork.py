@@ -25,32 +25,28 @@ class Child:
 
 
 class ForkServer:
-    """The fork server of this daemon: started at its first use, and again should it die."""
+    """Children from a fork server: it is started at its first use, and again should it die.
+
+    It is replaced once something in our environment has become known as a secret: what a process was started with
+    stays readable as long as it lives (/proc/PID/environ). Children of the one before go on to their end.
+    """
 
     def __init__(self, is_secret: Callable[[str], bool]) -> None:
         self._is_secret = is_secret
-        self._program: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._asked: deque[asyncio.Future[Child]] = deque()
-        self._children: dict[int, Child] = {}
+        self._current: _Program | None = None
+        self._former: list[_Program] = []
 
     def start(self) -> None:
         """Start the program unless it runs; it imports meanwhile what children need."""
-        if self._socket is not None:
-            return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            # -P: the folder we happen to stand in is no place to import from; no secret of ours in its environment.
-            self._program = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, "-P", "-m", "erpsync.running.fork_server", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=self._environment(),
-            )
-        self._socket = ours
-        asyncio.get_running_loop().add_reader(ours, self._read)
+        environment = self._environment()
+        current = self._current
+        if current is not None and current.is_open:
+            if current.environment == environment:
+                return
+            self._former = [each for each in self._former if each.is_open]
+            self._former.append(current)
+            current.retire()
+        self._current = _Program(environment)
 
     def _environment(self) -> dict[str, str]:
         """Ours without what is secret, by value or perhaps by name."""
@@ -68,7 +64,59 @@ class ForkServer:
             ChildDiedError: no child could be started.
         """
         self.start()
-        assert self._socket is not None
+        assert self._current is not None
+        return await self._current.fork(descriptors)
+
+    def signal(self, pid: int, number: int) -> None:
+        """Send a signal to a child's whole process group; nothing where it has ended."""
+        for program in self._programs():
+            program.signal(pid, number)
+
+    async def close(self) -> None:
+        """End the program and with it every child; closing twice is fine."""
+        for program in self._programs():
+            await program.close()
+        self._current, self._former = None, []
+
+    def _programs(self) -> list["_Program"]:
+        return [*self._former, *filter(None, [self._current])]
+
+
+class _Program:
+    """One process that forks, and the children it has."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+        self._asked: deque[asyncio.Future[Child]] = deque()
+        self._children: dict[int, Child] = {}
+        self._is_retired = False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            # -P: the folder we happen to stand in is no place to import from; no secret of ours in its environment.
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-P", "-m", "erpsync.running.fork_server", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment,
+            )
+        self._socket: socket.socket | None = ours
+        asyncio.get_running_loop().add_reader(ours, self._read)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked, as far as we have heard."""
+        return self._socket is not None
+
+    async def fork(self, descriptors: list[int]) -> Child:
+        """See `ForkServer.fork`."""
+        if self._socket is None:
+            raise _refused("the fork server does not answer")
         try:
             socket.send_fds(self._socket, [b'{"fork": true}'], descriptors)
         except OSError as error:
@@ -76,40 +124,42 @@ class ForkServer:
         asked: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
         self._asked.append(asked)
         await asyncio.wait([asked], timeout=_PATIENCE)
-        if not asked.done() and self._program is not None:
-            self._program.kill()  # stopped or stuck: its end is heard, and the next child has a new one
+        if not asked.done():
+            self._process.kill()  # stopped or stuck: its end is heard, and the next child has a new one
         return await asyncio.shield(asked)
 
     def signal(self, pid: int, number: int) -> None:
-        """Send a signal to a child's whole process group; nothing where it has ended."""
-        if self._socket is not None:
+        """See `ForkServer.signal`; nothing where the child is another's."""
+        if self._socket is not None and pid in self._children:
             with suppress(OSError):
                 self._socket.send(json.dumps({"kill": pid, "signal": number}).encode())
 
+    def retire(self) -> None:
+        """Give no child any more, and end with the last one."""
+        self._is_retired = True
+        if not (self._asked or self._children):
+            self._end()
+
     async def close(self) -> None:
-        """End the program and with it every child; closing twice is fine."""
+        """End it and every child; closing twice is fine."""
         self._disconnect()
-        program, self._program = self._program, None
-        if program is not None:
-            try:
-                await asyncio.to_thread(program.wait, 5)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
+        try:
+            await asyncio.to_thread(self._process.wait, 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def _read(self) -> None:
         assert self._socket is not None
         try:
-            while data := self._socket.recv(4096):
+            while self._socket is not None and (data := self._socket.recv(4096)):
                 self._hear(json.loads(data))
         except BlockingIOError:
             return
         except ConnectionError:
             pass
-        self._disconnect()
-        assert self._program is not None
-        self._program.kill()  # it has closed its only socket: it is dead or as good as dead
-        self._program.wait()
+        if self._socket is not None:  # it has closed its only socket: it is dead or as good as dead
+            self._end()
 
     def _hear(self, message: dict[str, int]) -> None:
         if "ended" in message:
@@ -120,6 +170,13 @@ class ForkServer:
             self._asked.popleft().set_result(child)
         else:
             self._asked.popleft().set_exception(_refused(os.strerror(message["refused"])))
+        if self._is_retired:
+            self.retire()
+
+    def _end(self) -> None:
+        self._disconnect()
+        self._process.kill()
+        self._process.wait()
 
     def _disconnect(self) -> None:
         """The connection has ended, by us or by its death: nobody waits for it any longer."""

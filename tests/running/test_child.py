@@ -59,6 +59,27 @@ async def test_child_inherits_nothing(
     assert "erpsync.db" not in told
 
 
+async def test_what_becomes_a_secret_leaves_the_environment(
+    desk: MakeDesk, define: Define, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A variable that a changed configuration makes a secret is in no later child, not even for who looks into its
+    process; children of before go on, and are ended where asked."""
+    at = desk(define("blocking-gate", checkpoints=False), define("surroundings", file=str(tmp_path / "told")))
+    monkeypatch.setenv("LATER_KNOWN", "a-secret-from-now-on")
+    monkeypatch.setenv("OF_THE_PLUGIN", "a setting of its own")
+    before = await at.offer("blocking-gate")
+    await at.logged(before, "entered")
+    at.redactor.learn("a-secret-from-now-on")
+    await at.run("surroundings")
+    told = (tmp_path / "told").read_text()
+    assert ("a-secret-from-now-on" in told, "OF_THE_PLUGIN=a setting of its own" in told) == (False, True)
+    program = at.runner._fork_server._current
+    assert b"a-secret" not in Path(f"/proc/{program.pid}/environ").read_bytes()
+    await at.runner.cancel(before.id, "alice")
+    assert (await at.finished(before)).outcome == "cancelled"
+    await at.until(lambda: not at.runner._fork_server._former[0].is_open)
+
+
 @pytest.mark.parametrize("plugin", ["talkative", "talkative-async"])
 @pytest.mark.parametrize("fail", [False, True])
 async def test_no_secret_is_kept(
@@ -153,7 +174,7 @@ async def test_fork_server_is_replaced(desk: MakeDesk, define: Define) -> None:
     at = desk(define("blocking-gate"), define("counting"))
     run = await at.offer("blocking-gate")
     await at.logged(run, "entered")
-    os.kill(at.runner._fork_server._program.pid, signal.SIGKILL)
+    os.kill(at.runner._fork_server._current.pid, signal.SIGKILL)
     ended = await at.finished(run)
     assert ended.error.message == "the fork server died and took the child process with it"
     assert (await at.run("counting")).outcome == "succeeded"
