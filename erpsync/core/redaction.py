@@ -1,13 +1,13 @@
 """Removing secrets and tokens from text before anyone sees it."""
 
 import base64
-import html
-import json
 import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from urllib.parse import quote, quote_plus
+
+from erpsync.core.escape import unescaped
 
 _SHAPES = re.compile(
     r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT; tried once a word, or long words would cost their square
@@ -33,6 +33,7 @@ _MASK = "[redacted]"
 SHORTEST = 4
 """Characters of the shortest value that is removed: shorter ones would tear ordinary words apart."""
 _FEW = 64  # forms that are looked for one by one, which is quickest
+_LAYERS = 3  # of escapes: a JSON text in a JSON text in a log line
 _PASSING = 8  # values an owner has at a time that come and go
 
 _Head = tuple[str, ...]  # the first characters of a value, as zip() gives them
@@ -109,13 +110,26 @@ class Redactor:
         plain = text.isascii()
         if not plain:
             text = text.encode("utf-8", "backslashreplace").decode()
-        if self._holds_known(text):
-            text = self._masked(text)
+        text = _masked(text, self._places(text))
         low = text.lower()
         # letters beyond ASCII may stand for some of them
         if plain and not any(mark in low for mark in _MARKS):
             return text
         return _SHAPES.sub(_MASK, text)
+
+    def _places(self, text: str) -> list[tuple[int, int]]:
+        """Where known values stand, begin and end, read as they are and with each layer of escapes undone."""
+        found, read, begins = [], text, None
+        for layer in range(_LAYERS + 1):
+            if self._holds_known(read):
+                places = self._known_in(read)
+                found += places if begins is None else [(begins[start], begins[end]) for start, end in places]
+            further = unescaped(read) if layer < _LAYERS else None
+            if further is None:
+                break
+            read, inner = further
+            begins = inner if begins is None else [begins[at] for at in inner]
+        return found
 
     def _holds_known(self, text: str) -> bool:
         """A quick look: no secret where it says so."""
@@ -123,16 +137,26 @@ class Redactor:
             return any(map(text.__contains__, self._few))
         return not self._heads.keys().isdisjoint(zip(text, text[1:], text[2:], text[3:], strict=False))
 
-    def _masked(self, text: str) -> str:
-        """The leftmost and longest known values replaced."""
-        parts, done = [], 0
+    def _known_in(self, text: str) -> list[tuple[int, int]]:
+        """The leftmost and longest known values."""
+        places, done = [], 0
         for at in range(len(text) - SHORTEST + 1):
             if at >= done and (values := self._heads.get(_head(text[at : at + SHORTEST]))):
                 value = next((value for value in values if text.startswith(value, at)), None)
                 if value is not None:
-                    parts += [text[done:at], _MASK]
                     done = at + len(value)
-        return "".join([*parts, text[done:]])
+                    places.append((at, done))
+        return places
+
+
+def _masked(text: str, places: list[tuple[int, int]]) -> str:
+    """`text` with one mask for each stretch of these places."""
+    parts, done = [], 0
+    for start, end in sorted(places):
+        if start >= done:
+            parts += [text[done:start], _MASK]
+        done = max(done, end)
+    return "".join([*parts, text[done:]])
 
 
 _MADE_HERE = re.compile("id|retry_of|at|.*_at|since|until")
@@ -158,32 +182,26 @@ def _head(text: str) -> _Head:
 
 
 def _forms(value: str) -> set[str]:
-    """A value as it stands in text, in JSON and reprs, in HTML, in forms and URLs, and inside anything in base 64."""
+    """What of a value cannot be read by undoing escapes: tidied up, coded, and with escapes of its own undone."""
     worn = {value, value.strip(), " ".join(value.split())}  # what tidies text up leaves these
-    quoted = {
-        quoted
-        for text in worn
-        for safe in ("", "/", "!'()*")  # forms, paths, and what JavaScript leaves as it is
-        for quoted in (
-            quote(text, safe=safe, errors="surrogatepass"),
-            quote_plus(text, safe, errors="surrogatepass"),
-        )
-    }
-    forms = {
-        *worn,
-        *(json.dumps(text)[1:-1] for text in worn),
-        *(json.dumps(text, ensure_ascii=False)[1:-1] for text in worn),
-        *(repr(text)[1:-1] for text in worn),
-        *(repr(text.encode("utf-8", "surrogatepass"))[2:-1] for text in worn),
-        *(html.escape(text) for text in worn),
-        *quoted,
-        *(_ESCAPE.sub(lambda match: match[0].lower(), text) for text in quoted),
-        *_in_base64(value.encode("utf-8", "surrogatepass")),
-    }
+    forms = set(worn)
+    for text in worn:
+        forms.add(text.replace(" ", "+"))  # in a form, where a "+" itself is escaped
+        forms.add(text.replace("'", "''"))  # in SQL and YAML
+        forms.add(text.replace("'", "'\"'\"'"))  # shlex.quote
+        for _ in range(_LAYERS):
+            text, _begins = unescaped(text) or (text, None)
+            forms.add(text)
+    raw = value.encode("utf-8", "surrogatepass")
+    forms |= {raw.hex(), raw.hex().upper()}
+    # RFC 6749 section 2.3.1: in HTTP Basic the secret is quoted first, by others with %20
+    for sent in {
+        raw,
+        quote_plus(value, errors="surrogatepass").encode(),
+        quote(value, "", errors="surrogatepass").encode(),
+    }:
+        forms.update(_in_base64(sent))
     return {form for form in forms if len(form) >= SHORTEST}
-
-
-_ESCAPE = re.compile("%[0-9A-F]{2}")
 
 
 def _in_base64(value: bytes) -> Iterator[str]:
