@@ -27,6 +27,7 @@ def all_problems(
     tell("plugins and their settings")
     catalog = PluginCatalog(configuration.daemon.plugins)
     problems = list(configuration.problems)
+    catalog.prove(job.plugin for job in configuration.jobs.values())
     for job in configuration.jobs.values():
         problems += _settings_problems(configuration, catalog, job, None)
     tell("schedules")
@@ -63,6 +64,7 @@ def parked_jobs(
     """The enabled jobs that cannot run as things are: a broken plugin, settings that do not fit, a missing secret."""
     resolve = cache(resolver.resolve)  # for this look only: a command that asks a vault may take a second
     parked = {}
+    catalog.prove(job.plugin for job in configuration.jobs.values() if job.enabled)
     for job in configuration.jobs.values():
         if job.enabled:
             problems = (

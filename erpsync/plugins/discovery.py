@@ -1,7 +1,8 @@
 """Where plugins are found: folders (read, not imported), installed packages, dotted paths.
 
-A plugin is imported only when somebody asks for it by name. A broken one is listed with its error and stops nothing
-else.
+A plugin is imported only when somebody asks for it by name, and not here before its import has ended somewhere else:
+see `probe`. Only installed packages are trusted like ourselves. A broken plugin is listed with its error and stops
+nothing else.
 """
 
 import ast
@@ -14,7 +15,7 @@ import re
 import stat
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain
@@ -23,6 +24,7 @@ from typing import Literal
 
 from erpsync.core.errors import PluginLoadError
 from erpsync.plugins.contract import Plugin
+from erpsync.plugins.probe import fatal_imports
 
 GROUP = "erpsync.plugins"
 
@@ -45,8 +47,11 @@ class PluginInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """`module` is what `load` imports, None where that needs no proof."""
+
     info: PluginInfo
     load: Callable[[], object]
+    module: str | None = None
 
 
 class PluginCatalog:
@@ -55,6 +60,7 @@ class PluginCatalog:
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._loaded: dict[str, Plugin] = {}
+        self._proven: dict[str, str | None] = {}  # by module: what is fatal in its import
         self._stamps: dict[str, tuple[Path, int]] = {}
 
     def find(self, name: str) -> Plugin:
@@ -64,9 +70,23 @@ class PluginCatalog:
             PluginLoadError: unknown, ambiguous, or broken; the hint says what to do.
         """
         if name not in self._loaded:
-            self._loaded[name] = _at_path(name) if ":" in name else self._named(name)
+            self.prove([name])
+            self._loaded[name] = self._at_path(name) if ":" in name else self._named(name)
             self._stamps |= _stamp(name, self._loaded[name])
         return self._loaded[name]
+
+    def prove(self, names: Iterable[str]) -> None:
+        """Try the imports of all these plugins in a process that may die of them, each once until `refresh`.
+
+        Blocks: half a second for all that behave, longer for each that does not.
+        """
+        wanted = {name for name in names if name not in self._loaded}
+        modules = [name.partition(":")[0] for name in sorted(wanted) if ":" in name]
+        modules += [found.module for found in self._found if found.module and found.info.name in wanted]
+        if unknown := [module for module in modules if module not in self._proven]:
+            packages = {_package(folder): str(folder) for folder in self.folders}
+            faults = fatal_imports(unknown, packages)
+            self._proven |= {module: faults.get(module) for module in unknown}
 
     def first(self, name: str) -> Plugin:
         """The first plugin of this name, for a process that acts on what another one has looked up by `find`: it
@@ -76,7 +96,7 @@ class PluginCatalog:
             PluginLoadError: unknown, or broken.
         """
         if ":" in name:
-            return _at_path(name)
+            return _guarded(name, partial(_attribute, *name.split(":", 1)))
         in_folders = (found for folder in self.folders for found in _in_folder(folder))
         for found in chain(in_folders, _in_packages()):
             if found.info.name == name:
@@ -86,6 +106,7 @@ class PluginCatalog:
     def refresh(self) -> list[str]:
         """Take new files; the names of plugins that are loaded and whose file has changed since."""
         self.__dict__.pop("_found", None)
+        self._proven = {module: fault for module, fault in self._proven.items() if fault is None}
         return [name for name, (file, written) in self._stamps.items() if _written(file) != written]
 
     def loaded(self, name: str) -> Plugin | None:
@@ -110,10 +131,21 @@ class PluginCatalog:
         error = self._checked(matches[0].info).error
         if error:
             raise PluginLoadError(f'plugin "{name}" cannot be used: {error}', hint="erpsync plugins")
+        self._require_proof(name, matches[0].module)
         plugin = _guarded(name, matches[0].load)
         if plugin.name != name:
             raise PluginLoadError(f'{matches[0].info.origin} is called "{plugin.name}", not "{name}"')
         return plugin
+
+    def _at_path(self, path: str) -> Plugin:
+        module, _, attribute = path.partition(":")
+        self._require_proof(path, module)
+        return _guarded(path, partial(_attribute, module, attribute))
+
+    def _require_proof(self, name: str, module: str | None) -> None:
+        if module is not None and (fault := self._proven[module]):
+            hint = "a plugin's file defines; what takes time or can fail belongs into its function"
+            raise PluginLoadError(f'plugin "{name}" cannot be imported: {fault}', hint=hint)
 
     def _checked(self, info: PluginInfo) -> PluginInfo:
         """The same, with an error where another plugin has the name."""
@@ -205,7 +237,7 @@ def _in_file(file: Path, module: str) -> Iterator[_Found]:
         doc = (ast.get_docstring(function) or "").partition("\n")[0]
         is_async = isinstance(function, ast.AsyncFunctionDef)
         info = PluginInfo(name, "folder", origin, is_async, doc)
-        yield _Found(info, partial(_attribute, module, function.name))
+        yield _Found(info, partial(_attribute, module, function.name), module)
 
 
 def _jobs(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str | None]]:
@@ -255,18 +287,13 @@ def _in_packages() -> Iterator[_Found]:
         yield _Found(PluginInfo(entry.name, "package", f"{distribution}: {entry.value}"), entry.load)
 
 
-def _at_path(path: str) -> Plugin:
-    module, _, attribute = path.partition(":")
-    return _guarded(path, partial(_attribute, module, attribute))
-
-
 def _guarded(name: str, load: Callable[[], object]) -> Plugin:
     """What `load` imports, as a plugin whose needs are there; whatever else happens becomes a PluginLoadError."""
     try:
         plugin = load()
     except ModuleNotFoundError as error:
         raise PluginLoadError(f'plugin "{name}": {error}', hint=_install_hint(error.name or "")) from error
-    except (Exception, SystemExit) as error:  # foreign code runs at import: it may raise anything, even leave
+    except BaseException as error:  # foreign code runs at import: it may raise anything, even leave
         raise PluginLoadError(
             f'plugin "{name}" cannot be imported: {type(error).__name__}: {error}{_line(error)}'
         ) from error
@@ -313,10 +340,15 @@ def _package(folder: Path) -> str:
     """A package made for the folder, so that its files may import each other (`from .rates import …`)."""
     name = f"erpsync_plugins_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
     if name not in sys.modules:
-        module = types.ModuleType(name, f"The plugins in {folder}.")
-        module.__path__ = [str(folder)]
-        sys.modules[name] = module
+        make_package(name, str(folder))
     return name
+
+
+def make_package(name: str, folder: str) -> None:
+    """A package of this name whose modules are the files of this folder."""
+    module = types.ModuleType(name, f"The plugins in {folder}.")
+    module.__path__ = [folder]
+    sys.modules[name] = module
 
 
 def _others_write(path: Path) -> bool:

@@ -65,6 +65,11 @@ def validate_settings(plugin: Plugin, raw: Mapping[str, object], resolve: Resolv
             problems=problems,
             literals=_literals(raw, found),
         ) from None  # pydantic's own text could repeat values
+    except (SystemExit, KeyboardInterrupt) as error:  # a validator is the plugin's code
+        message = f"a validator of the plugin raised {type(error).__name__}"
+        raise InvalidSettingsError(
+            f'the settings of plugin "{plugin.name}" cannot be checked: {message}', problems=[("", message)]
+        ) from error
 
 
 def references(plugin: Plugin, raw: Mapping[str, object]) -> list[SecretReference]:

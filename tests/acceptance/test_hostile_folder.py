@@ -11,6 +11,9 @@ import pytest
 from erpsync.sandbox.server import Sandbox
 from tests.acceptance.site import BASE, Site, eventually
 
+Night = dict[str, list[dict[str, Any]]]
+"""By job its runs, or the problems that park it."""
+
 PLUGINS = '''
 """Every behaviour by its name, as an `async def` and as a `def` plugin."""
 
@@ -76,12 +79,14 @@ async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
 def hostile(ctx: JobContext[Behaviour]) -> JobResult:
     behave(ctx)
     return ctx.result()
-
+'''
+GOOD = """
+from erpsync import JobContext, JobResult, Settings, job
 
 @job("tick", repeatable=True)
 async def tick(ctx: JobContext[Settings]) -> JobResult:
     return ctx.result()
-'''
+"""
 TICK = """
 [jobs.tick]
 plugin = "tick"
@@ -92,6 +97,12 @@ catch_up_limit = 100
 """
 
 
+IMPORTS = {
+    "import-exits": ("import os; os._exit(3)", "ends the whole process, with status 3"),
+    "import-crashes": ("import ctypes; ctypes.string_at(0)", "SIGSEGV"),
+    "import-interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+}
+"""By plugin: what its file does besides, and what is said of it."""
 UNENDED = "SELECT job FROM run WHERE job <> 'tick' AND state <> 'finished'"
 
 
@@ -137,13 +148,19 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     """All behaviours in one daemon; the runs of each job once everything has ended."""
     with Sandbox(port=0) as sandbox:
         site = Site(tmp_path_factory.mktemp("hostile"), sandbox)
         site.write(PLUGINS, "plugins/hostile.py")
+        site.write(GOOD, "plugins/good.py")
         site.write(BASE + TICK + "".join(case.table() for case in CASES))
+        _write_imports(site, "early")
         with site.daemon() as daemon:
+            _write_imports(site, "late")
+            assert site.erpsync("reload").returncode == 0
+            status = site.json("status")["daemon"]
+            parked = {each["job"]: each["problems"][0] for each in status["parked"]}
             names = [case.job for case in CASES]
             assert site.erpsync("trigger", *names, "--yes").returncode == 0
             eventually(
@@ -157,21 +174,41 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
             eventually(lambda: len(site.runs("tick")) > before, "the good job goes on")
             assert daemon.poll() is None
             assert site.stop(daemon) == 0
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["tick", *names]}
+        runs: Night = {name: [] for name in ["tick", *names]}
+        runs |= {job: [problem] for job, problem in parked.items()}
         for run in site.json("runs", "--limit", "5000"):
             runs[run["job"]].append(run)
         return runs
 
 
+def _write_imports(site: Site, when: str) -> None:
+    """Plugins whose import is hostile, and a job of each."""
+    for name, (line, _) in IMPORTS.items():
+        plugin = f"{when}-{name}"
+        site.write(
+            f"{line}\n{GOOD}".replace('"tick"', f'"{plugin}"'), f"plugins/{plugin.replace('-', '_')}.py"
+        )
+        table = f'[jobs.{plugin}]\nplugin = "{plugin}"\nschedule = "manual"\n'
+        site.write((site.folder / "erpsync.toml").read_text() + table)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.job)
-def test_each_says_what_it_was(night: dict[str, list[dict[str, Any]]], case: Case) -> None:
+def test_each_says_what_it_was(night: Night, case: Case) -> None:
     """The run has failed, and its message names the behaviour."""
     (run,) = night[case.job]
     assert run["outcome"] == "failed"
     assert case.says in run["error"]["message"]
 
 
-def test_the_good_job_misses_no_second(night: dict[str, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("when", ["early", "late"])
+@pytest.mark.parametrize("name", IMPORTS)
+def test_a_hostile_import_parks_its_job(night: Night, when: str, name: str) -> None:
+    """At the start and at a reload, with what it did."""
+    (problem,) = night[f"{when}-{name}"]
+    assert IMPORTS[name][1] in problem["message"]
+
+
+def test_the_good_job_misses_no_second(night: Night) -> None:
     """Every second of the good job has its run, which succeeded."""
     ticks = night["tick"]
     assert {each["outcome"] for each in ticks} == {"succeeded"}

@@ -7,6 +7,7 @@ import pytest
 
 from erpsync.core.errors import PluginLoadError
 from erpsync.plugins.discovery import PluginCatalog
+from erpsync.plugins.probe import fatal_imports
 
 GOOD = '''
 """Stock."""
@@ -137,6 +138,46 @@ def test_an_import_that_fails_is_an_error_of_its_own(tmp_path: Path, source: str
     error = error_of(catalog, "stock-sync")
     assert message in error.message
     assert f"{tmp_path / 'a.py'}:13" in error.message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("import os; os._exit(3)", "its import ends the whole process, with status 3"),
+        ("import ctypes; ctypes.string_at(0)", "its import is fatal: SIGSEGV"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_an_import_that_ends_its_process_does_not_end_ours(tmp_path: Path, line: str, message: str) -> None:
+    """It is an error of this plugin; the one after it is found all the same."""
+    files = {"bad.py": GOOD.replace("stock-sync", "bad") + line, "good.py": GOOD}
+    catalog = PluginCatalog([write(tmp_path, files)])
+    catalog.prove(["bad", "stock-sync"])
+    assert message in error_of(catalog, "bad").message
+    assert catalog.find("stock-sync").repeatable
+
+
+def test_an_import_without_end_is_given_up(tmp_path: Path) -> None:
+    """Its time is limited; those after it are tried all the same."""
+    write(
+        tmp_path,
+        {"endless.py": "import time; time.sleep(3600)", "fine.py": "", "worse.py": "import os; os.abort()"},
+    )
+    modules = [f"somewhere.{name}" for name in ("endless", "fine", "worse")]
+    faults = fatal_imports(modules, {"somewhere": str(tmp_path)}, limit=2.0)
+    assert faults == {
+        "somewhere.endless": "its import does not end within 2 s",
+        "somewhere.worse": "its import is fatal: SIGABRT",
+    }
+
+
+def test_a_mended_import_is_tried_again(tmp_path: Path) -> None:
+    """A refresh, as reload does it, takes the file as it is now."""
+    catalog = PluginCatalog([write(tmp_path, {"a.py": GOOD + "import os; os._exit(3)"})])
+    error_of(catalog, "stock-sync")
+    (tmp_path / "a.py").write_text(GOOD)
+    assert catalog.refresh() == []
+    assert catalog.find("stock-sync").repeatable
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:

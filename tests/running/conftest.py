@@ -25,6 +25,8 @@ from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 
 FOLDERS = [Path(__file__).parent / "hostile", Path(__file__).parent / "ordinary"]
+CATALOG = PluginCatalog(FOLDERS)
+"""One for all, for an import is tried in a process of its own first."""
 SECRET = "correct-horse-battery"
 DEADLINE = 20.0
 
@@ -55,7 +57,7 @@ class Desk:
         self.redactor = Redactor()
         self.runner = Runner(
             jobs=self.jobs,
-            catalog=PluginCatalog(FOLDERS),
+            catalog=CATALOG,
             connections=lambda _job: self.connection,
             secrets=self._resolve,
             store=self.store,
