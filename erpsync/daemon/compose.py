@@ -1,6 +1,7 @@
 """The object graph: every room's objects, made from a configuration and put together."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -76,9 +77,14 @@ def compose(
         ConfigError: a schedule is not valid.
         StoreError: the state cannot be opened.
     """
-    require_schedules(configuration)
-    resolver = resolver_of(configuration, redactor)
     catalog = PluginCatalog(configuration.daemon.plugins)
+    with ThreadPoolExecutor(1) as aside:  # another process imports the plugins while we read the schedules
+        proof = aside.submit(
+            catalog.prove, {job.plugin for job in configuration.jobs.values() if job.enabled}
+        )
+        require_schedules(configuration)
+        proof.result()
+    resolver = resolver_of(configuration, redactor)
     parked = parked_jobs(configuration, catalog, resolver)
     sealed = sealed_store(configuration, resolver, emit)
     store = Store.open(configuration.daemon.state)
