@@ -1,4 +1,4 @@
-"""Forgetting, as [daemon] retention says: old runs from the ledger, old logs from the disk."""
+"""Once an hour: forgetting, as [daemon] retention says, and another generation for the state."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import StoreError
 from erpsync.core.event import Emit
+from erpsync.store.installation import renew_generation
 from erpsync.store.retention import BATCH, forget_runs
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
@@ -38,6 +39,7 @@ async def tidy(retention: Retention, store: Store, logs: RunLog, clock: Clock, e
             if forgotten < BATCH:
                 break
             await clock.sleep(_BREATH)
+        await renew_generation(store)
     except StoreError as error:
         emit("retention.failed", level="warning", error_message=error.message, hint=error.hint)
     files = await asyncio.to_thread(logs.forget, now - retention.logs)

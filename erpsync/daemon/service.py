@@ -44,7 +44,7 @@ from erpsync.observe.systemd import ServiceNotifier
 from erpsync.running.border import PluginLoop
 from erpsync.running.loop_watch import LoopWatch
 from erpsync.scheduling.zone import zone_data
-from erpsync.store.installation import Settle, place_of, settle
+from erpsync.store.installation import Hold, renew_generation, take_over
 from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
@@ -142,8 +142,10 @@ class Service:
         controls = self._controls = DaemonControls(house, reload)
         await self._restore(house, controls)
         await look_for(house.connections.people())  # before anything fires that needs them
+        held = await take_over(house.store, house.clock.now())
+        stack.push_async_callback(_leave, house)
         stack.push_async_callback(house.stop)
-        await self._take_over(house, controls)
+        await self._go_on(house, controls, held)
         await reload.keep()
         application = control_application(controls, house.desk, self._emit, self._redactor)
         await self._serve(stack, application, listener, PeerProtocol)
@@ -207,10 +209,8 @@ class Service:
         draining.cancel()
         return 128 + int(again.result())
 
-    async def _take_over(self, house: Composition, controls: DaemonControls) -> None:
+    async def _go_on(self, house: Composition, controls: DaemonControls, held: Hold | None) -> None:
         """Go on with the state where it belongs to this place; else hold it for a person to decide."""
-        place = place_of(house.configuration.daemon.state)
-        held = await house.store.write(settle, Settle(place, house.clock.now()))
         if held is None:
             await house.start()
             return
@@ -290,6 +290,12 @@ class Service:
         }
         if count := self._faults.count(tuple(fault.values()), loop.time()):
             self._emit("daemon.faulted", level="error", count=count, **fault)
+
+
+async def _leave(house: Composition) -> None:
+    """All has stopped: no copy that was made before is the state of this place."""
+    with contextlib.suppress(ErpsyncError):  # the next start makes up for it
+        await renew_generation(house.store)
 
 
 def _stand(house: Composition) -> str:

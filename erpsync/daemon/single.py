@@ -17,7 +17,7 @@ from erpsync.core.run import Run, State
 from erpsync.daemon.compose import compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.running.runner import Runner
-from erpsync.store.installation import Settle, place_of, settle
+from erpsync.store.installation import take_over
 
 _LOOK = 0.2  # seconds between two looks at the progress
 
@@ -54,8 +54,7 @@ async def run_jobs(
         house = compose(configuration, redactor, SystemClock(), emit, alone=True)
         stack.push_async_callback(house.close)
         stack.push_async_callback(house.runner.stop)
-        settled = Settle(place_of(configuration.daemon.state), house.clock.now())
-        if held := await house.store.write(settle, settled):
+        if held := await take_over(house.store, house.clock.now()):
             hint = "start the daemon here, then: erpsync resume --all"
             raise HeldError(f"the state is held: {held.reason}", hint=hint)
         controls = DaemonControls(house)

@@ -16,6 +16,8 @@ from erpsync.store.state import Store
 def back_up(state: Path, target: Path) -> None:
     """A copy of the state in one file (mode 0600) that is whole or not there; whoever writes the state goes on.
 
+    The copy is of no generation: however it comes into the place of the state, it is held.
+
     Raises:
         StoreUnavailableError: nothing to copy, something is at `target` already, no room; retryable.
         StoreCorruptError: what was copied is damaged; `target` is not made.
@@ -30,8 +32,17 @@ def back_up(state: Path, target: Path) -> None:
     with place_faults(target), cleared(copy):
         copy_database(state, copy)
         faults(copy, raise_them=True)
+        _disown(copy)
         os.link(copy, target)  # fails where somebody was quicker
         settle_folder(target.parent)
+
+
+def _disown(copy: Path) -> None:
+    with opened(copy) as connection:
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(installation)")}
+        if "generation" in columns:  # else of an older schema, and so of none
+            connection.execute("UPDATE installation SET generation = NULL, generation_before = NULL")
+            connection.commit()
 
 
 def put_back(copy: Path, state: Path, now: datetime) -> Path | None:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-REVISION = "0004"
+REVISION = "0005"
 """The schema this program writes; the newest file in `migrations/versions`."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,6 +130,8 @@ installation = Table(  # one row: the place that this state belongs to
     Column("place", Text, nullable=False),
     Column("held_since", Instant),
     Column("held_reason", Text),
+    Column("generation", Text),
+    Column("generation_before", Text),
 )
 
 pause = Table(
