@@ -6,6 +6,7 @@ import os
 import pwd
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,12 +22,11 @@ def bind_control_socket(path: Path, mode: int, group: str | None) -> socket.sock
     """A listening Unix socket at `path` with these rights; a dead predecessor's socket is replaced.
 
     Raises:
-        ConfigError: the path is too long, or there is no such group.
+        ConfigError: see `socket_problems`.
         OwnedElsewhereError: somebody answers there already; retryable.
     """
-    if len(os.fsencode(path)) > _LONGEST:
-        raise _problem(f"{path} is too long for a Unix socket", "control.socket", "a shorter path")
-    group_id = _group_id(group)
+    if problems := socket_problems(path, group):
+        raise ConfigError(problems)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _remove_dead(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -38,11 +38,25 @@ def bind_control_socket(path: Path, mode: int, group: str | None) -> socket.sock
         raise
     finally:
         os.umask(before)
-    if group_id is not None:
-        os.chown(path, -1, group_id)
+    if group is not None:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
     path.chmod(mode)
     listener.listen(64)
     return listener
+
+
+def socket_problems(path: Path, group: str | None) -> list[Problem]:
+    """Why this user cannot make a control socket for `group` at `path`: too long, something else there; no such
+    group, or one that it may not give the socket to."""
+    problems = []
+    if len(os.fsencode(path)) > _LONGEST:
+        problems.append(_problem(f"{path} is too long for a Unix socket", "control.socket", "a shorter path"))
+    elif path.exists() and not path.is_socket():
+        remedy = "move it away or name another path"
+        problems.append(_problem(f"{path} is there and is no socket", "control.socket", remedy))
+    if group is not None:
+        problems += _group_problems(group)
+    return problems
 
 
 class PeerProtocol(H11Protocol):
@@ -68,20 +82,20 @@ def user_name(user: int) -> str:
         return f"uid {user}"
 
 
-def _group_id(group: str | None) -> int | None:
-    if group is None:
-        return None
+def _group_problems(group: str) -> Iterator[Problem]:
     try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError as error:
-        raise _problem(f'there is no group "{group}" on this machine', "control.group", "groupadd") from error
+        number = grp.getgrnam(group).gr_gid
+    except KeyError:
+        yield _problem(f'there is no group "{group}" on this machine', "control.group", f"groupadd {group}")
+        return
+    user = os.geteuid()
+    if user != 0 and number not in (os.getegid(), *os.getgroups()):
+        who = user_name(user)
+        message = f'{who} cannot give the socket to the group "{group}", for it is no member'
+        yield _problem(message, "control.group", f"usermod --append --groups {group} {who}, then start again")
 
 
 def _remove_dead(path: Path) -> None:
-    if path.exists() and not path.is_socket():
-        raise _problem(
-            f"{path} is there and is no socket", "control.socket", "move it away or name another path"
-        )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
@@ -95,5 +109,5 @@ def _remove_dead(path: Path) -> None:
     )
 
 
-def _problem(message: str, key: str, remedy: str) -> ConfigError:
-    return ConfigError([Problem("E401", "error", message, key=key, help=remedy)])
+def _problem(message: str, key: str, remedy: str) -> Problem:
+    return Problem("E401", "error", message, key=key, help=remedy)

@@ -11,6 +11,7 @@ from erpsync.config.load import data_folder, examine_configuration, load_configu
 from erpsync.config.shelf import Kept, Recording, keep, kept
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
+from erpsync.daemon.check import require_service
 
 _DATA = re.compile(
     r"^\s*\[daemon\]\s*(?:#.*)?\n(?:(?!\s*\[).*\n)*?\s*data\s*=\s*[\"']([^\"'\n]+)[\"']", re.MULTILINE
@@ -34,9 +35,11 @@ class Accepted:
 
 
 def accept(path: Path, environ: Mapping[str, str]) -> Accepted:
-    """The configuration of the files as they are. Raises ConfigError with all problems."""
+    """The configuration of the files as they are. Raises ConfigError with all that keeps a daemon from starting."""
     recording = Recording()
-    return Accepted(load_configuration(path, environ, shelf=recording), recording)
+    configuration = load_configuration(path, environ, shelf=recording)
+    require_service(configuration)
+    return Accepted(configuration, recording)
 
 
 def accept_or_go_back(path: Path, environ: Mapping[str, str]) -> Accepted:
@@ -53,6 +56,7 @@ def accept_or_go_back(path: Path, environ: Mapping[str, str]) -> Accepted:
             raise
         try:
             older = load_configuration(path, environ, shelf=last)
+            require_service(older)
         except ConfigError:
             raise error from None
         return Accepted(older, since=last.accepted_at, refused=error.problems)

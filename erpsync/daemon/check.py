@@ -7,11 +7,13 @@ from erpsync.config.configuration import Configuration
 from erpsync.config.mask import texts_in
 from erpsync.config.seal import seal_problems
 from erpsync.config.secrets import SecretResolver, secret_problems
+from erpsync.control.listener import socket_problems
 from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
+from erpsync.daemon.address import address_problems
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import Resolve, validate_settings
 from erpsync.scheduling.check import schedule_faults, schedule_problems
@@ -20,7 +22,8 @@ from erpsync.scheduling.check import schedule_faults, schedule_problems
 def all_problems(
     configuration: Configuration, resolver: SecretResolver | None, *, tell: Callable[[str], object] = str
 ) -> list[Problem]:
-    """Every problem, warnings too, in the order of the files. Without `resolver` secrets are not looked for.
+    """Every problem, warnings too, in the order of the files. Without `resolver`, which is for elsewhere, neither
+    secrets are looked for nor what this machine can give.
 
     `tell` hears what is being looked at.
     """
@@ -34,8 +37,9 @@ def all_problems(
     problems += schedule_problems(configuration)
     problems += seal_problems(configuration, resolver)
     if resolver is not None:
-        tell("secrets")
+        tell("secrets and the machine")
         problems += secret_problems(configuration, resolver)
+        problems += machine_problems(configuration)
     unique = dict.fromkeys(problems)  # a definition's fault is the same for all its instances
     return sorted(unique, key=lambda each: (each.file or "", each.line or 0, each.column or 0))
 
@@ -56,6 +60,19 @@ def require_schedules(configuration: Configuration) -> None:
     """Raises ConfigError where a schedule is not valid: nothing that needs fire times can go on."""
     if faults := schedule_faults(configuration):
         raise ConfigError(faults)
+
+
+def require_service(configuration: Configuration) -> None:
+    """Raises ConfigError where no daemon can start with this: a schedule, or what it cannot have on this machine."""
+    if faults := [*schedule_faults(configuration), *machine_problems(configuration)]:
+        raise ConfigError(faults)
+
+
+def machine_problems(configuration: Configuration) -> list[Problem]:
+    """What this machine, or this user on it, cannot give: the control socket, the address of [metrics]."""
+    control, listen = configuration.control, configuration.metrics.listen
+    problems = socket_problems(control.socket, control.group)
+    return problems + (address_problems(listen[0]) if listen else [])
 
 
 def parked_jobs(

@@ -10,7 +10,7 @@ from erpsync.core.errors import ConfigError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.daemon.acceptance import Accepted, accept
-from erpsync.daemon.check import parked_jobs, require_schedules
+from erpsync.daemon.check import parked_jobs
 from erpsync.daemon.compose import Composition, instance_limits
 from erpsync.daemon.plan import Plan, plan_change
 from erpsync.scheduling.engine import Adoption
@@ -71,7 +71,6 @@ class Reload:
         after = replace(
             after, jobs={name: _same(before.jobs.get(name), job) for name, job in after.jobs.items()}
         )
-        require_schedules(after)
         changed_plugins = house.catalog.refresh()
         parked = parked_jobs(after, house.catalog, house.resolver)
         adoption = house.engine.prepare(after.jobs, parked)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import resource
@@ -16,16 +15,15 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from erpsync.config.configuration import Configuration
 from erpsync.control.api import control_application
 from erpsync.control.listener import PeerProtocol, bind_control_socket
 from erpsync.core.background import guarded
 from erpsync.core.clock import SystemClock
-from erpsync.core.errors import AddressTakenError, ConfigError, ErpsyncError
+from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
-from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.acceptance import Accepted
+from erpsync.daemon.address import bind_address
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
@@ -133,7 +131,8 @@ class Service:
         )
         stack.callback(configuration.control.socket.unlink, missing_ok=True)
         stack.callback(listener.close)
-        metrics_listener = _bind_metrics(configuration)
+        listen = configuration.metrics.listen
+        metrics_listener = bind_address(listen) if listen else None
         if metrics_listener is not None:
             stack.callback(metrics_listener.close)
         house = compose(configuration, self._redactor, SystemClock(), self._emit)
@@ -302,24 +301,6 @@ def _stand(house: Composition) -> str:
     """The line that systemctl shows."""
     enabled = sum(job.enabled for job in house.configuration.jobs.values())
     return f"{enabled} jobs, {len(house.parked)} parked"
-
-
-def _bind_metrics(configuration: Configuration) -> socket.socket | None:
-    """The socket of [metrics]. Raises ConfigError where the address cannot be had."""
-    listen = configuration.metrics.listen
-    if listen is None:
-        return None
-    try:
-        family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
-        return socket.create_server(listen, family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise AddressTakenError(f"another process listens on {listen[0]}:{listen[1]}") from error
-        message = f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}"
-        problem = Problem(
-            "E402", "error", message, key="metrics.listen", help="another port, or listen = false"
-        )
-        raise ConfigError([problem]) from error
 
 
 def _allow_files() -> None:

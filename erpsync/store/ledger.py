@@ -475,9 +475,10 @@ class History:
 
 def read_history(connection: Connection, jobs: Collection[str]) -> dict[str, History]:
     """The history of those of `jobs` that have any."""
-    counts = connection.execute(select(_RUN.job, func.count()).group_by(_RUN.job)).tuples()
-    cursors = dict(connection.execute(select(schema.cursor.c.job, schema.cursor.c.value)).tuples().all())
-    return {job: History(count, cursors.get(job)) for job, count in counts if job in jobs}
+    query = select(_RUN.job, func.count().label("runs")).group_by(_RUN.job)
+    cursors = read_cursors(connection)
+    rows = connection.execute(query)
+    return {row.job: History(row.runs, cursors.get(row.job)) for row in rows if row.job in jobs}
 
 
 def read_cursors(connection: Connection) -> dict[str, str]:
