@@ -4,12 +4,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
 from erpsync.cli.output import Times, inset, note, print_json, say, table
+
+if TYPE_CHECKING:
+    from erpsync.cli.workspace import Workspace
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
@@ -36,11 +39,24 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
         found = plan_change(before, after, history, datetime.now(UTC))
     resolver = resolver_of(after, workspace.redactor)
     parked = parked_jobs(after, PluginCatalog(after.daemon.plugins), resolver)
-    found = replace(found, parked=reasons(parked))
+    files = _changed_files(workspace)
+    found = replace(found, restart=(*found.restart, *files), parked=reasons(parked))
     if format == "json":
         print_json(found.document())
     else:
         print_plan(found.document(), after.daemon.timezone)
+
+
+def _changed_files(workspace: "Workspace") -> list[str]:
+    """The plugin files that a daemon has imported and that are others by now."""
+    from erpsync.core.errors import ErpsyncError
+    from erpsync.plugins.stamp import changed
+
+    try:
+        with workspace.client() as client:
+            return changed(client.status()["plugins"])
+    except ErpsyncError:  # nobody runs, or may be asked: a start takes every file as it is
+        return []
 
 
 def print_plan(document: Mapping[str, Any], zone: str) -> None:

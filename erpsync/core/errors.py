@@ -204,6 +204,12 @@ class PluginLoadError(PluginError):
     """A plugin is missing or broken."""
 
 
+class PluginChangedError(PluginLoadError):
+    """A plugin's file is not the one that the daemon goes by; retryable: a restart takes it."""
+
+    retryable = True
+
+
 class InvalidSettingsError(PluginError):
     """The settings do not fit the plugin's model; `problems` as (key path, message) pairs.
 

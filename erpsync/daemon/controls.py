@@ -61,6 +61,7 @@ class DaemonControls:
             "accepted_at": utc_text(self._reload.accepted.since) if self._reload else None,
             "refused": [problem.document() for problem in self._reload.refused] if self._reload else [],
             "restart": list(self._reload.restart) if self._reload else [],
+            "plugins": house.catalog.imported,
             "state": str(house.configuration.daemon.state),
             "timezone": house.configuration.daemon.timezone,
             "ready": self.ready,

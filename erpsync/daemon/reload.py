@@ -71,12 +71,11 @@ class Reload:
         after = replace(
             after, jobs={name: _same(before.jobs.get(name), job) for name, job in after.jobs.items()}
         )
-        changed_plugins = house.catalog.refresh()
+        changed_files = house.catalog.refresh()
         parked = parked_jobs(after, house.catalog, house.resolver)
         adoption = house.engine.prepare(after.jobs, parked)
         plan = plan_change(before, accepted.configuration, history, house.clock.now())
-        restart = (*plan.restart, *(f"plugin {name}" for name in changed_plugins))
-        plan = replace(plan, restart=restart, parked=reasons(parked))
+        plan = replace(plan, restart=(*plan.restart, *changed_files), parked=reasons(parked))
         return _Prepared(accepted, after, parked, adoption, plan)
 
     def _swap(self, prepared: _Prepared, renamed: Mapping[str, str]) -> None:

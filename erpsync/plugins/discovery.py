@@ -25,6 +25,7 @@ from typing import Literal
 from erpsync.core.errors import PluginLoadError
 from erpsync.plugins.contract import Plugin
 from erpsync.plugins.probe import fatal_imports
+from erpsync.plugins.stamp import Stamps, changed, imported, stamp_files
 
 GROUP = "erpsync.plugins"
 
@@ -61,7 +62,7 @@ class PluginCatalog:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._loaded: dict[str, Plugin] = {}
         self._proven: dict[str, str | None] = {}  # by module: what is fatal in its import
-        self._stamps: dict[str, tuple[Path, int]] = {}
+        self._stamps: dict[str, str] | None = None  # before the first look
 
     def find(self, name: str) -> Plugin:
         """The plugin of this name, or at a dotted path "package.module:attribute".
@@ -72,7 +73,6 @@ class PluginCatalog:
         if name not in self._loaded:
             self.prove([name])
             self._loaded[name] = self._at_path(name) if ":" in name else self._named(name)
-            self._stamps |= _stamp(name, self._loaded[name])
         return self._loaded[name]
 
     def prove(self, names: Iterable[str]) -> None:
@@ -80,6 +80,8 @@ class PluginCatalog:
 
         Blocks: half a second for all that behave, longer for each that does not.
         """
+        if self._stamps is None:
+            self._stamps = stamp_files(self.folders)
         wanted = {name for name in names if name not in self._loaded}
         modules = [name.partition(":")[0] for name in sorted(wanted) if ":" in name]
         modules += [found.module for found in self._found if found.module and found.info.name in wanted]
@@ -104,10 +106,22 @@ class PluginCatalog:
         raise self._unknown(name)
 
     def refresh(self) -> list[str]:
-        """Take new files; the names of plugins that are loaded and whose file has changed since."""
+        """Take new files, and changed ones that were not imported yet; the imported ones that have changed since."""
         self.__dict__.pop("_found", None)
-        self._proven = {module: fault for module, fault in self._proven.items() if fault is None}
-        return [name for name, (file, written) in self._stamps.items() if _written(file) != written]
+        self._proven = {module: None for module in self._proven if module in sys.modules}
+        kept = self.imported
+        self._stamps = stamp_files(self.folders) | kept
+        return changed(kept)
+
+    @property
+    def stamps(self) -> Stamps:
+        """What this catalog goes by."""
+        return self._stamps or {}
+
+    @property
+    def imported(self) -> dict[str, str]:
+        """That part of `stamps` which only another process can give up."""
+        return imported(self.stamps)
 
     def loaded(self, name: str) -> Plugin | None:
         """The plugin where it has been found before; safe from any thread, and never slow."""
@@ -167,20 +181,6 @@ class PluginCatalog:
         broken = [f"{found.info.origin}: {found.info.error}" for found in self._found if found.info.error]
         hint = f'did you mean "{close[0]}"?' if close else "; ".join(broken) or "erpsync plugins"
         return PluginLoadError(f'there is no plugin "{name}"', hint=hint)
-
-
-def _stamp(name: str, plugin: Plugin) -> dict[str, tuple[Path, int]]:
-    """The file that a plugin was loaded from, and when it was written; nothing where there is none."""
-    module = sys.modules.get(plugin.function.__module__)
-    file = getattr(module, "__file__", None)
-    return {name: (Path(file), _written(Path(file)))} if file else {}
-
-
-def _written(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 def _in_folder(folder: Path) -> Iterator[_Found]:

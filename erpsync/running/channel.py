@@ -18,7 +18,7 @@ from erpsync.plugins.contract import JobResult
 from erpsync.running.fault import Fault, nonsense
 
 _NOTE = 2000  # characters of a result's note; it is one line of a table
-VERSION = 3
+VERSION = 4
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 _LENGTH = struct.Struct("!I")
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -26,7 +26,7 @@ _LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill t
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a child: everything it needs for one attempt.
+    """The first message to a child: everything it needs for one attempt. `stamps` are those of the plugin files.
 
     `settings` is the raw table of the job, `secrets` the values of the references in it. `root` is the instance's
     API address, None where the job has no ERP.net instance. `timeout` holds the HTTP time-outs in seconds and
@@ -40,6 +40,7 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     attempt: int
     plugin: str
     folders: list[str]
+    stamps: dict[str, str]
     settings: dict[str, Any]
     secrets: dict[str, str]
     cursor: str | None

@@ -20,6 +20,7 @@ import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from erpsync.core.clock import SystemClock
+from erpsync.core.errors import PluginChangedError
 from erpsync.core.event import Emit, Level
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Counts
@@ -29,6 +30,7 @@ from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import Plugin
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import validate_settings
+from erpsync.plugins.stamp import changed, imported
 from erpsync.running.channel import (
     LOST_CHANNEL,
     VERSION,
@@ -166,6 +168,7 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
                 Fault.died("daemon and child process are of different versions", "restart the daemon")
             )
         plugin = PluginCatalog([Path(folder) for folder in order.folders]).first(order.plugin)
+        _require_unchanged(order)
         with ExitStack() as stack:
             context = _context(order, plugin, requests, reporter, stack)
             result = _call(plugin, context, orders)
@@ -177,6 +180,15 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
             if isinstance(error, MemoryError):
                 return Failed(memory.fault())
         return Failed(fault_of(error))
+
+
+def _require_unchanged(order: Order) -> None:
+    """The daemon has read the settings by the plugin that it knows: another one is not entered with them."""
+    if other := changed(imported(order.stamps)):
+        raise PluginChangedError(
+            f"{other[0]} has changed since the daemon read it",
+            hint="erpsync plan says whether a restart takes it, or erpsync reload does",
+        )
 
 
 def _context(

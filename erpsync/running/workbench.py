@@ -146,6 +146,7 @@ class Workbench:
             attempt=run.attempts,
             plugin=job.plugin,
             folders=[str(folder) for folder in self._catalog.folders],
+            stamps=dict(self._catalog.stamps),
             settings=dict(job.settings),
             secrets=prepared.secrets,
             cursor=prepared.cursor,

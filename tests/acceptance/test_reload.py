@@ -153,3 +153,43 @@ def test_before_any_daemon_everything_is_new(talking: Site) -> None:
     assert [(each["job"], each["change"], each["next_after"] is not None) for each in plan["jobs"]] == [
         ("steady", "added", True)
     ]
+
+
+CHILD = '''
+from erpsync import JobContext, JobResult, Settings, job
+from .words import WORD
+
+@job("child")
+def child(ctx: JobContext[Settings]) -> JobResult:
+    """Says the word of a helper."""
+    return ctx.result(WORD)
+'''
+
+
+@pytest.mark.slow
+def test_changed_plugin_files_are_named_and_not_entered_before_a_restart(talking: Site) -> None:
+    """Whatever was imported and has other content, helpers too; not what was only touched. A child, which imports
+    by itself, is as true to what the daemon knows as the daemon."""
+    site = talking
+    site.write(CHILD, "plugins/child.py")
+    site.write('WORD = "one"\n', "plugins/words.py")
+    site.write(
+        BASE + STEADY + '[jobs.child]\nplugin = "child"\nschedule = "manual"\nretry = { attempts = 1 }\n'
+    )
+    plugin, helper = site.folder / "plugins" / "say.py", site.folder / "plugins" / "words.py"
+    with site.daemon() as daemon:
+        assert site.json("run", "child")["reason"] == "one"
+        plugin.touch()
+        assert site.erpsync("plan").stdout == "nothing changes\n"
+        site.write(PLUGIN + "# more\n", "plugins/say.py")
+        site.write('WORD = "the second"\n', "plugins/words.py")
+        changed = [str(plugin), str(helper)]
+        assert [sorted(site.json(command)["restart"]) for command in ("plan", "reload")] == [changed, changed]
+        refused = site.erpsync("run", "child")
+        assert refused.returncode == 78
+        assert f"{helper} has changed since the daemon read it" in refused.stdout + refused.stderr
+        assert site.stop(daemon) == 0
+    with site.daemon() as daemon:
+        assert site.erpsync("plan").stdout == "nothing changes\n"
+        assert site.json("run", "child")["reason"] == "the second"
+        assert site.stop(daemon) == 0

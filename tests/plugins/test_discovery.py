@@ -238,3 +238,23 @@ def test_dotted_paths_lead_to_plugins(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "leads to ModelMetaclass" in error_of(catalog, "dotted_demo:Options").message
     assert "no attribute 'nothing'" in error_of(catalog, "dotted_demo:nothing").message
     assert error_of(catalog, "nowhere_demo:x").hint == "pip install nowhere_demo"
+
+
+def test_what_was_imported_stays_and_all_else_is_taken_anew(tmp_path: Path) -> None:
+    """Of two changed helpers the one that a plugin has imported is told; the other one is as it is now, like a new
+    file and a plugin that could not be imported. A file that was only touched is not changed."""
+    files = {
+        "a.py": "from .used import X\n" + GOOD,
+        "used.py": "X = 1\n",
+        "unused.py": "X = 1\n",
+        "b.py": "1/0",
+    }
+    catalog = PluginCatalog([write(tmp_path, files)])
+    catalog.find("stock-sync")
+    (tmp_path / "a.py").touch()
+    write(tmp_path, dict.fromkeys(("used.py", "unused.py", "b.py", "new.py"), "X = 'two'\n"))
+    before = dict(catalog.stamps)
+    assert catalog.refresh() == catalog.refresh() == [str(tmp_path / "used.py")]
+    same = {Path(file).name for file, stamp in catalog.stamps.items() if before.get(file) == stamp}
+    assert same == {"a.py", "used.py"}
+    assert {Path(file).name for file in catalog.imported} == {"a.py", "used.py"}

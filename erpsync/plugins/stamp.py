@@ -1,0 +1,39 @@
+"""Which content of the files in plugin folders a process goes by: Python imports a file once."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+Stamps = Mapping[str, str]
+"""By absolute path a hash of the content, empty for what cannot be read."""
+
+
+def stamp_files(folders: Iterable[Path]) -> dict[str, str]:
+    """The stamps of all Python files in these folders as they are now, helpers and packages too."""
+    return {file: _stamp(file) for folder in folders for file in _files(folder)}
+
+
+def imported(stamps: Stamps) -> dict[str, str]:
+    """Those of files that this process has imported."""
+    files = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+    return {file: stamp for file, stamp in stamps.items() if file in files}
+
+
+def changed(stamps: Stamps) -> list[str]:
+    """The files whose content is another by now; one that was only touched is not."""
+    return [file for file, stamp in stamps.items() if _stamp(file) != stamp]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        yield from (os.path.join(place, name) for name in sorted(names) if name.endswith(".py"))
+
+
+def _stamp(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError:
+        return ""
