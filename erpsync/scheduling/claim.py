@@ -266,13 +266,16 @@ def _expire(connection: Connection, look: Look, live: _Live) -> list[Run]:
 
 
 def _taken(connection: Connection, look: Look) -> dict[str, list[Span]]:
-    """What the ledger has beyond the marks of jobs that are ahead."""
+    """What the ledger has beyond the marks of jobs that are ahead, up to now."""
     taken: dict[str, list[Span]] = {}
     for table in look.timetables:
         name = table.job.name
         if name in look.ahead and name in look.marks:
             query = select(_RUN.fire_at, _LAST.label("last")).where(
-                _RUN.job == name, _RUN.claim.like("at:%"), look.marks[name].until < _LAST
+                _RUN.job == name,
+                _RUN.claim.like("at:%"),
+                look.marks[name].until < _LAST,
+                _RUN.fire_at <= look.now,
             )
             taken[name] = [Span(row.fire_at, row.last) for row in connection.execute(query)]
     return taken

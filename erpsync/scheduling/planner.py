@@ -7,6 +7,7 @@ others that are due at one look only the newest can be on time; for the rest, an
 costs no more than a short one.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -138,7 +139,7 @@ class _Look:
     live: int
     now: datetime
     pause: Pause | None
-    taken: Sequence[Span]
+    taken: Sequence[Span]  # in order, and apart, once they are joined
     unable: str | None
     parked_since: datetime | None
 
@@ -148,7 +149,13 @@ class _Look:
         return self.now - self.table.delay
 
     def is_taken(self, instant: datetime) -> bool:
-        return any(span.first <= instant <= span.last for span in self.taken)
+        begun = bisect_right(self.taken, instant, key=lambda span: span.first)
+        return begun > 0 and instant <= self.taken[begun - 1].last
+
+    def within(self, trigger: Trigger, after: datetime, until: datetime) -> "_Look":
+        """The same look at some time: what is taken of it in order, neighbours by the trigger as one."""
+        taken = [span for span in self.taken if after < span.last and span.first <= until]
+        return replace(self, taken=_joined(trigger, taken)) if taken else self
 
     def is_dark(self, instant: datetime) -> bool:
         job = self.table.job
@@ -185,7 +192,7 @@ def _abandoned(look: _Look, mark: Mark) -> Sequence[Run]:
     except ValueError:  # a newer version wrote it: that something may be missing is all we know
         span = Span(mark.until + MOMENT, now)
         return [_ended(job, span, Outcome.MISSED, SCHEDULE_CHANGED, now)]
-    record = _Record(look, old)
+    record, look = _Record(look, old), look.within(old, mark.until, now)
     for low, high in _stretches(look, mark.until, now):
         if look.is_taken(high):
             record.interrupt()
@@ -197,6 +204,7 @@ def _abandoned(look: _Look, mark: Mark) -> Sequence[Run]:
 def _due(look: _Look, after: datetime, newest: datetime) -> Sequence[Run]:
     """The runs for the fire times later than `after` up to `newest`, the oldest first."""
     job, trigger = look.table.job, look.table.trigger
+    look = look.within(trigger, after, newest)
     stretches = _stretches(look, after, newest)
     # what may be caught up is later than this
     window = max(after, look.horizon - job.catch_up_window - MOMENT)
@@ -260,6 +268,22 @@ def _open_fires(
             yield newest
             high -= MOMENT
         yield from _until(look.table.trigger, high, low)
+
+
+def _joined(trigger: Trigger, spans: Iterable[Span]) -> list[Span]:
+    """These spans in order; those between which no fire time lies are one, of unknown size."""
+    joined: list[Span] = []
+    fires: Iterator[datetime] = iter(())
+    for span in sorted(spans, key=lambda span: span.first):
+        last = joined[-1] if joined else None
+        following = next(fires, None)
+        if last is not None and (following is None or span.first <= following):
+            joined[-1] = Span(last.first, max(last.last, span.last))
+        else:
+            joined.append(span)
+        if following != joined[-1].last:  # else the walk is there already
+            fires = trigger.after(joined[-1].last)
+    return joined
 
 
 def _until(trigger: Trigger, high: datetime, low: datetime) -> Iterator[datetime]:

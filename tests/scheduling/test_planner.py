@@ -1,5 +1,6 @@
 """The planner against the definitions, fire time by fire time."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -253,6 +254,40 @@ def test_thirty_days_of_every_second_are_planned_in_few_steps(expression: str, c
     assert missed[0].fire_at == since + SECOND
     assert {run.fire_count for run in missed} == {UNKNOWN}
     assert len(found.runs) - len(missed) == (11 if catch_up == "all" else 1)
+
+
+@pytest.mark.parametrize(("every", "runs"), [(1, 3), (2, 10_002)])
+def test_what_a_wrong_clock_left_is_planned_in_bounded_work(every: int, runs: int) -> None:
+    """Ten thousand seconds that have a run each, or every other of twice as many: some steps for each, not for each
+    pair. What lies between and before and after them is missed, and the newest second runs."""
+    compared = itertools.count()
+
+    class Instant(datetime):
+        __hash__ = datetime.__hash__
+
+        def __lt__(self, other: object) -> bool:
+            next(compared)
+            return super().__lt__(other)  # type: ignore[operator]
+
+        def __le__(self, other: object) -> bool:
+            next(compared)
+            return super().__le__(other)  # type: ignore[operator]
+
+    def instant(number: int) -> datetime:
+        return Instant.fromtimestamp((NOW + (10 + number * every) * SECOND).timestamp(), UTC)
+
+    job = replace(HOURLY, schedules=(Every(SECOND),), overlap="allow")
+    table = timetable(job)
+    counting = CountingTrigger(table.trigger)
+    marks = {job.name: Mark(job.name, table.schedule, NOW)}
+    taken = {job.name: [Span(instant(number), instant(number)) for number in range(10_000)]}
+
+    counted = Timetable(job, counting, table.schedule, table.delay)
+    found = plan([counted], marks, {}, NOW + (20_000 + 20) * SECOND, taken=taken)
+
+    assert len(found.runs) == runs
+    assert counting.steps < 60_000
+    assert next(compared) < 2_000_000  # of 100 million pairs
 
 
 # -- the law of the fire times -------------------------------------------------------------------------
