@@ -118,6 +118,7 @@ def _require_same(workspace: Workspace, daemon: Mapping[str, Any]) -> None:
 def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # noqa: A002
     import os
 
+    from erpsync.daemon.departure import leaving
     from erpsync.daemon.single import run_jobs
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
     from erpsync.observe.output import plugins_print_to
@@ -129,8 +130,9 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     emit = emitter(logger, without=() if debug else _TOLD_AT_THE_END)
     adopt_foreign_logs(emit)
     live = _Live(workspace)
-    with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone
-        with asyncio.Runner(loop_factory=PluginLoop) as runner:
+    runner, code = asyncio.Runner(loop_factory=PluginLoop), 70
+    try:
+        with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone
             ended = runner.run(
                 run_jobs(
                     workspace.configuration,
@@ -141,9 +143,14 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
                     watch=live.show,
                 )
             )
-    live.clear()
-    code = finish(workspace, [run.document() for run in ended.runs], ended.refused, wanted.single, format)
-    return code if ended.signal is None else 128 + ended.signal
+        live.clear()
+        code = finish(workspace, [run.document() for run in ended.runs], ended.refused, wanted.single, format)
+        if ended.signal is not None:
+            code = 128 + ended.signal
+        return code
+    finally:
+        with leaving(code):
+            runner.close()
 
 
 class _Live:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,9 +21,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text stream of the interpreter's own
     try:
-        sys.exit(run(arguments))
+        code = run(arguments)
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # the interpreter would wait for what a plugin's thread does
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -52,6 +52,11 @@ class Composition:
         await self.runner.start()
         await self.engine.start()
 
+    async def drain(self) -> None:
+        """Claim nothing any more, and let what runs end, for `drain` at most."""
+        await self.engine.stop()
+        await self.runner.drain(self.configuration.daemon.drain)
+
     async def stop(self) -> None:
         """Claim and run nothing any more."""
         await self.engine.stop()

@@ -26,6 +26,7 @@ from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
+from erpsync.daemon.departure import URGENT, Signals, leaving
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.forethought import Forethought
 from erpsync.daemon.housekeeping import keep_house
@@ -47,7 +48,6 @@ from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 
-_LAST_WORDS = 2.0  # seconds for what is left in the loop when all has stopped
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
@@ -66,8 +66,13 @@ def serve(accepted: Accepted, redactor: Redactor) -> int:
         service = Service(accepted, redactor)
         _spare_the_collector()
         with plugins_print_to(sys.stderr, redactor):
-            with asyncio.Runner(loop_factory=PluginLoop) as runner:
-                return runner.run(service.run())
+            runner, code = asyncio.Runner(loop_factory=PluginLoop), 70
+            try:
+                code = runner.run(service.run())
+                return code
+            finally:
+                with leaving(code):
+                    runner.close()
     finally:
         lock.release()
 
@@ -88,7 +93,6 @@ class Service:
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
         self._reloads: set[asyncio.Task[None]] = set()
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
         """Start, wait for a signal, drain and stop."""
@@ -97,15 +101,13 @@ class Service:
         # not before all has started; until then it must not end the process
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         loop.set_exception_handler(self._tell_fault)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
-        async with AsyncExitStack() as stack:
-            house = await self._start(stack)
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up, house)
-            await self._signals.get()
-            code = await self._drain(house)
-        self._emit("daemon.stopped", code=code)
-        await _leave_the_deaf(code)
+        with Signals() as signals:
+            async with AsyncExitStack() as stack:
+                house = await self._start(stack)
+                loop.add_signal_handler(signal.SIGHUP, self._hang_up, house)
+                await signals.next()
+                code = await self._drain(house, signals)
+            self._emit("daemon.stopped", code=code)
         return code
 
     def _hang_up(self, house: Composition) -> None:
@@ -143,6 +145,9 @@ class Service:
         await look_for(house.connections.people())  # before anything fires that needs them
         held = await take_over(house.store, house.clock.now())
         stack.push_async_callback(_leave, house)
+        watch = LoopWatch(self._emit)
+        watch.start()
+        stack.callback(watch.stop)
         stack.push_async_callback(house.stop)
         await self._go_on(house, controls, held)
         await reload.keep()
@@ -172,9 +177,6 @@ class Service:
         )
         housekeeping = asyncio.create_task(tidying, name="housekeeping")
         stack.callback(housekeeping.cancel)
-        watch = LoopWatch(self._emit)
-        watch.start()
-        stack.callback(watch.stop)
         controls.ready = True
         self._tell_started(house)
         return house
@@ -190,23 +192,23 @@ class Service:
         await server.start()
         stack.push_async_callback(server.stop)
 
-    async def _drain(self, house: Composition) -> int:
+    async def _drain(self, house: Composition, signals: Signals) -> int:
         """Let what runs end, for `drain` at most; a second signal ends it now."""
         assert self._controls is not None
         self._controls.ready = False
         running = len(house.runner.running())
         self._notifier.tell(STOPPING=1, STATUS=f"waiting for {running} runs")
         self._emit("daemon.draining", running=running)
-        await house.engine.stop()
-        draining = asyncio.ensure_future(house.runner.drain(house.configuration.daemon.drain))
-        again = asyncio.ensure_future(self._signals.get())
+        draining = asyncio.ensure_future(house.drain())
+        again = asyncio.ensure_future(signals.next())
         await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
         if draining.done():
             draining.result()
             return 0
         draining.cancel()
-        return 128 + int(again.result())
+        await house.runner.stop(URGENT)
+        return 128 + again.result()
 
     async def _go_on(self, house: Composition, controls: DaemonControls, held: Hold | None) -> None:
         """Go on with the state where it belongs to this place; else hold it for a person to decide."""
@@ -307,17 +309,6 @@ def _allow_files() -> None:
     """As many open files as the system lets us: each connection and each child needs some."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def _leave_the_deaf(code: int) -> None:
-    """A plugin that swallows every cancellation would keep the event loop for ever: the process goes without it."""
-    left = asyncio.all_tasks() - {task for task in (asyncio.current_task(),) if task}
-    for task in left:
-        task.cancel()
-    if left and (await asyncio.wait(left, timeout=_LAST_WORDS))[1]:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _spare_the_collector() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.compose import compose
 from erpsync.daemon.controls import DaemonControls
+from erpsync.daemon.departure import URGENT, Signals
+from erpsync.running.loop_watch import LoopWatch
 from erpsync.running.runner import Runner
 from erpsync.store.installation import take_over
 
@@ -48,12 +49,16 @@ async def run_jobs(
     """Claim runs of these jobs and see each to its recorded end; the caller owns the state.
 
     What a dead owner left unfinished of these jobs is brought to its end first; other jobs' runs are closed where
-    they were running, and wait for a daemon. SIGINT and SIGTERM cancel the runs.
+    they were running, and wait for a daemon. SIGINT and SIGTERM cancel the runs; the second
+    one leaves behind what does not end.
     """
     async with AsyncExitStack() as stack:
         house = compose(configuration, redactor, SystemClock(), emit, alone=True)
         stack.push_async_callback(house.close)
         stack.push_async_callback(house.runner.stop)
+        watch_loop = LoopWatch(emit)
+        watch_loop.start()
+        stack.callback(watch_loop.stop)
         if held := await take_over(house.store, house.clock.now()):
             hint = "start the daemon here, then: erpsync resume --all"
             raise HeldError(f"the state is held: {held.reason}", hint=hint)
@@ -61,39 +66,40 @@ async def run_jobs(
         requested_by = user_name(os.getuid())
         await house.engine.adopt_former()
         left = [run for run in await house.runner.recover() if run.job in jobs]
-        signals = _Signals(house.runner, [run.id for run in left], requested_by)
+        cancelling = _Cancelling(house.runner, [run.id for run in left], requested_by)
+        listening = asyncio.create_task(cancelling.listen(stack.enter_context(Signals())), name="signals")
+        stack.callback(listening.cancel)
         house.runner.offer(left)
         for run in left:
             await house.runner.wait(run.id)
-        runs = await claim(controls, requested_by) if signals.first is None else []
-        signals.cancels(run.id for run in runs)
+        runs = await claim(controls, requested_by) if cancelling.first is None else []
+        cancelling.cancels(run.id for run in runs)
         watching = asyncio.create_task(_watch(controls, [run.id for run in runs], watch))
         stack.callback(watching.cancel)
         ended = [await house.runner.wait(run.id) for run in runs]
-        return Ended(ended, controls.refused(), signals.first)
+        return Ended(ended, controls.refused(), cancelling.first)
 
 
-class _Signals:
-    """Cancels the runs at the first signal."""
+class _Cancelling:
+    """Cancels the runs at the first signal, and waits for nothing at the second."""
 
     def __init__(self, runner: Runner, run_ids: Sequence[str], requested_by: str) -> None:
         self.first: int | None = None
         self._runner = runner
         self._run_ids = run_ids
         self._requested_by = requested_by
-        self._cancelling: list[asyncio.Task[bool]] = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._hear, number)
 
     def cancels(self, run_ids: Iterable[str]) -> None:
         """From now on it is about these runs."""
         self._run_ids = list(run_ids)
 
-    def _hear(self, number: int) -> None:
-        if self.first is None:
-            self.first = number
-            cancels = (self._runner.cancel(run_id, self._requested_by) for run_id in self._run_ids)
-            self._cancelling = [asyncio.ensure_future(cancel) for cancel in cancels]
+    async def listen(self, signals: Signals) -> None:
+        """To be cancelled when the runs have ended."""
+        self.first = await signals.next()
+        for run_id in self._run_ids:
+            await self._runner.cancel(run_id, self._requested_by)
+        await signals.next()
+        await self._runner.stop(URGENT)
 
 
 async def _watch(controls: DaemonControls, run_ids: Sequence[str], watch: Watch) -> None:

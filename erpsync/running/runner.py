@@ -309,16 +309,20 @@ class Runner:
                 end(attempt, "stopping", _SHUT_DOWN)
         await self._is_idle_within(2 * self._grace)
 
-    async def stop(self) -> None:
-        """End everything now; children are killed. Stopping twice is fine."""
+    async def stop(self, patience: float | None = None) -> None:
+        """End everything now; children are killed. Stopping twice is fine.
+
+        After `patience` seconds, by default the grace, what has not ended is left behind.
+        """
+        patience = self._grace if patience is None else patience
         self._close()
         for attempt in list(self._live.values()):
             self._escalation.end(attempt, "stopping", _SHUT_DOWN)
             self._escalation.kill(attempt)
-        await self._is_idle_within(self._grace)
+        await self._is_idle_within(patience)
         for attempt in list(self._live.values()):
             self._escalation.abandon(attempt)
-        await self._is_idle_within(self._grace)
+        await self._is_idle_within(patience)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

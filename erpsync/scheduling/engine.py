@@ -131,11 +131,11 @@ class Engine:
         if self._retry is not None:
             self._retry.cancel()
         self._wake.set()
-        tasks, self._tasks = self._tasks, []
-        if tasks:
-            claiming, sweeping = tasks
+        if self._tasks:
+            claiming, sweeping = self._tasks
             sweeping.cancel()
             await asyncio.wait([claiming, sweeping])
+            self._tasks = []
 
     @property
     def rules(self) -> Mapping[str, Sequence[Succession]]:

@@ -4,7 +4,9 @@ import itertools
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -104,8 +106,8 @@ def test_an_unfinished_run_follows_its_job_to_a_new_name(site: Site) -> None:
     assert (run["outcome"], run["attempts"]) == ("succeeded", 2)
 
 
-DEAF = """
-import asyncio
+STAYING = """
+import asyncio, time
 from pathlib import Path
 from erpsync import JobContext, JobResult, Settings, job
 
@@ -120,24 +122,74 @@ async def deaf(ctx: JobContext[Options]) -> JobResult:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             pass
+
+@job("thread")
+async def thread(ctx: JobContext[Options]) -> JobResult:
+    Path(ctx.settings.marker).touch()
+    await asyncio.to_thread(time.sleep, 3600)
+    return ctx.result()
+
+@job("block")
+async def block(ctx: JobContext[Options]) -> JobResult:
+    Path(ctx.settings.marker).touch()
+    time.sleep(3600)
+    return ctx.result()
 """
+SHORT = 9.0
+"""Seconds; an attempt's grace alone is longer."""
 
 
-def test_a_deaf_plugin_does_not_keep_the_daemon(site: Site) -> None:
-    """An `async def` that swallows cancellation is left behind: the daemon ends, its run is recorded."""
+@pytest.mark.parametrize("plugin", ["deaf", "block"])
+def test_no_plugin_keeps_the_daemon(site: Site, plugin: str) -> None:
+    """What swallows cancellation or blocks the loop is left behind at the second signal, and the state is free."""
+    marker = _write_staying(site, plugin)
+    with site.daemon() as daemon:
+        assert site.erpsync("trigger", plugin).returncode == 0
+        eventually(marker.exists, "the plugin is entered")
+        for _ in range(2):
+            daemon.send_signal(signal.SIGTERM)
+            time.sleep(0.2)  # two at once would be one
+        assert daemon.wait(SHORT) == 128 + signal.SIGTERM
+    with site.daemon() as daemon:
+        (run,) = site.runs(plugin)
+        assert run["outcome"] == "abandoned"
+        assert site.stop(daemon) == 0
+
+
+def test_no_thread_keeps_the_daemon(site: Site) -> None:
+    """What a plugin left in a thread does not hold the process, nor the state, when all has stopped."""
+    _write_staying(site, "thread", 'timeout = "1s"')
+    with site.daemon() as daemon:
+        assert site.erpsync("run", "thread").returncode == 1
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(SHORT) == 0
+    assert site.erpsync("run", "thread").returncode == 1
+
+
+@pytest.mark.parametrize(("plugin", "signals"), [("deaf", 2), ("thread", 1), ("block", 2)])
+def test_no_plugin_keeps_a_run_without_daemon(site: Site, plugin: str, signals: int) -> None:
+    """The same for `erpsync run` and Ctrl-C."""
+    marker = _write_staying(site, plugin)
+    command = [sys.executable, "-m", "erpsync.cli.main", "run", plugin]
+    with subprocess.Popen(command, cwd=site.folder, env=site.environment, stdout=subprocess.PIPE) as process:
+        eventually(marker.exists, "the plugin is entered")
+        for _ in range(signals):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.2)
+        assert process.wait(SHORT) == 130
+        assert process.stdout is not None
+        said = process.stdout.read().decode()
+    assert (f"{plugin} cancelled" in said) == (plugin != "block")
+
+
+def _write_staying(site: Site, plugin: str, keys: str = "") -> Path:
     marker = site.folder / "marker"
-    site.write(DEAF, "plugins/deaf.py")
+    site.write(STAYING, "plugins/staying.py")
     site.write(
         BASE.replace('drain = "10s"', 'drain = "1s"')
-        + f'[jobs.deaf]\nplugin = "deaf"\nschedule = "manual"\nwith = {{ marker = "{marker}" }}\n'
+        + f'[jobs.{plugin}]\nplugin = "{plugin}"\nschedule = "manual"\nwith = {{ marker = "{marker}" }}\n{keys}\n'
     )
-    with site.daemon() as daemon:
-        assert site.erpsync("trigger", "deaf").returncode == 0
-        eventually(marker.exists, "the plugin is entered")
-        daemon.send_signal(signal.SIGTERM)
-        assert daemon.wait(60) == 0
-    (run,) = site.runs("deaf")
-    assert run["state"] == "finished"
+    return marker
 
 
 BLOCKING = """
