@@ -1,9 +1,12 @@
 """`plan` and `reload`: what the changed files would do, and doing it."""
 
+import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +16,8 @@ from erpsync.cli.output import Times, inset, note, print_json, say, table
 
 if TYPE_CHECKING:
     from erpsync.cli.workspace import Workspace
+    from erpsync.config.configuration import Configuration
+    from erpsync.store.ledger import History
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
@@ -24,22 +29,24 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     from erpsync.daemon.plan import first_plan, plan_change
     from erpsync.daemon.reload import reasons
     from erpsync.plugins.discovery import PluginCatalog
-    from erpsync.store.ledger import read_history
+    from erpsync.plugins.stamp import changed
 
     workspace = workspace_of(context)
     after = workspace.configuration
     require_schedules(after)
-    last = kept(after.path, after.daemon.data)
+    catalog = PluginCatalog(after.daemon.plugins)
+    parked = parked_jobs(after, catalog, resolver_of(after, workspace.redactor))
+    daemon = _daemon(workspace)
+    data = Path(daemon["state"]).parent if daemon else after.daemon.data  # which the files may have changed
+    last = kept(after.path, data)
     if last is None:
-        note("no daemon has accepted a configuration here yet: all of it is new")
+        note(f"no daemon has accepted a configuration in {data} yet: all of it is new")
         found = first_plan(after, datetime.now(UTC))
     else:
         before = load_configuration(after.path, os.environ, shelf=last)
-        history = workspace.read(read_history, {}, before.jobs)
-        found = plan_change(before, after, history, datetime.now(UTC))
-    resolver = resolver_of(after, workspace.redactor)
-    parked = parked_jobs(after, PluginCatalog(after.daemon.plugins), resolver)
-    files = _changed_files(workspace)
+        history = _history(before)
+        found = plan_change(before, after, history, datetime.now(UTC), catalog.scope)
+    files = changed(daemon["plugins"]) if daemon else []  # without one all files are taken as they are
     found = replace(found, restart=(*found.restart, *files), parked=reasons(parked))
     if format == "json":
         print_json(found.document())
@@ -47,16 +54,30 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
         print_plan(found.document(), after.daemon.timezone)
 
 
-def _changed_files(workspace: "Workspace") -> list[str]:
-    """The plugin files that a daemon has imported and that are others by now."""
+def _history(before: "Configuration") -> "dict[str, History]":
+    """What the state of that configuration has of its jobs; nothing where nothing has run yet."""
+    from erpsync.store.ledger import read_history
+    from erpsync.store.state import Store
+
+    if not before.daemon.state.exists():
+        return {}
+    store = Store.open(before.daemon.state, read_only=True)
+    try:
+        return store.read_now(read_history, before.jobs)
+    finally:
+        store.close()
+
+
+def _daemon(workspace: "Workspace") -> dict[str, Any] | None:
+    """What the daemon of these files says; None where nobody runs, or may be asked."""
     from erpsync.core.errors import ErpsyncError
-    from erpsync.plugins.stamp import changed
 
     try:
         with workspace.client() as client:
-            return changed(client.status()["plugins"])
-    except ErpsyncError:  # nobody runs, or may be asked: a start takes every file as it is
-        return []
+            status = client.status()
+    except ErpsyncError:
+        return None
+    return status if status["configuration"] == str(workspace.configuration.path.resolve()) else None
 
 
 def print_plan(document: Mapping[str, Any], zone: str) -> None:
@@ -64,7 +85,7 @@ def print_plan(document: Mapping[str, Any], zone: str) -> None:
     jobs: Sequence[Mapping[str, Any]] = document["jobs"]
     for job, reason in document["parked"].items():
         note(f"{job} cannot run: {inset(reason)} (erpsync check)")
-    if not (jobs or document["connections"] or document["restart"]):
+    if not (jobs or document["connections"] or document["settings"] or document["restart"]):
         say("nothing changes")
         return
     times = Times(zone)
@@ -86,6 +107,8 @@ def print_plan(document: Mapping[str, Any], zone: str) -> None:
             say(f"at stake: {job['job']}: {job['at_stake']}")
     if document["connections"]:
         say(f"connected anew: {', '.join(document['connections'])}")
+    for change in document["settings"]:
+        say(f"taken over: {_change(change)}")
     if document["restart"]:
         say(f"only a restart of the daemon takes over: {', '.join(document['restart'])}")
 
@@ -106,8 +129,24 @@ def _change(change: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else str(value)
+    text = "none" if value is None else toml_text(value)
     return text if len(text) <= 60 else text[:59] + "…"
+
+
+def toml_text(value: object) -> str:
+    """A JSON value as it is written in the files."""
+    match value:
+        case Mapping():
+            pairs = (f"{_toml_key(name)} = {toml_text(inner)}" for name, inner in value.items())
+            return f"{{ {', '.join(pairs)} }}" if value else "{}"
+        case list() | tuple():
+            return f"[{', '.join(toml_text(inner) for inner in value)}]"
+        case _:
+            return json.dumps(value, ensure_ascii=False)  # text, numbers, true and false are written alike
+
+
+def _toml_key(name: object) -> str:
+    return str(name) if re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) else json.dumps(name, ensure_ascii=False)
 
 
 def reload(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from erpsync.config.configuration import Configuration
+from erpsync.core.duration import format_duration
 from erpsync.core.job import Job
 
 V = TypeVar("V")
@@ -14,16 +15,27 @@ _RESTART = (
     ("daemon.state", lambda c: c.daemon.state),
     ("daemon.plugins", lambda c: c.daemon.plugins),
     ("daemon.log", lambda c: (c.daemon.log_format, c.daemon.log_level)),
+    ("daemon.retention.log_size", lambda c: c.daemon.retention.log_size),
+    ("daemon.seal_key", lambda c: c.daemon.seal_key),
     ("secrets", lambda c: c.secrets),
     ("control", lambda c: c.control),
     ("metrics", lambda c: c.metrics),
 )
 """What a running daemon has built into itself."""
+_SETTINGS = (
+    ("daemon.timezone", lambda c: c.daemon.timezone),
+    ("daemon.max_runs", lambda c: c.daemon.max_runs),
+    ("daemon.drain", lambda c: format_duration(c.daemon.drain)),
+    ("daemon.retention.runs", lambda c: format_duration(c.daemon.retention.runs)),
+    ("daemon.retention.logs", lambda c: format_duration(c.daemon.retention.logs)),
+    ("pools", lambda c: dict(c.pools)),
+)
+"""What a reload takes over and is no job's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key of a job in its public JSON form, before and after; None where it was not or is not given."""
+    """One key in its public JSON form, before and after; None where it was not or is not given."""
 
     key: str
     before: object
@@ -34,8 +46,8 @@ class Change:
 class Difference:
     """Names, each tuple in order. `renamed` maps a former name to the job that takes it over.
 
-    `connected` names the instances and identities whose connections change; `restart` the keys that only a restart
-    of the daemon takes over.
+    `connected` names the instances and identities whose connections change; `settings` are keys of the daemon that
+    change, `restart` names those that only a restart takes over.
     """
 
     added: tuple[str, ...]
@@ -43,10 +55,8 @@ class Difference:
     changed: Mapping[str, tuple[Change, ...]]
     renamed: Mapping[str, str]
     connected: tuple[str, ...]
+    settings: tuple[Change, ...]
     restart: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.added or self.removed or self.changed or self.connected or self.restart)
 
 
 def difference(before: Configuration, after: Configuration) -> Difference:
@@ -70,6 +80,9 @@ def difference(before: Configuration, after: Configuration) -> Difference:
         connected=(
             *_unequal(before.instances, after.instances),
             *_unequal(before.identities, after.identities),
+        ),
+        settings=tuple(
+            Change(key, part(before), part(after)) for key, part in _SETTINGS if part(before) != part(after)
         ),
         restart=tuple(key for key, part in _RESTART if part(before) != part(after)),
     )

@@ -1,6 +1,6 @@
 """What taking another configuration over would change: jobs, their next fire times, cursors at stake, restarts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -36,7 +36,7 @@ class PlannedJob:
             "job": self.job,
             "change": self.change,
             "former": self.former,
-            "keys": [{"key": one.key, "before": one.before, "after": one.after} for one in self.keys],
+            "keys": _documents(self.keys),
             "next_before": utc_text(self.next_before),
             "next_after": utc_text(self.next_after),
             "at_stake": self.at_stake or None,
@@ -45,7 +45,8 @@ class PlannedJob:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that changes. `connections` names instances and identities, `restart` keys that need a restart.
+    """All that changes. `connections` names instances and identities, `settings` are keys of the daemon, `restart`
+    names what needs a restart.
 
     `parked` says of jobs that cannot run as things would be what is in the way.
     """
@@ -53,10 +54,11 @@ class Plan:
     jobs: tuple[PlannedJob, ...]
     connections: tuple[str, ...]
     restart: tuple[str, ...]
+    settings: tuple[Change, ...] = ()
     parked: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.jobs or self.connections or self.restart)
+        return bool(self.jobs or self.connections or self.restart or self.settings)
 
     def document(self) -> dict[str, object]:
         """The JSON form."""
@@ -64,23 +66,37 @@ class Plan:
             "jobs": [job.document() for job in self.jobs],
             "connections": list(self.connections),
             "restart": list(self.restart),
+            "settings": _documents(self.settings),
             "parked": dict(self.parked),
         }
 
 
+def _documents(changes: Iterable[Change]) -> list[dict[str, object]]:
+    return [{"key": one.key, "before": one.before, "after": one.after} for one in changes]
+
+
+Scope = Callable[[str], Collection[str]]
+"""The settings of a plugin of which a change lets its cursor begin anew."""
+
+
 def plan_change(
-    before: Configuration, after: Configuration, history: Mapping[str, History], now: datetime
+    before: Configuration,
+    after: Configuration,
+    history: Mapping[str, History],
+    now: datetime,
+    scope: Scope = lambda plugin: (),
 ) -> Plan:
-    """From `before` to `after`; `history` is that of the jobs of `before`. Pure.
+    """From `before` to `after`; `history` is that of the jobs of `before`. Pure, as far as `scope` is.
 
     Raises:
         ValueError: a schedule is not valid.
     """
     found = difference(before, after)
     jobs = [*_new(found, after, now), *_renamed(found, before, after, now)]
-    jobs += _kept(found, before, after, history, now)
+    jobs += _kept(found, before, after, history, now, scope)
     jobs += _gone(found, before, history, now)
-    return Plan(tuple(sorted(jobs, key=lambda each: each.job)), found.connected, found.restart)
+    jobs.sort(key=lambda each: each.job)
+    return Plan(tuple(jobs), found.connected, found.restart, found.settings)
 
 
 def first_plan(configuration: Configuration, now: datetime) -> Plan:
@@ -110,14 +126,11 @@ def _kept(
     after: Configuration,
     history: Mapping[str, History],
     now: datetime,
+    scope: Scope,
 ) -> Iterable[PlannedJob]:
     for name, changes in found.changed.items():
-        settings = [one.key for one in changes if one.key == "plugin" or one.key.startswith("with.")]
-        doubt = (
-            f"its cursor goes on from {history[name].cursor} with other {', '.join(settings)}"
-            if settings and name in history and history[name].cursor
-            else ""
-        )
+        cursor = history[name].cursor if name in history else None
+        doubt = _doubt(cursor, [one.key for one in changes], scope(after.jobs[name].plugin)) if cursor else ""
         was, becomes = before.jobs[name], after.jobs[name]
         yield PlannedJob(
             name,
@@ -127,6 +140,17 @@ def _kept(
             next_after=_next(becomes, now),
             at_stake=doubt,
         )
+
+
+def _doubt(cursor: str, keys: Sequence[str], scope: Collection[str]) -> str:
+    """What becomes of a cursor when these keys of its job change."""
+    settings = [key for key in keys if key == "plugin" or key.startswith("with.")]
+    anew = [key for key in settings if key.removeprefix("with.").partition(".")[0] in scope]
+    if "plugin" not in settings and scope:
+        return (
+            f"its cursor {cursor} is left, and all is read anew, for other {', '.join(anew)}" if anew else ""
+        )
+    return f"its cursor goes on from {cursor} with other {', '.join(settings)}" if settings else ""
 
 
 def _gone(

@@ -74,7 +74,7 @@ class Reload:
         changed_files = house.catalog.refresh()
         parked = parked_jobs(after, house.catalog, house.resolver)
         adoption = house.engine.prepare(after.jobs, parked)
-        plan = plan_change(before, accepted.configuration, history, house.clock.now())
+        plan = plan_change(before, accepted.configuration, history, house.clock.now(), house.catalog.scope)
         plan = replace(plan, restart=(*plan.restart, *changed_files), parked=reasons(parked))
         return _Prepared(accepted, after, parked, adoption, plan)
 
@@ -139,7 +139,7 @@ def reasons(parked: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
 
 def _within_this_process(before: Configuration, after: Configuration) -> Configuration:
     """`after` with what is built into the process as it was."""
-    built_in = ("data", "state", "plugins", "log_format", "log_level")
+    built_in = ("data", "state", "plugins", "log_format", "log_level", "seal_key")
     daemon = replace(after.daemon, **{name: getattr(before.daemon, name) for name in built_in})
     return replace(
         after, daemon=daemon, control=before.control, metrics=before.metrics, secrets=before.secrets

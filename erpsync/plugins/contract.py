@@ -128,7 +128,8 @@ class Plugin:
     """Code that can be run: what `@job` makes of a function; calling it calls the function.
 
     `needs` names packages that must be importable. `repeatable`: an attempt cut off in the middle may simply be
-    started again. `takes_dead`: it knows `ctx.dead`, the rows that failed before.
+    started again. `takes_dead`: it knows `ctx.dead`, the rows that failed before. `scope` names settings of which a
+    change lets the cursor begin anew, for the rows are others by it.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Plugin:
     repeatable: bool = False
     needs: tuple[str, ...] = ()
     takes_dead: bool = False
+    scope: tuple[str, ...] = ()
 
     def __call__(self, context: object) -> Any:
         return self.function(context)
@@ -156,7 +158,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def job(
-    name: str, *, repeatable: bool = False, needs: tuple[str, ...] = (), takes_dead: bool = False
+    name: str,
+    *,
+    repeatable: bool = False,
+    needs: tuple[str, ...] = (),
+    takes_dead: bool = False,
+    scope: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Any], Any]], Plugin]:
     """Make a plugin of a function `(ctx: JobContext[Options]) -> JobResult`, `async def` or `def`.
 
@@ -167,7 +174,8 @@ def job(
         raise TypeError(f'"{name}" is no plugin name; use small letters, digits, "-" and "_"')
 
     def decorate(function: Callable[[Any], Any]) -> Plugin:
-        return Plugin(name, function, _settings_type(function), repeatable, tuple(needs), takes_dead)
+        settings = _settings_type(function)
+        return Plugin(name, function, settings, repeatable, tuple(needs), takes_dead, tuple(scope))
 
     return decorate
 
