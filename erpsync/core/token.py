@@ -14,7 +14,8 @@ class AccessToken:
     """A valid access token.
 
     `version` grows with each token of an identity in this process; `obtained_at` is when the request for it was
-    sent and `expires_at` when it is over, counted from there, or NEVER; both are aware UTC. `scheme` says how it is
+    sent and `expires_at` when it is over, counted from there, or NEVER; both are aware UTC. `obtained_boot` is the
+    former on the boot-time clock (seconds), which nobody sets; None where it is not known. `scheme` says how it is
     sent. `session` is the fingerprint of the session that the token itself names, as a person's does; empty where it
     names none.
     The value appears in no repr; show `fingerprint` instead.
@@ -27,6 +28,7 @@ class AccessToken:
     scope: tuple[str, ...] = ()
     scheme: Literal["bearer", "x-api-key"] = "bearer"
     session: str = ""
+    obtained_boot: float | None = None
 
     @property
     def header(self) -> tuple[str, str]:

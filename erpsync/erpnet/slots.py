@@ -66,7 +66,9 @@ class Lease:
         self.token, self.former = token, False
         self.fingerprint = self.fingerprint or session_key(self.kind, token)
         if self.kind == "service":
-            obtained = now + (token.obtained_at - wall).total_seconds()
+            obtained = token.obtained_boot
+            if obtained is None:
+                obtained = now + (token.obtained_at - wall).total_seconds()
             life = (token.expires_at - token.obtained_at).total_seconds()
             self.over = obtained + min(life, _ABSOLUTE)
             self.seam = self.over - min(_SEAM, life / 10)

@@ -135,6 +135,7 @@ class Acquisition:
             grant.scope,
             self._scheme,
             session_of(grant.access_token),
+            fetched.sent_boot,
         )
 
 

@@ -303,6 +303,22 @@ async def test_transaction_begins_where_it_fits(house: House, sandbox: Sandbox) 
     assert house.clock.boot() < 61.5 * MINUTE
 
 
+@pytest.mark.parametrize("step", [timedelta(minutes=-30), timedelta(minutes=30)])
+async def test_clock_steps_before_the_session(house: House, step: timedelta) -> None:
+    """A wall clock set right between token and first call moves no seam: the token ends when its server says."""
+    erp = house.erp()
+    await house.tokens("night").token()
+    house.pass_time(20)
+    house.clock.step(step)
+    await erp.count(PRODUCTS)
+    (lease,) = house.book.leases
+    end = 60 * MINUTE + (
+        0 if step < timedelta(0) else 20
+    )  # set ahead, the token looked too old to open a session
+    assert lease.over == pytest.approx(end, abs=1)
+    assert lease.seam == pytest.approx(end - MINUTE, abs=1)
+
+
 async def test_idle_session_is_followed_by_a_fresh_one(house: House, sandbox: Sandbox) -> None:
     """After twenty idle minutes the next call opens a session with a token of its own, so both end together."""
     erp = house.erp()
