@@ -35,6 +35,7 @@ _PATIENCE = 125.0
 """Seconds a call waits at most: the longest seam, that of a token which was a minute old when it was first used."""
 _AHEAD = 10.0  # seconds before the slot is free when the successor token is asked for
 _LOOK = 5.0  # seconds between two looks: a slot may be freed sooner than expected
+_PROVIDE_APART = 30.0  # seconds between two tries to have a successor
 _LONGEST_UNKNOWN = 60.0
 _HINT = "raise license_slots if the instance has more licences for erpsync"
 _HINTS = {
@@ -85,6 +86,7 @@ class SessionGate:
         self._given_up: Lease | None = None  # for a 401
         self._flight: asyncio.Task[Lease] | None = None
         self._promise: asyncio.Task[None] | None = None
+        self._successor: asyncio.Task[None] | None = None
 
     async def enter(self, lasting: float = 0.0, *, within: bool = False) -> tuple[Lease, AccessToken]:
         """The session and the token of a call that needs them for `lasting` seconds; `within` an API transaction.
@@ -101,6 +103,8 @@ class SessionGate:
             lease, now = await self._joined(lasting), self._clock.boot()
         elif self._kind != "service":
             lease = await self._followed(lease)
+        if now >= lease.ahead:
+            self._provide(lease, now)
         if now >= lease.promised:
             await self._renew_promise(lease)
         token = lease.token
@@ -160,7 +164,7 @@ class SessionGate:
 
     async def close(self) -> None:
         """End what is under way; closing twice is fine."""
-        tasks = [task for task in (self._flight, self._promise) if task is not None]
+        tasks = [task for task in (self._flight, self._promise, self._successor) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -186,6 +190,18 @@ class SessionGate:
         promised = self._clock.boot() + PROMISE
         await self._store.write(write_sessions, self._promised(lease, promised))
         lease.promised = promised
+
+    def _provide(self, lease: Lease, now: float) -> None:
+        """Fetch a token ahead of the seam, at no cost: should the identity server be away then, it serves."""
+        lease.ahead = now + _PROVIDE_APART
+        if self._successor is None or self._successor.done():
+            fetching = self._fetch_successor(lease, lease.over - now)
+            self._successor = _nobodys(asyncio.create_task(fetching, context=contextvars.Context()))
+
+    async def _fetch_successor(self, lease: Lease, left: float) -> None:
+        with suppress(IdentityError):  # it is told, and tried again
+            await self._auth.token(max_age=timedelta(seconds=left))  # the one in use is older than that
+            lease.ahead = inf
 
     # -- the next session ------------------------------------------------------------------------------------------
 

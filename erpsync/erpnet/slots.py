@@ -23,6 +23,8 @@ PROMISE = 60.0
 """Seconds for which the durable ledger says ahead that a session is used."""
 _DOUBT = 30.0  # seconds before the idle end from which a call could come too late
 _SEAM = 60.0
+_AHEAD = 4.0
+"""So many times earlier than the seam the successor token is fetched that serves if no younger one can be had."""
 _UNDECIDED = 0.05  # seconds until it is looked again whether calls under way have opened a session
 _REFUSED, _LONGEST_REFUSED = 60.0, 1200.0
 _LOOK = 5.0  # seconds between two looks whether somebody has signed out
@@ -41,7 +43,8 @@ class Lease:
     `opened` is the latest at which the server can have opened it, None while no answer has shown that it did;
     `used` the latest, `sure` the earliest at which it can have been used last. `token` is None where no call can use
     it any more; `former`: it is of a former life of this process, and nobody has looked yet whether its token is
-    still at hand. New calls of a service enter until `seam`, those of open API transactions until `over`.
+    still at hand. New calls of a service enter until `seam`, those of open API transactions until `over`; from
+    `ahead` on they have a successor token fetched.
     """
 
     identity: str
@@ -51,6 +54,7 @@ class Lease:
     token: AccessToken | None = None
     opened: float | None = None
     sure: float = 0.0
+    ahead: float = inf
     seam: float = inf
     over: float = inf
     promised: float = 0.0
@@ -71,7 +75,8 @@ class Lease:
                 obtained = now + (token.obtained_at - wall).total_seconds()
             life = (token.expires_at - token.obtained_at).total_seconds()
             self.over = obtained + min(life, _ABSOLUTE)
-            self.seam = self.over - min(_SEAM, life / 10)
+            pause = min(_SEAM, life / 10)
+            self.seam, self.ahead = self.over - pause, self.over - _AHEAD * pause
 
     def takes(self, now: float, lasting: float = 0.0, *, within: bool = False) -> bool:
         """Whether a call may use it that needs it for `lasting` seconds, or is `within` an API transaction."""

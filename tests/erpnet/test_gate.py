@@ -341,6 +341,48 @@ async def test_token_lives_on_while_the_identity_server_is_away(house: House, sa
     assert sandbox.stats()["sessions_opened"] == 2
 
 
+async def test_outage_across_the_seam(house: House, sandbox: Sandbox) -> None:
+    """A successor was fetched some minutes before: the next session is opened with it while the identity server is
+    away, and only then; no call fails."""
+    erp = house.erp()
+    await erp.count(PRODUCTS)
+    await busy_until(house, erp, 55)
+    await erp.count(PRODUCTS)
+    assert house.requests == 1
+    house.pass_time(MINUTE + 1)
+    await erp.count(PRODUCTS)
+    await house.until(lambda: house.requests == 2)
+    house.pass_time(MINUTE)
+    await erp.count(PRODUCTS)
+    assert (house.requests, sandbox.stats()["sessions_opened"]) == (2, 1)
+    spare = house.tokens("night").held
+    sandbox.fail(where="token", status=503, times=-1)
+    house.pass_time(2 * MINUTE + 10)
+    calling = asyncio.gather(*(erp.count(PRODUCTS) for _ in range(20)))
+    await house.until(lambda: house.pass_time(0.5) or calling.done())
+    assert await calling == [20] * 20
+    assert house.tokens("night").held is spare
+    stats = sandbox.stats()
+    assert (stats["sessions_opened"], stats["max_sessions_open"], stats["violations"]) == (2, 1, 0)
+
+
+async def test_successor_is_asked_for_again(house: House, sandbox: Sandbox) -> None:
+    """With the identity server away before the seam calls go on, and a successor is asked for twice a minute."""
+    erp = house.erp()
+    await erp.count(PRODUCTS)
+    await busy_until(house, erp, 56.1)
+    sandbox.fail(where="token", status=503, times=1)
+    await erp.count(PRODUCTS)
+    await house.until(lambda: house.told("token.renewal_failed"))
+    for _ in range(10):
+        await erp.count(PRODUCTS)
+    assert house.requests == 2
+    house.pass_time(31)
+    await erp.count(PRODUCTS)
+    await house.until(lambda: house.requests == 3)
+    assert sandbox.stats()["sessions_opened"] == 1
+
+
 async def test_refused_token_still_counts(house: House, sandbox: Sandbox) -> None:
     """After a 401 in an open session its slot is taken until its end: with one slot the run waits for that."""
     erp = house.erp()
