@@ -45,7 +45,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     else:
         before = load_configuration(after.path, os.environ, shelf=last)
         history = _history(before)
-        found = plan_change(before, after, history, datetime.now(UTC), catalog.scope)
+        found = plan_change(before, after, history, datetime.now(UTC), catalog.cursor_of)
     files = changed(daemon["plugins"]) if daemon else []  # without one all files are taken as they are
     found = replace(found, restart=(*found.restart, *files), parked=reasons(parked))
     if format == "json":

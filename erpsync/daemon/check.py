@@ -1,6 +1,7 @@
 """What can be found out about a configuration without running anything, and which jobs a problem parks."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 
 from erpsync.config.configuration import Configuration
@@ -33,6 +34,7 @@ def all_problems(
     catalog.prove(job.plugin for job in configuration.jobs.values())
     for job in configuration.jobs.values():
         problems += _settings_problems(configuration, catalog, job, None)
+        problems += _scope_problems(configuration, catalog, job)
     tell("schedules")
     problems += schedule_problems(configuration)
     problems += seal_problems(configuration, resolver)
@@ -87,6 +89,7 @@ def parked_jobs(
             problems = (
                 *_settings_problems(configuration, catalog, job, resolve, resolver.redactor),
                 *_identity_problems(configuration, job, resolve),
+                *_scope_problems(configuration, catalog, job),
             )
             if problems:  # a plugin's validator may quote the value that it was given
                 parked[job.name] = tuple(problem.without(resolver.redactor) for problem in problems)
@@ -114,6 +117,18 @@ def _settings_problems(
             yield configuration.place(job.name, f"with.{key}", code="E202", message=message, hide=hide)
     except SecretUnavailableError as error:
         yield configuration.place(job.name, "with", code="E119", message=error.message, help=error.hint)
+
+
+def _scope_problems(configuration: Configuration, catalog: PluginCatalog, job: Job) -> Iterator[Problem]:
+    """What the plugin needs and the identity does not ask for; one without `scope` asks for all there is."""
+    asked = configuration.identities[job.identity].scope if job.identity else ()
+    with suppress(PluginLoadError):
+        needed = catalog.find(job.plugin).scope if asked else ()
+        if missing := [word for word in needed if word not in asked]:
+            words = " ".join(missing)
+            message = f'plugin "{job.plugin}" needs the scope {words}, which {job.identity} does not ask for'
+            help_ = "add it to `scope` of the identity, and to the field Scope of the Trusted Application"
+            yield configuration.place(job.name, "identity", code="E203", message=message, help=help_)
 
 
 def _identity_problems(configuration: Configuration, job: Job, resolve: Resolve) -> Iterator[Problem]:

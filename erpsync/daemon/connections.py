@@ -280,10 +280,12 @@ class Connections:
             instance=instance.name,
             doubt=site.doubt,
         )
-        outliving = None
-        if identity and instance.kind == "oidc":  # at ERP.net tokens change with sessions, not with runs
-            outliving = partial(_outliving, self._manager(identity, site))
-        return Connection(transport, site.root, identity, name, site.timeout, outliving)
+        outliving = granted = None
+        if identity:
+            granted = partial(_granted, self._manager(identity, site))
+            if instance.kind == "oidc":  # at ERP.net tokens change with sessions, not with runs
+                outliving = partial(_outliving, self._manager(identity, site))
+        return Connection(transport, site.root, identity, name, site.timeout, outliving, granted)
 
     def site(self, name: str | None) -> InstanceSite:
         """The instance of this name; None is nowhere in particular."""
@@ -421,6 +423,11 @@ def _asking(identity: Identity) -> Identity:
     shown = Identity(identity.name, identity.instance)
     ways = ("client_secret", "auth_method", "basic_encoding", "private_key", "key_id", "largest_token")
     return replace(identity, **{name: getattr(shown, name) for name in ways})
+
+
+async def _granted(manager: TokenManager) -> tuple[str, ...] | None:
+    token = manager.held or await manager.token()
+    return token.scope or None
 
 
 async def _outliving(manager: TokenManager, lasting: timedelta) -> None:

@@ -75,7 +75,7 @@ def _documents(changes: Iterable[Change]) -> list[dict[str, object]]:
     return [{"key": one.key, "before": one.before, "after": one.after} for one in changes]
 
 
-Scope = Callable[[str], Collection[str]]
+CursorOf = Callable[[str], Collection[str]]
 """The settings of a plugin of which a change lets its cursor begin anew."""
 
 
@@ -84,16 +84,16 @@ def plan_change(
     after: Configuration,
     history: Mapping[str, History],
     now: datetime,
-    scope: Scope = lambda plugin: (),
+    cursor_of: CursorOf = lambda plugin: (),
 ) -> Plan:
-    """From `before` to `after`; `history` is that of the jobs of `before`. Pure, as far as `scope` is.
+    """From `before` to `after`; `history` is that of the jobs of `before`. Pure, as far as `cursor_of` is.
 
     Raises:
         ValueError: a schedule is not valid.
     """
     found = difference(before, after)
     jobs = [*_new(found, after, now), *_renamed(found, before, after, now)]
-    jobs += _kept(found, before, after, history, now, scope)
+    jobs += _kept(found, before, after, history, now, cursor_of)
     jobs += _gone(found, before, history, now)
     jobs.sort(key=lambda each: each.job)
     return Plan(tuple(jobs), found.connected, found.restart, found.settings)
@@ -126,11 +126,13 @@ def _kept(
     after: Configuration,
     history: Mapping[str, History],
     now: datetime,
-    scope: Scope,
+    cursor_of: CursorOf,
 ) -> Iterable[PlannedJob]:
     for name, changes in found.changed.items():
         cursor = history[name].cursor if name in history else None
-        doubt = _doubt(cursor, [one.key for one in changes], scope(after.jobs[name].plugin)) if cursor else ""
+        doubt = (
+            _doubt(cursor, [one.key for one in changes], cursor_of(after.jobs[name].plugin)) if cursor else ""
+        )
         was, becomes = before.jobs[name], after.jobs[name]
         yield PlannedJob(
             name,
@@ -142,11 +144,11 @@ def _kept(
         )
 
 
-def _doubt(cursor: str, keys: Sequence[str], scope: Collection[str]) -> str:
+def _doubt(cursor: str, keys: Sequence[str], cursor_of: Collection[str]) -> str:
     """What becomes of a cursor when these keys of its job change."""
     settings = [key for key in keys if key == "plugin" or key.startswith("with.")]
-    anew = [key for key in settings if key.removeprefix("with.").partition(".")[0] in scope]
-    if "plugin" not in settings and scope:
+    anew = [key for key in settings if key.removeprefix("with.").partition(".")[0] in cursor_of]
+    if "plugin" not in settings and cursor_of:
         return (
             f"its cursor {cursor} is left, and all is read anew, for other {', '.join(anew)}" if anew else ""
         )

@@ -74,7 +74,9 @@ class Reload:
         changed_files = house.catalog.refresh()
         parked = parked_jobs(after, house.catalog, house.resolver)
         adoption = house.engine.prepare(after.jobs, parked)
-        plan = plan_change(before, accepted.configuration, history, house.clock.now(), house.catalog.scope)
+        plan = plan_change(
+            before, accepted.configuration, history, house.clock.now(), house.catalog.cursor_of
+        )
         plan = replace(plan, restart=(*plan.restart, *changed_files), parked=reasons(parked))
         return _Prepared(accepted, after, parked, adoption, plan)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, cast, get_args, get_type_hints
@@ -128,8 +128,9 @@ class Plugin:
     """Code that can be run: what `@job` makes of a function; calling it calls the function.
 
     `needs` names packages that must be importable. `repeatable`: an attempt cut off in the middle may simply be
-    started again. `takes_dead`: it knows `ctx.dead`, the rows that failed before. `scope` names settings of which a
-    change lets the cursor begin anew, for the rows are others by it.
+    started again. `takes_dead`: it knows `ctx.dead`, the rows that failed before. `scope` holds the scopes without
+    which its calls are refused: it is not entered with a token that lacks one. `cursor_of` names the settings that a
+    cursor belongs to: where one of them changes, reading begins anew.
     """
 
     name: str
@@ -139,6 +140,7 @@ class Plugin:
     needs: tuple[str, ...] = ()
     takes_dead: bool = False
     scope: tuple[str, ...] = ()
+    cursor_of: tuple[str, ...] = ()
 
     def __call__(self, context: object) -> Any:
         return self.function(context)
@@ -163,19 +165,23 @@ def job(
     repeatable: bool = False,
     needs: tuple[str, ...] = (),
     takes_dead: bool = False,
-    scope: tuple[str, ...] = (),
+    scope: Sequence[str] = (),
+    cursor_of: Sequence[str] = (),
 ) -> Callable[[Callable[[Any], Any]], Plugin]:
-    """Make a plugin of a function `(ctx: JobContext[Options]) -> JobResult`, `async def` or `def`.
+    """Make a plugin of a function `(ctx: JobContext[Options]) -> JobResult`, `async def` or `def`; see `Plugin`.
 
     Raises:
-        TypeError: the name or the function's first annotation cannot be used.
+        TypeError: the name, the scope or the function's first annotation cannot be used.
     """
+    if isinstance(scope, str):
+        raise TypeError(f'scope must be a tuple of words, like scope=("{scope}",)')
     if not _NAME.fullmatch(name):
         raise TypeError(f'"{name}" is no plugin name; use small letters, digits, "-" and "_"')
 
     def decorate(function: Callable[[Any], Any]) -> Plugin:
         settings = _settings_type(function)
-        return Plugin(name, function, settings, repeatable, tuple(needs), takes_dead, tuple(scope))
+        more = (tuple(needs), takes_dead, tuple(scope), tuple(cursor_of))
+        return Plugin(name, function, settings, repeatable, *more)
 
     return decorate
 

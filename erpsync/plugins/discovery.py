@@ -127,10 +127,10 @@ class PluginCatalog:
         """The plugin where it has been found before; safe from any thread, and never slow."""
         return self._loaded.get(name)
 
-    def scope(self, name: str) -> tuple[str, ...]:
+    def cursor_of(self, name: str) -> tuple[str, ...]:
         """The settings of a plugin that its cursor depends on; none where it has not been found before."""
         plugin = self.loaded(name)
-        return plugin.scope if plugin else ()
+        return plugin.cursor_of if plugin else ()
 
     def all(self, *, details: bool = False) -> list[PluginInfo]:
         """Every plugin and every file that cannot be used, by name; `details` imports them for their settings."""

@@ -15,7 +15,8 @@ class Connection:
 
     `transport` adds the token. `root` gives the address of the Domain API and is None for an instance that has
     none. `timeout` is what the HTTP clients of plugins begin with. `ready` is there where no session ends with a
-    token: it has one at hand that lives so long, before the plugin is entered.
+    token: it has one at hand that lives so long, before the plugin is entered. `granted` gives the scope of the token
+    that calls will carry, None where nobody knows it; it opens no session.
     """
 
     transport: AuthorizedTransport
@@ -24,3 +25,4 @@ class Connection:
     instance: str | None = None
     timeout: httpx2.Timeout = field(default_factory=lambda: httpx2.Timeout(120, connect=10))
     ready: Callable[[timedelta], Awaitable[object]] | None = None
+    granted: Callable[[], Awaitable[tuple[str, ...] | None]] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx2
 
 from erpsync.core.clock import Clock
+from erpsync.core.errors import IdentityError
 from erpsync.core.event import Emit
 from erpsync.core.job import Job
 from erpsync.core.redaction import Redactor
@@ -16,7 +17,7 @@ from erpsync.core.run import Run
 from erpsync.erpnet.client import ErpClient
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.plugins.context import Cursor, JobContext
-from erpsync.plugins.contract import Skip
+from erpsync.plugins.contract import Plugin, Skip
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.border import ENTERED, Entered
@@ -63,6 +64,7 @@ class Workbench:
             is_given_dead = "dead" in attempt.run.params
             dead = await asyncio.to_thread(self._dead, attempt.run) if is_given_dead else None
             connection = self._connections(attempt.job)
+            await _require_scope(prepared.plugin, connection)
             if connection is not None and connection.ready is not None:
                 await connection.ready(await self._preparation.expected(attempt.job))
             if not prepared.in_child(attempt.job):
@@ -175,6 +177,21 @@ class Workbench:
         if not letters:
             raise Skip("no dead letters are left")
         return [dict(letter.row) for letter in letters]
+
+
+async def _require_scope(plugin: Plugin, connection: Connection | None) -> None:
+    """Raises IdentityError where the plugin's calls would be refused for want of a scope."""
+    if not plugin.scope or connection is None or connection.granted is None:
+        return
+    granted = await connection.granted()
+    missing = [] if granted is None else [word for word in plugin.scope if word not in granted]
+    if missing:
+        raise IdentityError(
+            f"{plugin.name} needs the scope {' '.join(plugin.scope)}, and {connection.identity_name} was granted "
+            f"{' '.join(granted or ())}",
+            hint=f"add {' '.join(missing)} to the field Scope of the Trusted Application, and to `scope` of the "
+            "identity where it has one",
+        )
 
 
 def _transport(connection: Connection, dry_run: bool) -> AuthorizedTransport:

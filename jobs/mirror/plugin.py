@@ -102,7 +102,7 @@ class Pull:
         return _text(min(self.seen, self.began)) if self.seen else None
 
 
-@job("mirror", repeatable=True, scope=("entity", "target", "select", "filter", "key", "incremental"))
+@job("mirror", repeatable=True, cursor_of=("entity", "target", "select", "filter", "key", "incremental"))
 async def mirror(ctx: JobContext[MirrorSettings]) -> JobResult:
     """Mirror an entity set into a SQL table."""
     settings = ctx.settings

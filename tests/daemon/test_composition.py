@@ -263,3 +263,47 @@ scope = ["read"]
     assert sum(sandbox.stats()["token_requests"].values()) == len(names)
     assert sandbox.stats()["most_token_requests_at_once"] == 2
     await connections.close()
+
+
+WRITES = """
+from erpsync import JobContext, JobResult, job
+
+@job("writes", scope=("update",))
+async def writes(ctx: JobContext) -> JobResult:
+    return ctx.result()
+"""
+
+
+@pytest.mark.parametrize(("scope", "codes"), [(["read"], ["E203"]), (["read", "update"], []), ([], [])])
+def test_scope_that_a_plugin_needs(
+    configuration: Configuration, redactor: Redactor, scope: list[str], codes: list[str]
+) -> None:
+    """`check` compares it with the identity's, which asks for all there is where it names none; the job is parked."""
+    file = configuration.path
+    (file.parent / "plugins").mkdir(mode=0o700)
+    (file.parent / "plugins" / "writes.py").write_text(WRITES)
+    text = file.read_text().replace('data = "data"', 'data = "data"\nplugins = ["plugins"]')
+    text = text.replace('scope = ["read"]', f"scope = {scope}")
+    file.write_text(text + '[jobs.write]\nplugin = "writes"\nidentity = "night"\ninstances = ["one"]\n')
+    changed = load_configuration(file, {})
+    found = [problem for problem in all_problems(changed, None) if problem.severity == "error"]
+    assert [problem.code for problem in found] == codes
+    assert all("needs the scope update, which night@one does not ask for" in each.message for each in found)
+    catalog = PluginCatalog(changed.daemon.plugins)
+    assert set(parked_jobs(changed, catalog, resolver_of(changed, redactor))) == (
+        {"write@one"} if codes else set()
+    )
+
+
+async def test_granted_scope_is_known_without_a_session(
+    configuration: Configuration, connections: Connections, sandbox: Sandbox
+) -> None:
+    """The server's word counts, not what was asked for; and no licence slot is taken to hear it."""
+    sandbox.fail(where="token", pass_=True, merge={"scope": "sec"})
+    connection = connections.of_job(configuration.jobs["get@one"])
+    assert connection.granted is not None
+    assert await connection.granted() == ("sec",)
+    assert await connection.granted() == ("sec",)
+    stats = sandbox.stats()
+    assert (sum(stats["token_requests"].values()), stats["sessions_opened"]) == (1, 0)
+    assert connections.of_job(configuration.jobs["bare"]).granted is None

@@ -39,13 +39,13 @@ def test_what_becomes_of_a_cursor(tmp_path: Path, edit: tuple[str, str], said: s
     path.write_text(TEXT)
     before = load_configuration(path, {})
     path.write_text(TEXT.replace(*edit))
-    scope = {"mirror": ("entity", "target")}
+    cursor_of = {"mirror": ("entity", "target")}
     found = plan_change(
         before,
         load_configuration(path, {}),
         {"products": History(3, "2026")},
         datetime(2026, 1, 1, tzinfo=UTC),
-        lambda plugin: scope.get(plugin, ()),
+        lambda plugin: cursor_of.get(plugin, ()),
     )
     assert said in found.jobs[0].at_stake
     assert bool(said) is bool(found.jobs[0].at_stake)

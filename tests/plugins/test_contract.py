@@ -23,7 +23,7 @@ class Options(Settings):
 def test_decorator_reads_the_settings_type_from_the_annotation() -> None:
     """@job makes a Plugin that knows its settings model, its kind and its first line of documentation."""
 
-    @job("count-rows", repeatable=True, needs=("json",))
+    @job("count-rows", repeatable=True, needs=("json",), scope=("read",))
     async def count_rows(ctx: JobContext[Options]) -> JobResult:
         """Count the rows.
 
@@ -34,6 +34,7 @@ def test_decorator_reads_the_settings_type_from_the_annotation() -> None:
     assert isinstance(count_rows, Plugin)
     assert (count_rows.name, count_rows.settings_type, count_rows.is_async) == ("count-rows", Options, True)
     assert (count_rows.repeatable, count_rows.needs, count_rows.doc) == (True, ("json",), "Count the rows.")
+    assert count_rows.scope == ("read",)
 
 
 def test_bare_context_means_no_settings() -> None:
@@ -52,6 +53,12 @@ def test_unusable_names_are_refused(name: str) -> None:
     """A plugin's name is small letters, digits, dash and underscore."""
     with pytest.raises(TypeError, match="no plugin name"):
         job(name)
+
+
+def test_a_scope_is_a_tuple_of_words() -> None:
+    """One word alone would be taken for its letters."""
+    with pytest.raises(TypeError, match=r'scope=\("update",\)'):
+        job("x", scope="update")
 
 
 def test_a_function_without_a_usable_annotation_is_refused() -> None:

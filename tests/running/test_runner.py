@@ -138,6 +138,29 @@ async def test_attempt_begins_with_a_token_that_outlives_it(desk: MakeDesk, defi
     assert asked == [timedelta(minutes=5), 1.5 * timedelta(minutes=18)]
 
 
+@pytest.mark.parametrize("plugin", ["writes", "writes-apart"])
+@pytest.mark.parametrize(
+    ("granted", "outcome"),
+    [(("read", "update"), "succeeded"), (("read",), "failed"), (None, "succeeded")],
+)
+async def test_attempt_begins_with_the_scope_it_needs(
+    desk: MakeDesk, define: Define, plugin: str, granted: tuple[str, ...] | None, outcome: str
+) -> None:
+    """A plugin is not entered with a token that is known to lack a scope which it declares; no retry helps."""
+
+    async def scope() -> tuple[str, ...] | None:
+        return granted
+
+    connection = Connection(cast("Any", None), identity_name="night", granted=scope)
+    at = desk(define(plugin, options={"retry": RetryPolicy(attempts=3)}), connection=connection)
+    ended = await at.run(plugin)
+    assert (ended.outcome, ended.attempts) == (outcome, 1)
+    if outcome == "failed":
+        assert ended.error is not None
+        assert ended.error.message == f"{plugin} needs the scope update, and night was granted read"
+        assert "field Scope of the Trusted Application" in ended.error.hint
+
+
 async def test_full_slots_make_runs_wait(desk: MakeDesk, define: Define) -> None:
     """A run beyond a limit is waiting, with the limit as its reason, and starts when a slot is free."""
     on_acme = {"instance": "acme", "overlap": "allow"}

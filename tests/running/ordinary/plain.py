@@ -17,6 +17,18 @@ async def quick(ctx: JobContext) -> JobResult:
     return ctx.result()
 
 
+@job("writes", scope=("update",))
+async def writes(ctx: JobContext) -> JobResult:
+    """What cannot be done with a token for reading."""
+    return ctx.result()
+
+
+@job("writes-apart", scope=("update",))
+def writes_apart(ctx: JobContext) -> JobResult:
+    """The same in a child process."""
+    return ctx.result()
+
+
 class Errors(Settings):
     """The error of each attempt by its class's name, empty for none."""
 
