@@ -9,6 +9,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from erpsync.core.copies import forget, keep_from_copies
+
 _BACKLOG = 64  # the event loop accepts as many in one go, and all of them are refused where files run out
 _MOST_CONNECTIONS = 128
 _PATIENCE = 5.0  # seconds for a client to send a whole request
@@ -48,11 +50,13 @@ class EmbeddedServer:
 
     async def start(self) -> None:
         """Accept connections from now on."""
+        keep_from_copies(self._listener.fileno())
         self._task = asyncio.create_task(self._server.serve([self._listener]))
         await self._server.ready.wait()
 
     async def stop(self) -> None:
         """Finish the answers under way, for a second at most, and close the socket."""
+        forget(self._listener.fileno())
         if self._task is None:
             self._listener.close()
             return

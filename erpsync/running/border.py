@@ -1,6 +1,9 @@
 """The border between plugins and the event loop: what a plugin starts there is of its run, and ends nobody else."""
 
 import asyncio
+import os
+import signal
+from collections import deque
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
 from types import TracebackType
@@ -22,7 +25,7 @@ ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
 
 
 class PluginLoop(asyncio.SelectorEventLoop):
-    """An event loop that SystemExit and KeyboardInterrupt do not end.
+    """An event loop that SystemExit and KeyboardInterrupt do not end, and that goes on in no forked copy.
 
     asyncio lets these two out of a task or a callback, past everybody, to end the program. We end by signals,
     which are callbacks, so here they are what some plugin raised: its task has failed with it, its callback is told,
@@ -33,6 +36,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._told_to_stop = False
         self.set_task_factory(_task_of_its_run)
+        _loops.add(self)
 
     def run_forever(self) -> None:
         self._told_to_stop = False
@@ -48,6 +52,12 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self._told_to_stop = True
         super().stop()
 
+    def end_with_this_step(self) -> None:
+        """In a copy of the process: only what the plugin does before it comes back to us is its own."""
+        self._ready: deque[asyncio.Handle]  # asyncio's own
+        self._ready.clear()
+        self.call_soon(os._exit, 0)
+
     def _blame(self, error: BaseException) -> None:
         entered = _entered_where(error.__traceback__)
         if entered is not None:
@@ -56,6 +66,23 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self.call_exception_handler(
             {"message": f"{who} wanted to end the daemon by {type(error).__name__}", "exception": error}
         )
+
+
+_loops: WeakSet[PluginLoop] = WeakSet()
+
+
+def _be_no_daemon() -> None:
+    """In a forked copy: its signals are its own, and the next step of the loop is its end."""
+    running = [loop for loop in _loops if loop.is_running()]
+    if running:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG):
+            signal.signal(number, signal.SIG_DFL)
+    for loop in running:
+        loop.end_with_this_step()
+
+
+os.register_at_fork(after_in_child=_be_no_daemon)
 
 
 def _task_of_its_run(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from erpsync.core.copies import forget, keep_from_copies
 from erpsync.core.errors import ChildDiedError
 
 _PATIENCE = 10.0  # seconds for a fork, which takes milliseconds
@@ -102,6 +103,7 @@ class _Program:
                 env=environment,
             )
         self._socket: socket.socket | None = ours
+        keep_from_copies(ours.fileno())
         asyncio.get_running_loop().add_reader(ours, self._read)
 
     @property
@@ -183,6 +185,7 @@ class _Program:
         if self._socket is None:
             return
         asyncio.get_running_loop().remove_reader(self._socket)
+        forget(self._socket.fileno())
         self._socket.close()
         self._socket = None
         while self._asked:

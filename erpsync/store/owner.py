@@ -7,6 +7,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+from erpsync.core.copies import forget, keep_from_copies
 from erpsync.core.errors import OwnedElsewhereError
 from erpsync.store.place_fault import place_faults
 
@@ -47,11 +48,13 @@ class OwnerLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
         self._descriptor = descriptor
+        keep_from_copies(descriptor)
 
     def release(self) -> None:
         """Stop being the owner; the file stays, for a lock file that is deleted can be locked twice."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
+            forget(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 

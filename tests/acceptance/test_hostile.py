@@ -1,6 +1,8 @@
 """Whatever a plugin does, commands end, the daemon goes on and every run has a recorded end."""
 
+import contextlib
 import itertools
+import os
 import signal
 import subprocess
 import sys
@@ -104,6 +106,64 @@ def test_an_unfinished_run_follows_its_job_to_a_new_name(site: Site) -> None:
         assert site.stop(daemon) == 0
     (run,) = site.runs("new")
     assert (run["outcome"], run["attempts"]) == ("succeeded", 2)
+
+
+FORKING = """
+import asyncio, multiprocessing, os, time
+from pathlib import Path
+from erpsync import JobContext, JobResult, Settings, job
+
+class Options(Settings):
+    by: str
+
+@job("forks")
+async def forks(ctx: JobContext[Options]) -> JobResult:
+    if ctx.settings.by == "multiprocessing":
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+        child.start()
+        pid = child.pid
+    else:
+        pid = os.fork()
+    await asyncio.sleep(0)
+    return ctx.result(str(pid))
+"""
+FORKING_JOBS = """
+[jobs.fork]
+plugin = "forks"
+schedule = "manual"
+with = { by = "fork" }
+
+[jobs.multiprocessing]
+plugin = "forks"
+schedule = "manual"
+with = { by = "multiprocessing" }
+"""
+
+
+def test_a_copy_of_the_daemon_is_no_daemon(site: Site) -> None:
+    """What a plugin forks in the daemon answers nobody, runs nothing and holds no lock when the daemon is killed."""
+    site.write(FORKING, "plugins/forking.py")
+    site.write(BASE + FORKING_JOBS)
+    pids = []
+    try:
+        with site.daemon() as daemon:
+            for job in ("fork", "multiprocessing"):
+                assert site.erpsync("run", job).returncode == 0
+                pids.append(int(site.runs(job)[0]["reason"]))
+            copy, child = (Path(f"/proc/{pid}") for pid in pids)
+            eventually(lambda: not copy.exists() or "Z (" in (copy / "status").read_text(), "the copy ends")
+            assert child.exists()
+            assert [site.json("status")["daemon"]["pid"] for _ in range(3)] == [daemon.pid] * 3
+            daemon.kill()
+            daemon.wait()
+        with site.daemon() as daemon:
+            assert child.exists()
+            assert site.erpsync("run", "fork").returncode == 0
+            assert site.stop(daemon) == 0
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 STAYING = """
