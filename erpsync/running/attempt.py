@@ -25,6 +25,8 @@ class LiveAttempt:
         self.cause: Cause | None = None
         self._cause_text = ""
         self._forced = False
+        self._ignored: list[str] = []
+        self._left_behind = False
         self._task: asyncio.Task[Done | Fault] | None = None
         self._answer: asyncio.Future[Done | Fault] = asyncio.get_running_loop().create_future()
 
@@ -53,7 +55,25 @@ class LiveAttempt:
     def ending(self, answer: Done | Fault) -> Ending:
         """How it ended, with this answer."""
         counts = counts_of(self.reporter.counts.document())
-        return Ending(answer, counts, self.cause, self._cause_text, self._forced)
+        text, hint = self._cause_text + self._resistance(), self._remedy()
+        return Ending(answer, counts, self.cause, text, self._forced, hint)
+
+    def ignores(self, request: str) -> None:
+        """It has not ended although it had its time after "its cancellation", "SIGTERM", …."""
+        self._ignored.append(request)
+
+    def _resistance(self) -> str:
+        """How far one had to go, for people."""
+        text = f"; the plugin ignored {' and '.join(self._ignored)}" if self._ignored else ""
+        if self._left_behind:
+            where = "is left behind" if self.child is not None else "goes on unseen in the daemon"
+            text += f" and {where}" if text else f"; the plugin {where}"
+        return text
+
+    def _remedy(self) -> str:
+        if self.child is None:
+            return 'give the job isolation = "process", so that it can be killed' if self._left_behind else ""
+        return "call ctx.checkpoint() wherever the plugin may end" if self._ignored else ""
 
     def ask(self, cause: Cause, text: str) -> None:
         """End at the next checkpoint. A gentle cause does not hide that a person, or the time-out, came before."""
@@ -82,10 +102,8 @@ class LiveAttempt:
         """Stop waiting for work that ignores its cancellation; False where it has ended."""
         if self._answer.done():
             return False
-        text = "the plugin ignored its cancellation and goes on unseen in the daemon"
-        if self.child is not None:
-            text = "the child process could not be killed and is left behind"
-        self._give(Fault("stopped", "RunCancelledError", text))
+        self._left_behind = True
+        self._give(Fault("stopped", "RunCancelledError", "the plugin was left behind"))
         return True
 
     def _finished(self, task: "asyncio.Task[Done | Fault]") -> None:

@@ -71,6 +71,7 @@ class Escalation:
             self._alarm.set(("window", attempt.run.id), min(left, LOOK), lambda: self._ask_at(attempt, end))
 
     def _terminate(self, attempt: LiveAttempt) -> None:
+        attempt.ignores("its cancellation")
         if self.kill(attempt, signal.SIGTERM):
             self._later(attempt, self._grace / 2, self._kill_for_good)
         else:
@@ -78,6 +79,7 @@ class Escalation:
 
     def _kill_for_good(self, attempt: LiveAttempt) -> None:
         """SIGKILL; a child that survives even that, in a system call that does not return, is left behind."""
+        attempt.ignores("SIGTERM")
         self.kill(attempt)
         self._later(attempt, self._grace / 2, self.abandon)
 

@@ -32,7 +32,8 @@ class Ending:
     """How an attempt ended.
 
     `cause` is why it was asked to end, None where it was not; `forced` that it was told to end at once rather than
-    at its next checkpoint. `cause_text` is for people ("cancelled by alice").
+    at its next checkpoint. `cause_text` is for people: "cancelled by alice", and how it resisted;
+    `hint` is against that.
     """
 
     answer: Done | Fault
@@ -40,6 +41,7 @@ class Ending:
     cause: Cause | None = None
     cause_text: str = ""
     forced: bool = False
+    hint: str = ""
 
 
 def judge(
@@ -133,7 +135,7 @@ def _asked_to_end(
 ) -> End:
     match ending.cause:
         case "cancelled" | "replaced":
-            error = RunFailure("RunCancelledError", ending.cause_text)
+            error = RunFailure("RunCancelledError", ending.cause_text, ending.hint)
             return replace(
                 end,
                 outcome=AttemptOutcome.CANCELLED,
@@ -146,7 +148,7 @@ def _asked_to_end(
                 "error",
                 "AttemptTimedOutError",
                 ending.cause_text,
-                "give the job a longer `timeout`, or the plugin less to do",
+                ending.hint or "give the job a longer `timeout`, or the plugin less to do",
                 retryable=job.retry.timed_out,
             )
             timed_out = replace(
@@ -159,7 +161,7 @@ def _asked_to_end(
             interrupted = replace(end, outcome=AttemptOutcome.INTERRUPTED)
             if repeatable:
                 return replace(interrupted, state=State.PENDING)
-            error = RunFailure("RunCancelledError", ending.cause_text)
+            error = RunFailure("RunCancelledError", ending.cause_text, ending.hint)
             reason = "window" if ending.cause == "window" else "shut-down"
             return replace(interrupted, run_outcome=Outcome.ABANDONED, reason=reason, error=error)
 

@@ -127,7 +127,7 @@ async def test_time_out_kills_the_whole_group(desk: MakeDesk, define: Define, tm
     ended = await at.finished(run)
     assert (ended.outcome, ended.error.message) == (
         "timed_out",
-        "the attempt took longer than its time-out of 5m",
+        "the attempt took longer than its time-out of 5m; the plugin ignored its cancellation and SIGTERM",
     )
     await at.until(lambda: not lives(child) and not lives(grandchild))
 

@@ -266,7 +266,10 @@ async def test_deaf_task_is_abandoned_and_named(desk: MakeDesk, define: Define) 
     await at.logged(run, "entered")
     await at.runner.cancel(run.id, "alice")
     assert (await at.hear("attempt.abandoned"))["plugin"] == "stubborn-async"
-    assert (await at.finished(run)).outcome == "cancelled"
+    error = (await at.finished(run)).error
+    how = "the plugin ignored its cancellation and goes on unseen in the daemon"
+    assert error.message == f"cancelled by alice; {how}"
+    assert "isolation" in error.hint
     assert (await at.run("quick")).outcome == "succeeded"
 
 
