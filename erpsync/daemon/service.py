@@ -172,6 +172,7 @@ class Service:
             lambda: house.configuration.daemon.retention,
             house.store,
             run_log_of(configuration),
+            configuration.daemon.data,
             house.clock,
             self._emit,
         )

@@ -10,13 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import msgspec
-
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.errors import RunCancelledError
 from erpsync.core.event import Level
 from erpsync.core.run import Counts, utc_text
 from erpsync.plugins.contract import ConfigProblem, JobResult, Settings
+from erpsync.plugins.letters import LetterBox
 from erpsync.plugins.target import Column, Target
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class JobContext(Generic[S]):
         self._reporter = reporter
         self._data = data
         self._artifacts = artifacts
-        self._dead_letters = dead_letters
+        self._letters = LetterBox(dead_letters, attempt)
         self._make_erp = erp
         self._make_http = http
         self._root = root
@@ -232,6 +231,7 @@ class JobContext(Generic[S]):
                 clock=self._clock,
                 dry_run=self.dry_run,
                 moves=not (self.dry_run or self.params or self.window or self.dead is not None),
+                passing=self._letters.keep,
             )
         )
 
@@ -258,15 +258,7 @@ class JobContext(Generic[S]):
         self.count(failed=1)
         if self.dry_run:
             return
-        line = msgspec.json.encode(
-            {"at": utc_text(self.now()), "error": self._redact(str(error)), "row": row}, enc_hook=str
-        )
-        Path(self._dead_letters).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(self._dead_letters, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(handle, line + b"\n")
-        finally:
-            os.close(handle)
+        self._letters.add(utc_text(self.now()), self._redact(str(error)), row)
 
 
 class BlockingContext(JobContext[S]):

@@ -56,7 +56,8 @@ class Written:
 class SqlSink:
     """The blocking sink. One thread at a time; nothing is kept open between units but the connection.
 
-    `position_lost`: there is a position, and it cannot be read; a plugin tells so and begins anew.
+    `position_lost`: there is a position, and it cannot be read; a plugin tells so and begins anew. `passing` is
+    called before a position is written, and must have made durable what its rows leave elsewhere.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class SqlSink:
         clock: Clock,
         dry_run: bool = False,
         moves: bool = True,
+        passing: Callable[[], object] = lambda: None,
     ) -> None:
         self.watermark: str | None = None
         self.position: dict[str, Any] | None = None
@@ -89,6 +91,7 @@ class SqlSink:
         self._clock = clock
         self._dry_run = dry_run
         self._moves = moves
+        self._passing = passing
         self._fence = 0
         self._engine: sa.Engine | None = None
         self._connection: sa.Connection | None = None
@@ -115,6 +118,8 @@ class SqlSink:
             TargetError: a value does not fit; retryable where the database is locked, full or away.
         """
         parameters = values(self._columns, rows)
+        if position is not None and self._moves:
+            self._passing()
         with self._transaction() as connection:
             if self._dry_run:
                 self._prepare(connection)  # what opening made was rolled back

@@ -96,6 +96,7 @@ class Conductor:
         attempt.start(self._workbench.work(attempt))
         answer = await attempt.answer()
         self._escalation.over(attempt)
+        answer = await self._workbench.put_letters_away(attempt, answer)
         ending = attempt.ending(self._clean(answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)

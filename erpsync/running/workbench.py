@@ -115,6 +115,16 @@ class Workbench:
         result = await prepared.plugin.function(context)
         return fault_of(entered.exit) if entered.exit else answer_of(result, cursor.staged)
 
+    async def put_letters_away(self, attempt: LiveAttempt, answer: Done | Fault) -> Done | Fault:
+        """The answer, once the dead letters of the attempt are durable; where they cannot be, it is a fault."""
+        if not self._letters.path(attempt.run.id).exists():
+            return answer
+        try:
+            await asyncio.to_thread(self._letters.close, attempt.run.id, attempt.run.attempts)
+        except OSError as error:
+            return answer if isinstance(answer, Fault) else _unwritten(error)
+        return answer
+
     def _clients(
         self, connection: Connection | None, dry_run: bool
     ) -> tuple[Callable[[], httpx2.AsyncClient] | None, Callable[[], ErpClient] | None]:
@@ -192,6 +202,11 @@ async def _require_scope(plugin: Plugin, connection: Connection | None) -> None:
             hint=f"add {' '.join(missing)} to the field Scope of the Trusted Application, and to `scope` of the "
             "identity where it has one",
         )
+
+
+def _unwritten(error: OSError) -> Fault:
+    message = f"the dead letters cannot be kept: {error.strerror}"
+    return Fault("error", "DeadLettersError", message, "is the disk of [daemon] data full?", retryable=True)
 
 
 def _transport(connection: Connection, dry_run: bool) -> AuthorizedTransport:

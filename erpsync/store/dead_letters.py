@@ -1,10 +1,14 @@
 """Dead letters: rows that failed, one JSON line each, one file a run; and the runs that took them up again.
 
+An attempt that reads from the beginning meets the failed rows of the attempt before again: of a run those letters
+count that its last attempt wrote, and those of rows that a position has gone past (`plugins.letters` writes which).
+
 A run with {"dead": [runs]} among its params is given the letters of these runs. Once it has ended with a result they
 are settled: what failed again is in its own file. That follows from the ledger alone; removing the files comes after.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +18,7 @@ from sqlalchemy import Connection, select
 
 from erpsync.core.run import Outcome, Run, State
 from erpsync.store import schema
+from erpsync.store.copy import settle_folder
 from erpsync.store.ledger import find_runs
 
 FAILED_ROWS = "failed rows"
@@ -22,9 +27,10 @@ FAILED_ROWS = "failed rows"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A row that failed in a run; `at` is an instant as UTC text."""
+    """A row that failed in an attempt of a run; `at` is an instant as UTC text."""
 
     run_id: str
+    attempt: int
     at: str
     error: str
     row: Mapping[str, object]
@@ -47,6 +53,16 @@ class DeadLetters:
         """The letters of these runs, in order; of those that are gone none."""
         return [letter for run_id in run_ids for letter in self._of_run(run_id)]
 
+    def close(self, run_id: str, attempt: int) -> None:
+        """An attempt is over: what it left is durable, and attempts before it count no more. Raises OSError."""
+        path = self.path(run_id)
+        if path.exists():
+            with path.open("ab") as file:
+                file.write(json.dumps({"attempt": attempt, "ended": True}).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            settle_folder(path.parent)
+
     def remove(self, run_ids: Iterable[str]) -> None:
         """The letters of these runs are no more."""
         for run_id in run_ids:
@@ -57,12 +73,19 @@ class DeadLetters:
             lines = self.path(run_id).read_bytes().splitlines()
         except FileNotFoundError:
             return []
-        letters = []
+        passed: list[DeadLetter] = []
+        fresh: list[DeadLetter] = []  # of one attempt, the last one so far
+        latest = 0
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):  # torn by a power cut
                 record = json.loads(line)
-                letters.append(DeadLetter(run_id, record["at"], record["error"], record["row"]))
-        return letters
+                if (attempt := record["attempt"]) != latest:
+                    latest, fresh = attempt, []
+                if "row" in record:
+                    fresh.append(DeadLetter(run_id, attempt, record["at"], record["error"], record["row"]))
+                elif "kept" in record:
+                    passed, fresh = [*passed, *fresh], []
+        return [*passed, *fresh]
 
 
 def taken_up(run: Run) -> list[str]:

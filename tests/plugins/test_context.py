@@ -141,6 +141,7 @@ def test_a_dead_letter_is_counted_and_kept(tmp_path: Path) -> None:
     first, second = map(json.loads, file.read_text().splitlines())
     assert first == {
         "at": "2026-01-01T00:00:00Z",
+        "attempt": 1,
         "error": "bad [redacted]",
         "row": {"Id": 1, "Price": "12.10", "At": "2026-01-02T00:00:00Z"},
     }
