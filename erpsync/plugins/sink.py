@@ -25,6 +25,7 @@ from erpsync.core.errors import LostLeaseError, TargetError
 from erpsync.core.run import utc_text
 from erpsync.plugins.table import build, evolve, upsert_statement, values
 from erpsync.plugins.target import Column, Target
+from erpsync.store.copy import settle_folder
 from erpsync.store.database_fault import RETRYABLE, meaning_of
 
 R = TypeVar("R")
@@ -296,6 +297,7 @@ def target_engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
     if not dry_run and not exists:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+        settle_folder(file.parent)
     engine = sa.create_engine(
         URL.create("sqlite", database=":memory:" if dry_run and not exists else str(file)),
         poolclass=sa.NullPool,
@@ -307,7 +309,8 @@ def target_engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
         connection.isolation_level = None  # transactions begin and end where we say, DDL included
         if not dry_run:
             connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        # A cursor that a plugin stages is durable with the end of its run: the rows behind it must be so before.
+        connection.execute("PRAGMA synchronous = FULL")
         # Keys come in no order of ours, so each unit touches a page of the index for almost every row: keep those
         # pages in memory (16 MB), and copy them back from the log (up to 64 MB) once for many units.
         connection.execute("PRAGMA cache_size = -16000")

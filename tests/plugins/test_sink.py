@@ -14,7 +14,7 @@ import pytest
 from erpsync import Column, Target
 from erpsync.core.clock import ManualClock
 from erpsync.core.errors import LostLeaseError, TargetError
-from erpsync.plugins.sink import SinkOpening, SqlSink, Written
+from erpsync.plugins.sink import SinkOpening, SqlSink, Written, target_engine
 
 COLUMNS = (Column("Id", "guid"), Column("Name"), Column("Price", "decimal", ("Price", "Value")))
 Make = Callable[..., SqlSink]
@@ -362,3 +362,11 @@ def test_a_target_below_a_file_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="no file can be made there") as caught:
         make(url="sqlite:///sub/acme.db").open()
     assert caught.value.hint
+
+
+def test_a_unit_is_durable_when_it_is_written(tmp_path: Path) -> None:
+    """What a staged cursor has behind it must survive a power cut, as the cursor itself does."""
+    engine = target_engine(Target(url="sqlite:///t.db", table="rows"), tmp_path, dry_run=False)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL, sqlite.org/pragma.html
+    engine.dispose()
