@@ -4,7 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from erpsync.core.calendar import spread_delay
 from erpsync.core.job import After, Job, RetryPolicy
@@ -102,16 +102,17 @@ class Conduct:
 
     def changed(self, entries: list[Entry]) -> None:
         """One commit has written these rows."""
-        before = Counter(entry.job for entry in self.live.values())
-        ended = Counter(entry.job for entry in entries if entry.state == "finished" and entry.id in self.live)
+        before = Counter(entry.job for entry in self.live.values() if _is_in_the_way(entry))
+        known = [entry for entry in entries if _is_in_the_way(entry)]
+        ended = Counter(entry.job for entry in known if entry.state == "finished" and entry.id in self.live)
         claimed = Counter(
-            entry.job for entry in entries if entry.state != "finished" and entry.id not in self.live
+            entry.job for entry in known if entry.state != "finished" and entry.id not in self.live
         )
         for job in claimed if not self.reloading else ():
             self._require_room(job, before[job] - ended[job], claimed[job])
         for entry in entries if not self.reloading else ():
             self._require_overlap(entry, before[entry.job] + claimed[entry.job])
-        older = [entry for entry in self.live.values() if entry.job in claimed]
+        older = [entry for entry in self.live.values() if entry.job in claimed and _is_in_the_way(entry)]
         self._require_catch_up(entries)
         for entry in entries:
             known = self.live.get(entry.id) or self.finished.get(entry.id)
@@ -129,6 +130,7 @@ class Conduct:
             self.working.pop(entry.id, None)
             if known is not None:
                 self._require_end(entry)
+                self._require_patience(entry, known)
         else:
             known = self.live.get(entry.id)
             self.live[entry.id] = entry
@@ -211,6 +213,14 @@ class Conduct:
         at = self._replaced_at.get(entry.id)
         if at is not None and self.clock.boot() > at + SLOW:
             assert entry.outcome in _GIVEN_UP, f"it was replaced, and yet: {entry}"
+
+    def _require_patience(self, entry: Entry, known: Entry) -> None:
+        """What was claimed is missed when its latest start has passed, and no sooner."""
+        job = self.jobs.get(entry.job)
+        if entry.outcome == "missed" and known.attempts == 0 and job is not None and not self.reloading:
+            assert entry.finished_at is not None
+            latest = _latest_start(job, entry)
+            assert entry.finished_at >= latest, f"it is missed before its latest start, {latest}: {entry}"
 
     # -- what the plugin sees ---------------------------------------------------------------------------------
 
@@ -295,7 +305,14 @@ class Conduct:
 
 
 def _latest_start(job: Job, entry: Entry) -> datetime:
-    since = entry.created_at
-    if entry.trigger == "schedule" and entry.fire_at is not None:
+    if entry.trigger == "backfill":
+        return datetime.max.replace(tzinfo=UTC)
+    since, scheduled = entry.created_at, entry.trigger == "schedule" and entry.fire_at is not None
+    if scheduled and entry.fire_at is not None:
         since = entry.fire_at + spread_delay(job.name, job.spread)
-    return oracle.latest_start(job, since, entry.fire_at)
+    return oracle.latest_start(job, since, entry.fire_at, scheduled=scheduled)
+
+
+def _is_in_the_way(entry: Entry) -> bool:
+    """Whether it stands for an overlap: slices of a backfill do not."""
+    return entry.trigger != "backfill"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from erpsync.core.run import Run
+from erpsync.core.run import Run, RunTrigger
 from erpsync.plugins.contract import Plugin
 from erpsync.running.admission import Admission
 from erpsync.running.alarm import Alarm
@@ -183,7 +183,7 @@ class WatchedAdmission(Admission):
             jobs = self.conduct.jobs
             inside = [jobs[each.job] for each in self._inside.values() if each.job in jobs]
             for other in self._seen.values():
-                if other.priority > run.priority and other.job in jobs:
+                if _rank(other) > _rank(run) and other.job in jobs:
                     room = self.conduct.limits.have_room(inside, jobs[other.job])
                     assert not room, f"{run} goes before {other}"
             self._inside[run.id] = run
@@ -200,6 +200,11 @@ class WatchedAdmission(Admission):
     def clear(self) -> None:
         super().clear()
         self._seen.clear()
+
+
+def _rank(run: Run) -> tuple[bool, int]:
+    """Slices of a backfill go behind all others."""
+    return run.trigger is not RunTrigger.BACKFILL, run.priority
 
 
 class NoPlugins:

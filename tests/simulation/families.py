@@ -56,9 +56,10 @@ class Families:
         self._newest |= ends
 
     def _is_end(self, entry: Entry) -> bool:
-        """Whether a run has ended, or a range has grown; a request that was refused never was a run."""
-        refused = entry.trigger == "manual" and entry.id not in self._conduct.live
-        return entry.state == "finished" and not refused and self._is_new(entry)
+        """Whether a run has ended, or a range has grown; not a slice, nor a request that was refused."""
+        refused = entry.trigger in ("manual", "retry") and entry.id not in self._conduct.live
+        counts = entry.trigger != "backfill" and not refused
+        return entry.state == "finished" and counts and self._is_new(entry)
 
     def _is_new(self, entry: Entry) -> bool:
         known = self._conduct.finished.get(entry.id)

@@ -117,6 +117,15 @@ class FireTimes:
         right = entry.fire_count == count or (entry.fire_count == -1 and count > COUNTED)
         assert right, f"it covers {count} fire times: {entry}"
 
+    def due(self, name: str, after: datetime, until: datetime) -> list[datetime]:
+        """The fire times of a job in that time that have no run."""
+        account = self._accounts[name]
+        return [fire for fire in account.fires(after, until) if fire not in account.covered]
+
+    def owner(self, name: str, fire: datetime) -> str:
+        """The id of the run that covers a fire time."""
+        return self._accounts[name].covered[fire]
+
     def deleted(self, entry: Entry) -> None:
         """A run is gone: by a correction of the clock, and only what did no more than pass."""
         assert entry.outcome in ("skipped", "missed"), f"it is gone: {entry}"

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import product
 from zoneinfo import ZoneInfo
 
+from erpsync.core.calendar import spread_delay
 from erpsync.core.job import At, Cron, Every, Job
 from tests.simulation.literal_cron import DAY, parse
 
@@ -127,8 +128,56 @@ def next_change(instant: datetime, holds: Callable[[datetime], object]) -> datet
     return turn
 
 
-def latest_start(job: Job, since: datetime, fire: datetime | None) -> datetime:
+def latest_start(job: Job, since: datetime, fire: datetime | None, *, scheduled: bool) -> datetime:
     """No run starts for the first time later than this; `since` is when it could have, but for a blackout."""
+    delay = spread_delay(job.name, job.spread)
     if fire is not None and is_dark(job, fire):
         since = max(since, next_change(fire, lambda instant: is_dark(job, instant)))
-    return since + (DAY if job.start_by is None else job.start_by)
+    if job.start_by is not None:
+        return since + job.start_by
+    following = _next_fire(job, since - delay) if scheduled else None
+    latest = since + DAY if following is None else max(following + delay, since + job.grace)
+    return min(latest, since + DAY)
+
+
+def _next_fire(job: Job, after: datetime) -> datetime | None:
+    """The first fire time within a day or so."""
+    for ahead in (MINUTE, 2 * DAY):
+        if found := fires(job, after, after + ahead):
+            return found[0]
+    return None
+
+
+RUNS = "runs"
+
+
+def fates(
+    job: Job, due: list[datetime], now: datetime, pause: tuple[datetime, datetime] | None
+) -> dict[datetime, str]:
+    """What becomes of each fire time that is due at one look: it RUNS, or the reason why it is skipped or missed."""
+    horizon = now - spread_delay(job.name, job.spread)
+    skips = job.on_blackout == "skip"
+    open_ = [fire for fire in due if not (skips and is_dark(job, fire))]
+    recent = [fire for fire in open_ if horizon - fire <= job.catch_up_window]
+    late = [fire for fire in recent if horizon - fire > job.grace or fire != open_[-1]]
+    chosen = {fire for fire in open_[-1:] if horizon - fire <= job.grace}
+    match job.catch_up:
+        case "last":
+            chosen = chosen or set(late[-1:]) & set(open_[-1:])
+        case "all":
+            chosen |= set(late[-job.catch_up_limit :])
+    found: dict[datetime, str] = {}
+    for fire in due:
+        if fire in chosen:
+            found[fire] = RUNS
+        elif pause is not None and pause[0] <= fire + (now - horizon) < pause[1]:
+            found[fire] = "paused"
+        elif fire not in open_:
+            found[fire] = "blackout"
+        elif job.catch_up == "none":
+            found[fire] = "catch_up_none"
+        elif fire not in recent:
+            found[fire] = "catch_up_window"
+        else:
+            found[fire] = "late" if job.catch_up == "last" else "catch_up_limit"
+    return found

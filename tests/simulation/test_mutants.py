@@ -3,18 +3,19 @@
 import traceback
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
 
-from erpsync.core.run import Run
+from erpsync.core.run import Run, RunTrigger
 from erpsync.scheduling import handover, planner
 from tests.simulation.virtual_store import empty_state
 from tests.simulation.world import World, new_world
 
 WORLDS = 60
-_due, _leave = planner._due, handover._leave
+_due, _chosen, _leave = planner._due, planner._chosen, handover._leave
 
 
 def _nothing(*_: Any) -> list[Any]:
@@ -34,6 +35,11 @@ def _leave_first(connection: Any, child: str, parent: Run) -> None:
         _leave(connection, child, parent)
 
 
+def _only_on_time(*look: Any) -> tuple[list[Any], bool]:
+    chosen, on_time = _chosen(*look)
+    return (chosen[-1:] if on_time else []), on_time
+
+
 MUTANTS: dict[str, tuple[str, Any]] = {
     "the oldest of what is due is forgotten": ("scheduling.planner._due", lambda *look: _due(*look)[1:]),
     "marks stay where they are": ("scheduling.claim.write_marks", _nothing),
@@ -51,6 +57,25 @@ MUTANTS: dict[str, tuple[str, Any]] = {
         lambda job, run, following: run.created_at.replace(year=2099),
     ),
     "back-offs of a wrong clock stay": ("running.recovery._as_drawn", lambda run, job, ended, now: run),
+    "who waits is late at once": (
+        "running.waiting.start_deadline",
+        lambda job, run, following: run.created_at,
+    ),
+    "who waits is late at the next look": (
+        "scheduling.claim.start_deadline",
+        lambda job, run, following: run.created_at,
+    ),
+    "nothing is caught up": ("scheduling.planner._chosen", _only_on_time),
+    "what is missed is late": ("scheduling.planner._miss", lambda job, outside_window: "late"),
+    "pauses are no reason": ("scheduling.planner._Look.is_paused", _never),
+    "nobody is somebody": (
+        "scheduling.claim.plan",
+        lambda *look, **more: planner.plan(*look, **{**more, "nobody": ()}),
+    ),
+    "slices are ends, and retries are none": (
+        "scheduling.handover.RunTrigger",
+        SimpleNamespace(BACKFILL=RunTrigger.RETRY, AFTER=RunTrigger.AFTER),
+    ),
     "it is always a run's turn": ("running.turns.Turns.join", _always),
     "nobody's turn comes": ("running.turns.Turns.leave", lambda turns, run: None),
     "pools have no limit": ("running.admission.Admission._is_pool_full", _never),

@@ -1,55 +1,43 @@
-"""Many nights, simulated: whatever happens, every fire time ends in exactly one run.
-
-The ordinary run lives in the same worlds each time, so that a red run is about the change it tests. NIGHTS=1000000
-looks for new ones; SEED=… replays the world of one seed, and tells its last steps.
-"""
+"""Many nights, simulated: whatever happens, every fire time ends in exactly one run. See `nights`."""
 
 import os
-import secrets
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.simulation.nights import live_half, seeds_of, told
 from tests.simulation.virtual_store import empty_state
 from tests.simulation.world import World, new_world
-
-NIGHTS = 10_000
-LIFE = 250
-"""Nights in one world."""
-
-NewWorld = Callable[[int], World]
-
-
-@pytest.fixture
-def world_of(tmp_path: Path) -> NewWorld:
-    """Makes the world of a seed."""
-    empty = empty_state(tmp_path)
-    return lambda seed: new_world(seed, empty)
 
 
 @pytest.mark.slow
 def test_whatever_happens_every_fire_time_has_exactly_one_run(
-    world_of: NewWorld, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     """Crashes, downtime, clock steps, changes, pauses: after every commit the ledger is as the oracle says."""
-    seeds = _seeds(os.environ)
-    for done, seed in enumerate(seeds):
-        world = world_of(seed)
-        with told(world, f"after {done * LIFE} good nights; replay with SEED={seed} pytest tests/simulation"):
-            world.live(LIFE)
-    record_property("simulated nights", len(seeds) * LIFE)
+    live_half(0, tmp_path, record_property)
 
 
-def _seeds(environment: Mapping[str, str]) -> list[int]:
-    if seed := environment.get("SEED"):
-        return [int(seed)]
-    if nights := environment.get("NIGHTS"):
-        return [secrets.randbelow(10**9) for _ in range(int(nights) // LIFE)]
-    return [*range(NIGHTS // LIFE)]
+def test_a_night_that_goes_wrong_says_how_to_see_it_again(tmp_path: Path) -> None:
+    """The message names the seed that replays the world, and ends with its last steps; the seed gives that world."""
+    world = new_world(7, empty_state(tmp_path))
+    with pytest.raises(AssertionError) as caught:
+        _go_wrong(world, "replay with SEED=7 pytest tests/simulation")
+
+    first, replay, *story = str(caught.value).splitlines()
+    assert (first, replay) == ("LookupError: something", "replay with SEED=7 pytest tests/simulation")
+    assert any("run.claimed" in line for line in story)
+    assert seeds_of({"SEED": "7"}) == [7]
+    assert len(seeds_of({"NIGHTS": "1000"})) == 4
+
+
+def _go_wrong(world: World, replay: str) -> None:
+    with told(world, replay):
+        world.live(3)
+        raise LookupError("something")
 
 
 @pytest.mark.slow
@@ -71,12 +59,3 @@ def _output(program: str, hash_seed: str) -> str:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-c", program]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-
-@contextmanager
-def told(world: World, replay: str) -> Iterator[None]:
-    """What goes wrong inside says how to see it again, and the steps before it."""
-    try:
-        yield
-    except Exception as error:
-        raise AssertionError(f"{type(error).__name__}: {error}\n{replay}\n{world.story()}") from error

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -32,6 +33,7 @@ from tests.simulation.doubles import Hints, NoPlugins, NoRunLog, NotedAlarm, Wat
 from tests.simulation.families import Families
 from tests.simulation.fire_times import FireTimes
 from tests.simulation.ledger import Ledger
+from tests.simulation.look_audit import looked
 from tests.simulation.virtual_store import Batch, VirtualStore
 from tests.simulation.virtual_time import VirtualClock, VirtualLoop
 
@@ -57,6 +59,7 @@ class World:
         self.fire_times = FireTimes()
         self.conduct = Conduct(self.clock, some_limits(self.rng))
         self.families = Families(self.conduct)
+        self.signed_out: set[str] = set()  # jobs whose identity is nobody
         self.journal: deque[tuple[datetime, str, dict[str, object]]] = deque(maxlen=60)
         self.is_calm = False
         self._serves = False  # fire times are claimed
@@ -158,7 +161,15 @@ class World:
             hand_over=lambda connection, finished, now: hand_over(connection, finished, engine.rules, now),
             jitter=self.rng.random,
         )
-        engine = Engine(jobs, store, self.clock, self._emit, runner.offer, runner.replace)
+        engine = Engine(
+            jobs,
+            store,
+            self.clock,
+            self._emit,
+            runner.offer,
+            runner.replace,
+            lambda job: job.name in self.signed_out,
+        )
         await engine.adopt_former()
         await runner.start()
         await engine.start()
@@ -166,6 +177,7 @@ class World:
         while not self.is_calm:
             await asyncio.sleep(self.rng.expovariate(1 / _TROUBLE))
             await self._trouble(engine, runner)
+        self.signed_out.clear()
         for job in jobs:
             await engine.resume(job)
             runner.resume(job)
@@ -255,7 +267,7 @@ class World:
         """Somebody wants something of a job."""
         if job not in self.conduct.jobs:
             return
-        match self.rng.randrange(5):
+        match self.rng.randrange(8):
             case 0 | 1:
                 hours = self.rng.choice((None, 1, 20, 100))
                 until = None if hours is None else self.clock.now() + timedelta(hours=hours)
@@ -265,6 +277,14 @@ class World:
                 runner.resume(job)
             case 3:
                 await engine.claim_manual(job, "somebody", {})
+            case 4:
+                ended = [entry.id for entry in self.conduct.finished.values() if entry.job == job]
+                await engine.claim_manual(job, "somebody", {}, retry_of=ended[-1] if ended else None)
+            case 5:
+                days = [self.clock.now() - timedelta(days=day) for day in range(self.rng.randint(2, 4))][::-1]
+                await engine.claim_backfill(job, "somebody", f"{self.rng.random()}", [*pairwise(days)])
+            case 6:
+                self.signed_out ^= {job}
             case _:
                 for run_id in [*self.conduct.live][:1]:
                     await runner.cancel(run_id, "somebody")
@@ -361,6 +381,7 @@ class World:
             for table in look.timetables
             if table.job.name in marks
         ]
+        dues = [each for look in looks for each in looked(look, marks, self.fire_times)]
         for run_id in self._ledger.deleted():
             self.fire_times.deleted(self.conduct.finished.pop(run_id))
             self.families.deleted(run_id)
@@ -369,6 +390,9 @@ class World:
             self.fire_times.written(entry)
         self.families.changed(changed, self._ledger.left())
         self.conduct.changed(changed)
+        known = {**self.conduct.finished, **self.conduct.live} if dues else {}
+        for each in dues:
+            each.require(lambda fire, name=each.job.name: known[self.fire_times.owner(name, fire)])
         backs_off = any(entry.waiting_for == "back-off" for entry in changed)
         if backs_off and not self.is_calm and self.rng.random() < 0.03:
             asyncio.get_running_loop().call_soon(self._wake_up_right)
