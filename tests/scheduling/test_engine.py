@@ -8,7 +8,8 @@ from itertools import takewhile
 from typing import Literal
 
 import pytest
-from sqlalchemy import Connection
+import sqlalchemy
+from sqlalchemy import Connection, event
 
 from erpsync.core.calendar import spread_delay
 from erpsync.core.clock import Clock, ManualClock, SystemClock
@@ -649,6 +650,51 @@ async def test_a_parked_job_that_comes_after_another_is_skipped(witness: Witness
     assert (handed.job, handed.outcome, handed.reason) == ("c", Outcome.SKIPPED, "parked")
 
 
+@pytest.mark.parametrize(
+    ("step", "kind", "runs", "missed", "following"),
+    [
+        (32 * MINUTE, "forward", ["schedule"], {}, 2 * HOUR),  # within its grace
+        (3 * HOUR, "forward", ["catch_up"], {"late": 2}, 4 * HOUR),
+        (30 * DAY, "forward", ["catch_up"], {"late": 23, "catch_up_window": 696}, 30 * DAY + HOUR),
+        (3652 * DAY, "forward", ["catch_up"], {"late": 23, "catch_up_window": UNKNOWN}, 3652 * DAY + HOUR),
+        (-HOUR, "back", [], {}, HOUR),
+        (-3 * HOUR + MINUTE, "back", [], {}, HOUR),
+        (-4 * HOUR, "correction", [], {}, -3 * HOUR),
+        (-3652 * DAY, "correction", [], {}, -3652 * DAY + HOUR),
+    ],
+)
+async def test_each_class_of_a_clock_jump_has_its_answer(
+    witness: Witness,
+    step: timedelta,
+    kind: str,
+    runs: list[str],
+    missed: dict[str, int],
+    following: timedelta,
+) -> None:
+    """Forward the catch-up decides, back a little the marks hold, back far they return; each is told once, and what
+    comes next is due in its time."""
+    clock = ManualClock(NOON - HOUR)
+    engine = _engine(witness, clock, replace(HOURLY, catch_up="last", overlap="allow"))
+    await engine.start()
+    clock.advance(HOUR + MINUTE)
+    await until(lambda: witness.claimed)
+    clock.advance(30 * MINUTE)
+
+    clock.step(step)
+    clock.advance(SWEEP)
+    await until(lambda: witness.told("clock.jumped"))
+    await until(lambda: engine.next_fire("orders") == NOON + following)
+    clock.advance(NOON + following + MINUTE - clock.now())
+    await until(lambda: len(witness.claimed) == len(runs) + 2)
+    await engine.stop()
+
+    assert [told["kind"] for told in witness.told("clock.jumped")] == [kind]
+    assert [run.trigger.value for run in witness.claimed] == ["schedule", *runs, "schedule"]
+    assert witness.claimed[-1].fire_at == NOON + following
+    ended = [run for run in witness.ledger() if run.outcome is not None]
+    assert {run.reason: run.fire_count for run in ended} == missed
+
+
 async def test_a_renamed_job_goes_on_where_it_was(witness: Witness) -> None:
     """What came due between the two names is caught up under the new one; nothing is left of the old."""
     clock = ManualClock(NOON)
@@ -949,10 +995,20 @@ async def test_two_thousand_jobs_of_one_second_are_one_transaction(witness: Witn
     clock = ManualClock(NOON)
     engine = _engine(witness, clock, *jobs)
     await engine.start()
-    clock.advance(HOUR)
-    await until(lambda: witness.calls)
-    await engine.stop()
+    commits: list[object] = []
 
+    def note(connection: Connection) -> None:
+        commits.append(connection)
+
+    event.listen(sqlalchemy.Engine, "commit", note)
+    try:
+        clock.advance(HOUR)
+        await until(lambda: witness.calls)
+        await engine.stop()
+    finally:
+        event.remove(sqlalchemy.Engine, "commit", note)
+
+    assert len(commits) == 1
     (runs,) = witness.calls
     assert len(runs) == len({run.job for run in runs}) == 2000
     assert [run.priority for run in runs] == sorted((run.priority for run in runs), reverse=True)

@@ -1,13 +1,16 @@
 """A job's state under another name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, insert
 
 from erpsync.core.run import Run, RunTrigger
-from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.scheduling.handover import read_left
+from erpsync.store import schema
+from erpsync.store.ledger import RunFilter, insert_runs, list_runs, read_cursors
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.pauses import Pause, read_pauses, write_pauses
 from erpsync.store.rename import Rename, rename_job
@@ -29,10 +32,22 @@ async def old(store: Store) -> Store:
     await store.write(insert_runs, Run("r1", "old", "at:x", "noop", RunTrigger.SCHEDULE, NOW, fire_at=NOW))
     await store.write(write_marks, Mark("old", "s", NOW))
     await store.write(write_pauses, Pause("old", NOW))
+    await store.write(_leave_behind, "old")
     return store
 
 
-async def test_a_renamed_job_keeps_runs_mark_and_pause(old: Store) -> None:
+def _leave_behind(connection: Connection, jobs: Sequence[str]) -> list[None]:
+    """A store operation: a cursor of each job, what it has left for a child, and what a parent has left for it."""
+    for job in jobs:
+        cursor = {"job": job, "value": "w9", "run_id": "r1", "updated_at": NOW}
+        connection.execute(insert(schema.cursor).values(cursor))
+        for child, parent in (("child", job), (job, "parent")):
+            left = {"child": child, "parent": parent, "run_id": "r1", "outcome": "succeeded"}
+            connection.execute(insert(schema.handover).values(left))
+    return [None] * len(jobs)
+
+
+async def test_a_renamed_job_keeps_all_that_is_known_of_it(old: Store) -> None:
     """Nothing is left under the former name, and a second time there is nothing to do."""
     answers = [await old.write(rename_job, Rename("old", "new")) for _ in range(2)]
 
@@ -40,6 +55,8 @@ async def test_a_renamed_job_keeps_runs_mark_and_pause(old: Store) -> None:
     assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["new"]
     assert old.read_now(read_marks) == {"new": Mark("new", "s", NOW)}
     assert old.read_now(read_pauses) == {"new": Pause("new", NOW)}
+    assert old.read_now(read_cursors) == {"new": "w9"}
+    assert {*old.read_now(read_left)} == {("child", "new"), ("new", "parent")}
 
 
 async def test_a_job_with_a_mark_of_its_own_takes_nothing_over(old: Store) -> None:
