@@ -221,6 +221,20 @@ async def test_what_comes_together_begins_together(desk: MakeDesk, define: Defin
     assert len(at.told("run.finished")) == 300
 
 
+async def test_thousands_enter_their_plugins_by_priority(desk: MakeDesk, define: Define) -> None:
+    """Two thousand jobs that are due at once and have sixteen slots: never does a run begin before a more important
+    one that waits."""
+    jobs = [define("quick", name=f"job-{n}", options={"priority": n * 7 % 10}) for n in range(2000)]
+    at = desk(*jobs, max_runs=16)
+    runs = await asyncio.gather(*(at.claim(job.name) for job in jobs))
+    at.runner.offer(runs)
+    await asyncio.gather(*(at.finished(run) for run in runs))
+
+    priorities = [at.jobs[told["job"]].priority for told in at.told("run.started")]
+    assert len(priorities) == 2000
+    assert priorities == sorted(priorities, reverse=True)
+
+
 async def test_cancel_of_what_is_over_says_no(desk: MakeDesk, define: Define) -> None:
     """Cancelling a finished or an unknown run changes nothing and says so."""
     at = desk(define("quick"))

@@ -123,8 +123,8 @@ class FireTimes:
         return [fire for fire in account.fires(after, until) if fire not in account.covered]
 
     def owner(self, name: str, fire: datetime) -> str:
-        """The id of the run that covers a fire time."""
-        return self._accounts[name].covered[fire]
+        """The id of the run that covers a fire time; empty: it has none."""
+        return self._accounts[name].covered.get(fire, "")
 
     def deleted(self, entry: Entry) -> None:
         """A run is gone: by a correction of the clock, and only what did no more than pass."""

@@ -20,10 +20,11 @@ class Looked:
     fates: Mapping[datetime, str]
     has_nobody: bool
 
-    def require(self, owner: Callable[[datetime], Entry]) -> None:
+    def require(self, owner: Callable[[datetime], Entry | None]) -> None:
         """Raises AssertionError where something else became of it."""
         for fire in self.due:
             entry, fate = owner(fire), self.fates[fire]
+            assert entry is not None, f"{fire} has no run"
             if fate != oracle.RUNS:
                 assert entry.reason == fate, f"{fire} was to be {fate}: {entry}"
                 continue

@@ -392,7 +392,7 @@ class World:
         self.conduct.changed(changed)
         known = {**self.conduct.finished, **self.conduct.live} if dues else {}
         for each in dues:
-            each.require(lambda fire, name=each.job.name: known[self.fire_times.owner(name, fire)])
+            each.require(lambda fire, name=each.job.name: known.get(self.fire_times.owner(name, fire)))
         backs_off = any(entry.waiting_for == "back-off" for entry in changed)
         if backs_off and not self.is_calm and self.rng.random() < 0.03:
             asyncio.get_running_loop().call_soon(self._wake_up_right)
