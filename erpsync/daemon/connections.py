@@ -23,6 +23,7 @@ from erpsync.core.session import SlotUse
 from erpsync.core.token import AccessToken
 from erpsync.erpnet.gate import SessionGate
 from erpsync.erpnet.pace import Pace
+from erpsync.erpnet.proxy import direct_or_proxied
 from erpsync.erpnet.sites import SiteDirectory
 from erpsync.erpnet.slots import SlotBook
 from erpsync.erpnet.transport import AuthorizedTransport, Origins
@@ -55,9 +56,7 @@ class InstanceSite:
         self.timeout = httpx2.Timeout(reading, connect=connecting)
         # Runs are limited, not requests: a pool that waits for a free connection would look like a dead server.
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
-        self.base = httpx2.AsyncHTTPTransport(
-            verify=trust, trust_env=False, proxy=instance.proxy, limits=limits
-        )
+        self.base = direct_or_proxied(instance.proxy, trust, limits)
         self.client = httpx2.AsyncClient(transport=self.base, timeout=self.timeout)
         self._directory = SiteDirectory(self.client, instance.url, clock=clock) if instance.url else None
         self.metadata = MetadataSource(self.client, self.issuer, clock=clock, memory=memory)

@@ -35,6 +35,7 @@ _PATIENCE = 125.0
 """Seconds a call waits at most: the longest seam, that of a token which was a minute old when it was first used."""
 _AHEAD = 10.0  # seconds before the slot is free when the successor token is asked for
 _LOOK = 5.0  # seconds between two looks: a slot may be freed sooner than expected
+_SOON = 40.0  # seconds from a `prepare` to the start of its run, at most
 _PROVIDE_APART = 30.0  # seconds between two tries to have a successor
 _LONGEST_UNKNOWN = 60.0
 _HINT = "raise license_slots if the instance has more licences for erpsync"
@@ -113,11 +114,11 @@ class SessionGate:
     async def prepare(self) -> None:
         """A run is about to start: where it will open a session, have a token ready that is young enough then.
 
-        Nothing is asked for while a session is open: its token serves. Never raises.
+        Nothing is asked for where a session will be open then: its token serves. Never raises.
         """
         now = self._clock.boot()
         own = (lease for lease in self._book.leases if lease.identity == self._identity)
-        is_open = any(lease.is_present and now < lease.ends(now) for lease in own)
+        is_open = any(lease.is_present and now + _SOON < lease.ends(now) for lease in own)
         age = None if is_open or self._kind != "service" else _MAX_AGE / 3
         with suppress(ErpsyncError):  # it is told, and the run will meet it
             await self._auth.token(max_age=age)

@@ -202,7 +202,12 @@ async def _end_session(
     params = {"id_token_hint": stored.id_token, "client_id": tokens.identity.client_id}
     request = http.build_request("GET", server.end_session_endpoint, params=params, timeout=TIMEOUT)
     answer = await exchange(http, request, clock=tokens.clock, error=TokenEndpointError)
-    return [] if answer.status < 400 else [f"the server has not ended the session ({answer.status})"]
+    if 200 <= answer.status < 300:
+        return []
+    asks = (
+        "; it wants a person to confirm that" if answer.status < 400 else ""
+    )  # and we have named no way back
+    return [f"the server has not ended the session ({answer.status}){asks}"]
 
 
 async def _checked(

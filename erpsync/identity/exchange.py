@@ -54,12 +54,14 @@ async def exchange(
             raise error(_say(request, f"did not answer within {TOTAL_SECONDS:.0f} s"), retryable=True)
         return work.result()
     except httpx2.TimeoutException as cause:
-        raise error(_say(request, "did not answer in time"), retryable=True) from cause
+        words = ": ".join(filter(None, ("did not answer in time", str(cause))))
+        raise error(_say(request, words), retryable=True) from cause
     except httpx2.ProxyError as cause:
         raise error(
             _say(request, f"is behind a proxy that refuses: {cause}"),
             hint="check `proxy` of the instance and its credentials",
-            retryable=not str(cause).startswith("4"),  # it begins with the proxy's status
+            # It begins with the proxy's status. With a 5xx the proxy speaks of the server behind it, which may pass.
+            retryable=not str(cause).startswith("4"),
         ) from cause
     except httpx2.HTTPError as cause:
         raise _unreachable(request, cause, error) from cause

@@ -216,7 +216,7 @@ class Drawer:
         """Nobody else, in this process or another, holds it meanwhile: read, exchange and write under it.
 
         Raises:
-            StoreUnavailableError: somebody has held it for a minute.
+            StoreUnavailableError: somebody has held it for a minute, or the file system has no locks.
         """
         # never deleted: a file that comes and goes can be locked twice
         path = self._path.with_suffix(".lock")
@@ -224,7 +224,7 @@ class Drawer:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             end = time.monotonic() + _LOCK_PATIENCE
-            while not _locked(descriptor):
+            while not _locked(descriptor, path):
                 if time.monotonic() > end:
                     raise StoreUnavailableError(
                         f"the stored token of {self._identity} is held by another process",
@@ -307,11 +307,12 @@ def _stamp(found: os.stat_result) -> tuple[int, ...]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+def _locked(descriptor: int, path: Path) -> bool:
+    with place_faults(path):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 

@@ -13,12 +13,12 @@ import pytest
 from erpsync.config.configuration import Configuration
 from erpsync.config.load import load_configuration
 from erpsync.core.clock import SystemClock
-from erpsync.core.errors import LoginRequiredError
+from erpsync.core.errors import LoginRequiredError, SignInError
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.compose import sealed_store
 from erpsync.daemon.connections import Connections
-from erpsync.daemon.person import person
+from erpsync.daemon.person import PATIENCE, person
 from erpsync.daemon.place import resolver_of
 from erpsync.identity.claims import claims_of
 from erpsync.identity.sealed import Drawer, StoredToken
@@ -179,3 +179,29 @@ async def test_the_sandbox_rotates_and_an_answer_is_lost(house: House, connectio
     await house.sign_in()
     assert await get(again, house, "persons@box") == 200
     await again.close()
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_nobody_signs_in_for_five_minutes(
+    house: House, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """The command ends by itself, says so, and has stored nothing; a minute later one can begin anew."""
+    assert PATIENCE == 300
+    monkeypatch.setattr("erpsync.daemon.person.PATIENCE", 0.05)
+    identity = house.configuration.identities["ann@box"]
+    shown: list[str] = []
+
+    async def never() -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    async with person(house.configuration, house.redactor, identity, silent) as somebody:
+        with pytest.raises(SignInError, match="nobody has signed in within") as caught:
+            await (
+                somebody.sign_in_here(shown.append)
+                if here
+                else somebody.sign_in_elsewhere(shown.append, never)
+            )
+    assert caught.value.retryable
+    assert len(shown) == 1
+    assert house.drawer().load() is None

@@ -195,6 +195,18 @@ async def test_prepared_run_opens_its_session_without_asking(house: House) -> No
     assert (house.requests, house.sandbox.stats()["sessions_opened"]) == (2, 1)
 
 
+async def test_prepared_for_a_session_that_is_over_at_the_start(house: House) -> None:
+    """A session that will have been idle for too long when the run starts is no reason to have no token then."""
+    erp, gate = house.erp(), house.gates[-1]
+    await erp.count(PRODUCTS)
+    house.pass_time(19.5 * MINUTE)
+    await gate.prepare()
+    assert house.requests == 2
+    house.pass_time(35)
+    await erp.count(PRODUCTS)
+    assert (house.requests, house.sandbox.stats()["sessions_opened"]) == (2, 2)
+
+
 async def test_open_session_costs_no_write(house: House) -> None:
     """Within a minute the ledger has said ahead that the session is used: calls write nothing."""
     erp = house.erp()

@@ -1,6 +1,7 @@
 """The sealed store: what it keeps, what it refuses, and that a crash never leaves half of it."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -325,3 +326,15 @@ async def test_lock_within_a_process(folder: Folder) -> None:
                 pass
     async with asyncio.timeout(30), second.lock():
         pass
+
+
+async def test_a_file_system_without_locks(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the operating system refuses is an error of the place, and no file stays open for it."""
+
+    def refuses(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuses)
+    with pytest.raises(StoreUnavailableError, match="No locks available"):
+        async with folder.drawer().lock():
+            pass

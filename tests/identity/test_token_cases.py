@@ -23,6 +23,7 @@ from erpsync.core.errors import (
 )
 from erpsync.core.token import AccessToken
 from erpsync.erpnet.client import ErpClient
+from erpsync.erpnet.proxy import direct_or_proxied
 from erpsync.erpnet.transport import AuthorizedTransport
 from erpsync.identity.gate import ServerGates
 from erpsync.identity.manager import TokenManager
@@ -581,14 +582,49 @@ async def test_T42_redirect_to_no_address(bench: Bench, location: str) -> None:
 async def test_T43_proxy_that_refuses(bench: Bench, status: int, permanent: bool) -> None:
     """A proxy that wants credentials is an error of configuration; its own are not shown."""
     bench.server.script["id.example:443"] = http(b"", status)
-    proxy = bench.server.url.replace("//", "//user:proxy-password@")
-    async with httpx2.AsyncClient(verify=TLS, proxy=proxy) as client:
+    async with by_proxy(bench, bench.server.url) as client:
         bench.client = client
         with pytest.raises(DiscoveryError) as caught:
             await passing(bench.clock, bench.manager(issuer="https://id.example/id").token())
     assert caught.value.retryable is not permanent
     assert "`proxy`" in caught.value.hint
+    assert bench.server.url in caught.value.message
     assert "proxy-password" not in repr((caught.value, bench.events))
+
+
+async def test_T43_proxy_on_the_way_to_the_token_endpoint(bench: Bench) -> None:
+    """A token endpoint that only a proxy leads to, which then refuses: parked, with the proxy's name."""
+    bench.server.script["id.example:443"] = http(b"", 407)
+    document = {"issuer": bench.issuer, "token_endpoint": "https://id.example/token"}
+    bench.server.script[bench.server.url + DISCOVERY] = http(document)
+    async with by_proxy(bench, bench.server.url) as client:
+        bench.client = client
+        manager = bench.manager()
+        for _ in range(3):
+            with pytest.raises(TokenEndpointError) as caught:
+                await manager.token()
+            assert not caught.value.retryable
+    assert bench.server.url in caught.value.message
+    assert len(bench.server.requests("id.example:443")) == 1
+    assert manager.status().state is TokenState.REJECTED
+    assert "proxy-password" not in repr((caught.value, bench.events))
+
+
+async def test_T43_proxy_that_is_away(bench: Bench) -> None:
+    """Nobody at the proxy's address may pass, and is said of the proxy."""
+    async with by_proxy(bench, "http://127.0.0.1:9") as client:
+        bench.client = client
+        with pytest.raises(DiscoveryError) as caught:
+            await passing(bench.clock, bench.manager(issuer="https://id.example/id").token())
+    assert caught.value.retryable
+    assert "proxy http://127.0.0.1:9" in caught.value.message
+    assert "proxy-password" not in repr((caught.value, bench.events))
+
+
+def by_proxy(bench: Bench, url: str) -> httpx2.AsyncClient:
+    """A client as an instance with `proxy` has it."""
+    proxy = url.replace("//", "//user:proxy-password@")
+    return httpx2.AsyncClient(transport=direct_or_proxied(proxy, TLS, httpx2.Limits()))
 
 
 async def test_T44_hundred_jobs_at_once(bench: Bench) -> None:
