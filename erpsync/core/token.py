@@ -9,6 +9,11 @@ NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The end of a token whose end nobody knows."""
 
 
+def fingerprint(token: str) -> str:
+    """Eight hexadecimal digits that tell tokens apart and give nothing away."""
+    return "tok_" + hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
 @dataclass(frozen=True, slots=True)
 class AccessToken:
     """A valid access token.
@@ -40,7 +45,7 @@ class AccessToken:
     @property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that tell tokens apart and give nothing away."""
-        return "tok_" + hashlib.sha256(self.value.encode()).hexdigest()[:8]
+        return fingerprint(self.value)
 
 
 class Auth(Protocol):

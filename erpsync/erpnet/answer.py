@@ -29,6 +29,8 @@ from erpsync.core.retry_after import retry_after
 from erpsync.erpnet.json import decode
 
 SAFE_METHODS = frozenset({"GET", "HEAD"})
+GRANTED = "erpsync-granted-scope"
+"""A header of our own on answers that a scope is missing: what the token was granted."""
 NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Errors of requests that no server has seen."""
 _LICENSE_MARK = b"MaximumLicenseCountExceeded"
@@ -97,7 +99,7 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
     if status in (401, 403) and (challenge := headers.get("www-authenticate", "")).count(
         "insufficient_scope"
     ):
-        return _lacks_scope(status, challenge, where)
+        return _lacks_scope(status, challenge, headers.get(GRANTED, ""), where)
     if status == 401:
         return UnauthorizedError(
             f"{where}: the token is refused (401), a fresh one too",
@@ -117,11 +119,12 @@ def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) ->
     return _rejected(status, erp, where) if erp else _bare(status, headers, where)
 
 
-def _lacks_scope(status: int, challenge: str, where: str) -> ForbiddenError:
+def _lacks_scope(status: int, challenge: str, granted: str, where: str) -> ForbiddenError:
     """RFC 6750 section 3.1: the token is good, and for something else."""
     needed = _SCOPE.search(challenge)
+    of = f" of: {needed[1]}" if needed else ""
     return ForbiddenError(
-        f"{where}: the token lacks a scope{f' of: {needed[1]}' if needed else ''} ({status})",
+        f"{where}: the token lacks a scope{of} ({status})" + (f"; granted: {granted}" if granted else ""),
         where=where,
         status=status,
         hint="`erpsync identities` shows what was granted; add it to `scope` and to the Trusted Application's Scope",

@@ -14,7 +14,7 @@ from erpsync.core.clock import Clock
 from erpsync.core.errors import ReadOnlyError
 from erpsync.core.event import Emit
 from erpsync.core.token import AccessToken, Auth
-from erpsync.erpnet.answer import NEVER_SENT, SAFE_METHODS, says_no_license, transaction_id
+from erpsync.erpnet.answer import GRANTED, NEVER_SENT, SAFE_METHODS, says_no_license, transaction_id
 from erpsync.erpnet.body import LITTLE, ReadAhead, TooLargeError, read_whole
 from erpsync.erpnet.gate import Seen, SessionGate
 from erpsync.erpnet.pace import Pace
@@ -83,6 +83,8 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         if lease is not None and lease.proves(token) and _is_refused(response) and _is_repeatable(request):
             # a slot is dear: two 401s, not one, give it up
             response = await self._authorized(request, token, lease)
+        if _misses_a_scope(response) and token.scope:
+            response.headers[GRANTED] = " ".join(token.scope)
         if response.status_code != 401:
             return response
         return await self._after_401(self._auth, request, response, token)
@@ -171,8 +173,13 @@ def origin(url: str) -> str:
 
 def _is_refused(response: httpx2.Response) -> bool:
     """Whether the token is no good; a 401 may also say that it lacks a scope (RFC 6750 section 3.1)."""
-    challenge = response.headers.get("www-authenticate", "")
-    return response.status_code == 401 and "insufficient_scope" not in challenge
+    return response.status_code == 401 and not _misses_a_scope(response)
+
+
+def _misses_a_scope(response: httpx2.Response) -> bool:
+    return response.status_code in (401, 403) and "insufficient_scope" in response.headers.get(
+        "www-authenticate", ""
+    )
 
 
 def _is_repeatable(request: httpx2.Request) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from erpsync.core.address import host_of
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
+from erpsync.core.token import fingerprint
 from erpsync.identity.claims import claims_of
 from erpsync.identity.exchange import Answer
 from erpsync.identity.refusal import TRANSIENT, meaning
@@ -67,7 +68,9 @@ def _token(answer: Answer, fields: dict[str, object], identity: Identity) -> str
     if not isinstance(token, str) or not token:
         raise _malformed(answer, "holds no access token")
     if wrong := token_fault(token, identity.largest_token):
-        raise _malformed(answer, f"holds an access token of {len(token)} characters{wrong}")
+        raise _malformed(
+            answer, f"holds an access token of {len(token)} characters{wrong} ({fingerprint(token)})"
+        )
     return token
 
 

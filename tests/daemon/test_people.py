@@ -181,6 +181,25 @@ async def test_the_sandbox_rotates_and_an_answer_is_lost(house: House, connectio
     await again.close()
 
 
+async def test_T51_fire_times_of_nobody_are_skipped(house: House, connections: Connections) -> None:  # noqa: N802
+    """Of a person who has never signed in, has signed out, or is not renewed any more; from the first look on."""
+    job = house.configuration.jobs["persons@box"]
+    assert connections.has_nobody(job)
+    assert not connections.has_nobody(house.configuration.jobs["services@box"])
+    await house.sign_in()
+    assert not connections.has_nobody(job)
+    house.make_old()
+    house.sandbox.revoke_tokens()
+    with pytest.raises(LoginRequiredError):
+        await get(connections, house, "persons@box")
+    assert connections.has_nobody(job)
+    await house.sign_in()
+    await connections.prepare("ann@box")
+    assert not connections.has_nobody(job)
+    house.drawer().clear()
+    assert connections.has_nobody(job)
+
+
 @pytest.mark.parametrize("here", [True, False])
 async def test_nobody_signs_in_for_five_minutes(
     house: House, monkeypatch: pytest.MonkeyPatch, here: bool
