@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
@@ -9,7 +10,7 @@ import pytest
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.load import load_configuration
-from erpsync.core.clock import SystemClock
+from erpsync.core.clock import ManualClock, SystemClock
 from erpsync.core.errors import ConfigError, SecretUnavailableError
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
@@ -307,3 +308,25 @@ async def test_granted_scope_is_known_without_a_session(
     stats = sandbox.stats()
     assert (sum(stats["token_requests"].values()), stats["sessions_opened"]) == (1, 0)
     assert connections.of_job(configuration.jobs["bare"]).granted is None
+
+
+async def test_runs_elsewhere_begin_with_a_token_that_outlives_them(
+    configuration: Configuration, redactor: Redactor, sandbox: Sandbox
+) -> None:
+    """Without sessions a token is renewed before a run that it would not outlive; at ERP.net it is not."""
+    clock = ManualClock()
+    connections = Connections(configuration, resolver_of(configuration, redactor), clock, silent, redactor)
+    elsewhere = connections.of_job(configuration.jobs["get@other"])
+    assert elsewhere.ready is not None
+    lasting = timedelta(minutes=20)
+    tokens = []
+    for passed in (0, 30, 15, 15):  # minutes; the last but one leaves fifteen of the hour
+        clock.advance(timedelta(minutes=passed))
+        await elsewhere.ready(lasting)
+        tokens.append(connections.held("night@other"))
+    assert tokens[0] is tokens[1]
+    assert tokens[1] is not tokens[2]
+    assert tokens[2] is tokens[3]
+    assert sum(sandbox.stats()["token_requests"].values()) == 2
+    assert connections.of_job(configuration.jobs["get@one"]).ready is None
+    await connections.close()

@@ -1,6 +1,7 @@
 """The life of a token: who asks for it, who waits, and what happens when the server is away or says no."""
 
 import asyncio
+import base64
 import contextlib
 from datetime import timedelta
 
@@ -489,3 +490,50 @@ async def test_no_age_is_too_young(bench: Bench) -> None:
     bench.clock.advance(seconds(1))
     assert (await manager.token(max_age=seconds(0))).value == "token-2"
     assert bench.token_requests == 2
+
+
+async def test_hanging_renewal_near_the_end(bench: Bench) -> None:
+    """Close to its end callers wait five seconds for the successor, and then go on with the token that lives."""
+    manager = bench.manager()
+    before = await manager.token()
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hangs(_: Seen) -> bytes:
+        asked.set()
+        await never.wait()
+        return b""
+
+    bench.answers(hangs)
+    bench.clock.advance(seconds(3575))
+    assert manager.status().state is TokenState.EXPIRING
+    calls = [asyncio.create_task(manager.token()) for _ in range(3)]
+    async with asyncio.timeout(5):
+        await asked.wait()
+    for _ in range(4):
+        bench.clock.advance(seconds(1))
+        await asyncio.sleep(0.01)
+        assert not any(call.done() for call in calls)
+    bench.clock.advance(seconds(1.1))
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*calls) == [before] * 3
+    assert bench.token_requests == 2
+    never.set()
+
+
+async def test_basic_raw_for_a_server_that_does_not_decode(bench: Bench) -> None:
+    """Such a server calls encoded credentials wrong, and raw ones right."""
+    secret = "p+ss:w%rd &="
+    bench.secrets[:] = [secret]
+
+    async def literal(seen: Seen) -> bytes:
+        scheme, _, pair = seen.headers["authorization"].partition(" ")
+        name, _, given = base64.b64decode(pair).decode().partition(":")
+        good = (scheme, name, given) == ("Basic", NIGHT.client_id, secret)
+        return http(grant()) if good else REFUSED
+
+    bench.answers(literal)
+    with pytest.raises(TokenEndpointError) as caught:
+        await bench.manager(auth_method="client_secret_basic").token()
+    assert "basic_encoding" in caught.value.hint
+    raw = bench.manager(auth_method="client_secret_basic", basic_encoding="raw")
+    assert (await raw.token()).value == "opaque-token-1"

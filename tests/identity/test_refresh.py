@@ -358,6 +358,22 @@ async def test_a_confidential_client_rolls_its_secret_over(desk: Desk) -> None:
     assert forms == [["old-secret"], ["new-secret"]]
 
 
+async def test_a_person_by_a_client_with_a_key(desk: Desk, signing_key: str) -> None:
+    """An application that shows who it is by `private_key_jwt` signs each renewal anew."""
+    identity = replace(ANN, auth_method="private_key_jwt")
+    desk.sign_in()
+    desk.bench.secrets[:] = [signing_key]
+    desk.bench.answers(answer(2), answer(3))
+    source = desk.source(identity)
+    for number in (2, 3):
+        desk.bench.clock.advance(timedelta(hours=2))
+        assert (await source.fetch()).grant.access_token == f"access-{number}"
+    forms = [seen.form for seen in desk.bench.server.requests(TOKEN_PATH)]
+    assert [form["refresh_token"] for form in forms] == [["refresh-1"], ["refresh-2"]]
+    assert len({form["client_assertion"][0] for form in forms}) == 2
+    assert not any("client_secret" in form for form in forms)
+
+
 async def test_nothing_is_told(desk: Desk) -> None:
     """Neither refresh tokens nor access tokens get past the redactor, whoever repeats them."""
     desk.sign_in()
