@@ -77,7 +77,7 @@ def _report(error: Exception, workspace: "Workspace") -> int:
     if isinstance(error, ConfigError) and error.problems:
         note("\n\n".join(problem.text() for problem in error.problems))
     elif isinstance(error, ErpsyncError):
-        note(inset(workspace.redactor(f"error: {error.message}")))
+        note(inset(workspace.redactor.shortened(f"error: {error.message}")))
         if error.hint:
             note(inset(workspace.redactor(f"  help: {error.hint}")))
     elif isinstance(error, PermissionError):

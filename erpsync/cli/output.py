@@ -26,6 +26,11 @@ def without_secrets(redact: Callable[[str], str]) -> None:
 _QUIET_SECONDS = 1.0  # what ends sooner needs no progress
 
 
+def clean(text: str) -> str:
+    """`text` as it may be shown, for who cuts it short before."""
+    return _redact(text)
+
+
 def print_json(document: object) -> None:
     """One document, alone on standard output."""
     sys.stdout.write(json.dumps(document_without(document, _redact), ensure_ascii=False, indent=2) + "\n")

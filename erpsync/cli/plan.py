@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import Times, inset, note, print_json, say, table
+from erpsync.cli.output import Times, clean, inset, note, print_json, say, table
 
 if TYPE_CHECKING:
     from erpsync.cli.workspace import Workspace
@@ -129,7 +129,7 @@ def _change(change: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else toml_text(value)
+    text = "none" if value is None else clean(toml_text(value))
     return text if len(text) <= 60 else text[:59] + "…"
 
 

@@ -24,6 +24,7 @@ from erpsync.core.secret import SecretReference
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 _LARGEST = 64 * 1024  # bytes
 _COMMAND_SECONDS = 15.0
+_SECRET_LIKE = 8  # characters of a line that a command has printed before it failed; words are shorter
 _READABLE_BY_OTHERS = 0o004
 
 
@@ -129,7 +130,9 @@ class SecretResolver:
         except OSError as error:
             raise SecretUnavailableError(f"{name} cannot be run: {error.strerror}") from error
         if code != 0 and len(output) <= _LARGEST:
-            words = self.redactor(errors[:200].decode(errors="replace").strip())
+            printed = output.decode(errors="replace").splitlines()
+            self.redactor.learn(*(line for line in printed if len(line) >= _SECRET_LIKE))
+            words = self.redactor.shortened(errors.decode(errors="replace").strip(), 200)
             raise SecretUnavailableError(f"{name} ended with {code}", hint=words)
         return _decoded(output, name)
 

@@ -30,6 +30,11 @@ _MARKS = (
 )
 """Each shape holds one of these, in some case: a quick look at them spares most lines the search."""
 _MASK = "[redacted]"
+LONGEST_FOREIGN = 16 * 1024
+"""Characters that are kept of foreign words until they have passed the redactor: they are cut short only after it,
+or half of a secret would be left that nobody knows."""
+LONGEST_SHOWN = 2000
+"""Characters of foreign words that are shown."""
 SHORTEST = 4
 """Characters of the shortest value that is removed: shorter ones would tear ordinary words apart."""
 _FEW = 64  # forms that are looked for one by one, which is quickest
@@ -116,6 +121,11 @@ class Redactor:
         if plain and not any(mark in low for mark in _MARKS):
             return text
         return _SHAPES.sub(_MASK, text)
+
+    def shortened(self, text: str, longest: int = LONGEST_SHOWN) -> str:
+        """`text` without secrets, and then no longer than that."""
+        shown = self(text[:LONGEST_FOREIGN])
+        return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Where known values stand, begin and end, read as they are and with each layer of escapes undone."""

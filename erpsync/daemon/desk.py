@@ -103,7 +103,7 @@ class IdentityDesk:
     def _cleaned(self, value: object) -> object:
         """A server may put anything into its claims, a secret too."""
         if isinstance(value, str):
-            return self._redactor(value)
+            return self._redactor.shortened(value)
         if isinstance(value, Mapping):
             return {self._redactor(str(key)): self._cleaned(inner) for key, inner in value.items()}
         return [self._cleaned(inner) for inner in value] if isinstance(value, list) else value

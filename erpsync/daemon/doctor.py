@@ -89,7 +89,8 @@ class Doctor:
 
     def _clean(self, finding: Finding) -> Finding:
         """Foreign words may hold anything."""
-        return replace(finding, message=self._redactor(finding.message), hint=self._redactor(finding.hint))
+        short = self._redactor.shortened
+        return replace(finding, message=short(finding.message), hint=short(finding.hint))
 
     # -- the servers -----------------------------------------------------------------------------------------------
 

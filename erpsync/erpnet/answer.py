@@ -25,6 +25,7 @@ from erpsync.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.core.retry_after import retry_after
 from erpsync.erpnet.json import decode
 
@@ -36,7 +37,6 @@ NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, ht
 _LICENSE_MARK = b"MaximumLicenseCountExceeded"
 _QUERY_TYPES = ("NotSupportedException", "ODataException", "ArgumentException")
 E = TypeVar("E", bound=ErpNetError)
-_LONGEST_MESSAGE = 1000
 _RULE = re.compile(r"\bR\d{3,}\b")
 _SET_NAME = re.compile(r"\b[A-Z][A-Za-z]*(?:_[A-Z][A-Za-z]*)+\b")
 _SCOPE = re.compile(r'scope="([\x20-\x7e]{1,200}?)"')
@@ -169,7 +169,7 @@ def _erp_error(body: bytes) -> _ErpError | None:
     if not isinstance(fields, dict) or not isinstance(fields.get("message"), str):
         return None
     code, kind = fields.get("code"), fields.get("type")
-    message = fields["message"].strip()[:_LONGEST_MESSAGE]
+    message = fields["message"].strip()[:LONGEST_FOREIGN]
     return _ErpError(message, code if isinstance(code, int) else None, kind if isinstance(kind, str) else "")
 
 

@@ -25,6 +25,7 @@ from erpsync.core.errors import (
     UnreachableError,
 )
 from erpsync.core.event import Emit
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.erpnet.answer import SAFE_METHODS, is_sign_in_page, refusal, unreachable
 from erpsync.erpnet.body import TooLargeError, read_whole
 from erpsync.erpnet.json import Collection, decode, decode_collection, encode
@@ -252,7 +253,7 @@ class ErpClient:
             link = urljoin(base or root, link)
             place = origin(link)
         except (ValueError, httpx2.InvalidURL) as error:
-            raise RejectedError(f"the address of the next page is none: {link[:200]}") from error
+            raise RejectedError(f"the address of the next page is none: {link[:LONGEST_FOREIGN]}") from error
         if place != origin(root):
             raise RejectedError(
                 f"the next page is said to be at {place}, not at {origin(root)}",

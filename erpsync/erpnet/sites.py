@@ -10,6 +10,7 @@ import httpx2
 
 from erpsync.core.clock import Clock
 from erpsync.core.errors import DiscoveryError
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.erpnet.json import decode
 from erpsync.erpnet.transport import origin
 
@@ -116,11 +117,12 @@ def _safe(url: str, root: str) -> str:
         scheme = urlsplit(url).scheme
         origin(url)
     except (ValueError, httpx2.InvalidURL) as error:
-        message = f"{root} names a site whose Url is no address: {url[:200]!r}"
+        message = f"{root} names a site whose Url is no address: {url[:LONGEST_FOREIGN]!r}"
         raise DiscoveryError(message, hint=_SITE_HINT, retryable=False) from error
     if scheme == "https" or urlsplit(root).scheme == "http":
         return url
-    raise DiscoveryError(f"{root} names a site that is not https: {url[:200]}", hint=_HINT, retryable=False)
+    message = f"{root} names a site that is not https: {url[:LONGEST_FOREIGN]}"
+    raise DiscoveryError(message, hint=_HINT, retryable=False)
 
 
 class SiteDirectory:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from erpsync.core.address import host_of
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.core.token import fingerprint
 from erpsync.identity.claims import claims_of
 from erpsync.identity.exchange import Answer
@@ -203,4 +204,4 @@ def _malformed(answer: Answer, what: str) -> TokenEndpointError:
 
 def _words(value: object, redact: Callable[[str], str]) -> str:
     """A foreign string as one short line."""
-    return redact(" ".join(value.split()))[:300] if isinstance(value, str) else ""
+    return redact(" ".join(value[:LONGEST_FOREIGN].split()))[:300] if isinstance(value, str) else ""

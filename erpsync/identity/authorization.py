@@ -27,6 +27,7 @@ from erpsync.core.errors import (
     TokenEndpointError,
 )
 from erpsync.core.instance import Identity
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.identity.claims import session_of
 from erpsync.identity.client import TokenClient
 from erpsync.identity.discovery import ServerMetadata
@@ -258,7 +259,7 @@ async def _keys(http: httpx2.AsyncClient, url: str, clock: Clock) -> KeySet:
 
 def _refused(answer: Mapping[str, str]) -> SignInError:
     error, description = (
-        " ".join(answer.get(name, "").split())[:300] for name in ("error", "error_description")
+        " ".join(answer.get(name, "").split())[:LONGEST_FOREIGN] for name in ("error", "error_description")
     )
     words = ": ".join(filter(None, (error, description)))
     if error == "access_denied":

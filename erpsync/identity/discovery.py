@@ -10,6 +10,7 @@ import httpx2
 from erpsync.core.address import is_loopback
 from erpsync.core.clock import Clock, SystemClock
 from erpsync.core.errors import DiscoveryError
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.identity.exchange import TIMEOUT, Answer, exchange
 from erpsync.identity.refusal import TRANSIENT
 
@@ -70,7 +71,9 @@ def _checked(document: Mapping[str, object], issuer: str) -> ServerMetadata:
     named = document.get("issuer")
     if named != issuer:
         raise DiscoveryError(
-            f'the server calls itself "{str(named)[:200]}", not "{issuer}"', hint=_HINT, retryable=False
+            f'the server calls itself "{str(named)[:LONGEST_FOREIGN]}", not "{issuer}"',
+            hint=_HINT,
+            retryable=False,
         )
     endpoint = document.get("token_endpoint")
     if not isinstance(endpoint, str):
@@ -107,6 +110,5 @@ def _is_safe(url: str) -> bool:
 
 def _require_safe(url: str, what: str) -> None:
     if not _is_safe(url):
-        raise DiscoveryError(
-            f'{what} "{url[:200]}" is not https', hint="plain http is for this machine only", retryable=False
-        )
+        message = f'{what} "{url[:LONGEST_FOREIGN]}" is not https'
+        raise DiscoveryError(message, hint="plain http is for this machine only", retryable=False)

@@ -13,11 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.core.run import Counts
 from erpsync.plugins.contract import JobResult
 from erpsync.running.fault import Fault, nonsense
 
-_NOTE = 2000  # characters of a result's note; it is one line of a table
 VERSION = 4
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 _LENGTH = struct.Struct("!I")
@@ -148,7 +148,7 @@ def answer_of(result: object, cursor: str | None) -> Done | Fault:
     """What a plugin returned, as a message; a fault where it is no result, or holds what is none of one."""
     if not isinstance(result, JobResult):
         return nonsense(result)
-    note = result.note[:_NOTE] if isinstance(result.note, str) else result.note
+    note = result.note[:LONGEST_FOREIGN] if isinstance(result.note, str) else result.note
     done = Done(result.counts.document(), note, cursor)
     try:
         return msgspec.convert(msgspec.to_builtins(done), Done)

@@ -111,12 +111,12 @@ class Conductor:
         )
 
     def _clean(self, answer: Done | Fault) -> Done | Fault:
-        """Without secrets, before anything is kept of it."""
-        clean = self._redactor
+        """Without secrets, and then cut short, before anything is kept of it; a trace is for the run's log."""
+        short = self._redactor.shortened
         if isinstance(answer, Done):
-            return msgspec.structs.replace(answer, note=clean(answer.note))
-        names = ("type", "message", "hint", "trace")
-        words = {name: clean(getattr(answer, name)) for name in names}
+            return msgspec.structs.replace(answer, note=short(answer.note))
+        words = {name: short(getattr(answer, name)) for name in ("type", "message", "hint")}
+        words["trace"] = self._redactor(answer.trace)
         return msgspec.structs.replace(answer, **words)
 
     def _log_fault(self, reporter: RunReporter, fault: Fault, ending: Ending) -> None:

@@ -14,11 +14,10 @@ from erpsync.core.errors import (
     LicenseExhaustedError,
     RunCancelledError,
 )
+from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 
 Kind = Literal["error", "retry", "skip", "licence", "stopped"]
-_MESSAGE = 2000  # characters; what is longer stands in the run's log
-_NAME = 200
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -48,7 +47,9 @@ def fault_of(error: BaseException) -> Fault:
         return _fault_of(error)
     except BaseException:  # noqa: BLE001 - the attributes of a plugin's exception may do anything, too
         name = type.__getattribute__(type(error), "__name__")
-        return Fault("error", _sayable(name)[:_NAME], "the plugin raised an error that cannot be read")
+        return Fault(
+            "error", _sayable(name)[:LONGEST_FOREIGN], "the plugin raised an error that cannot be read"
+        )
 
 
 def _fault_of(error: BaseException) -> Fault:
@@ -56,8 +57,8 @@ def _fault_of(error: BaseException) -> Fault:
     expected = isinstance(cause, ErpsyncError | Retry | Skip | AuthFailed | ConfigProblem)
     return Fault(
         kind=_kind(cause),
-        type=_sayable(type(cause).__name__)[:_NAME],
-        message=_sayable(_message(cause))[:_MESSAGE],
+        type=_sayable(type(cause).__name__)[:LONGEST_FOREIGN],
+        message=_sayable(_message(cause))[:LONGEST_FOREIGN],
         hint=_sayable(_hint(cause)),
         retryable=_retryable(cause),
         retry_after=_retry_after(cause),

@@ -111,6 +111,15 @@ def test_what_cannot_be_had_is_an_error(tmp_path: Path, table: dict[str, object]
     assert VALUE not in caught.value.message
 
 
+def test_a_command_that_fails_after_it_has_printed_the_secret(tmp_path: Path) -> None:
+    """What it has printed is a secret nevertheless, in its complaint too, and no half of it is left by the cut."""
+    complaint = "import sys; print('hunter2-hunter2'); sys.exit('.' * 195 + 'hunter2-hunter2')"
+    reference = reference_from({"command": [sys.executable, "-c", complaint]})
+    with pytest.raises(SecretUnavailableError) as caught:
+        resolver(tmp_path, {"PATH": os.environ["PATH"]}).resolve(reference)
+    assert caught.value.hint == "." * 195 + "[red…"
+
+
 @pytest.mark.parametrize(
     "table",
     [

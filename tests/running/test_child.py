@@ -99,6 +99,15 @@ async def test_no_secret_is_kept(
         assert "ValueError" in at.log(run, "attempt.failed")[0]["trace"]
 
 
+@pytest.mark.parametrize("fail", [False, True])
+async def test_no_half_of_a_secret_is_kept(desk: MakeDesk, define: Define, fail: bool) -> None:
+    """What is too long is cut after the secrets are out of it, wherever they stood."""
+    at = desk(define("talkative", password={"secret": "db"}, fail=fail, before=1985))
+    run = await at.run("talkative")
+    told = run.error.message if fail else run.reason
+    assert (len(told), SECRET[:4] in told) == (2000, False)
+
+
 async def test_output_becomes_log_lines(desk: MakeDesk, define: Define) -> None:
     """What a child prints on either stream is in the run's log, line by line, whatever bytes it is."""
     at = desk(define("talkative", password={"secret": "db"}))

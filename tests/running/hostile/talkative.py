@@ -11,6 +11,7 @@ class Words(Settings):
 
     password: Secret
     fail: bool = False
+    before: int = 0  # characters
 
 
 @job("talkative")
@@ -22,8 +23,8 @@ def talkative(ctx: JobContext[Words]) -> JobResult:
     os.write(1, b"raw bytes \xff without an end of line")
     ctx.log.info(f"event {word}", field=word, nested={"list": [word]}, odd=object(), number=7)
     if ctx.settings.fail:
-        raise ValueError(f"it was {word}")
-    return ctx.result(f"note {word}")
+        raise ValueError(f"{'.' * ctx.settings.before}it was {word}")
+    return ctx.result(f"{'.' * ctx.settings.before}note {word}")
 
 
 @job("talkative-async")
