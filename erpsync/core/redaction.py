@@ -37,6 +37,7 @@ LONGEST_SHOWN = 2000
 """Characters of foreign words that are shown."""
 SHORTEST = 4
 """Characters of the shortest value that is removed: shorter ones would tear ordinary words apart."""
+_NO_CHANCE = 8  # characters that no date, number or name has in common with a secret
 _FEW = 64  # forms that are looked for one by one, which is quickest
 _LAYERS = 3  # of escapes: a JSON text in a JSON text in a log line
 _PASSING = 8  # values an owner has at a time that come and go
@@ -121,6 +122,14 @@ class Redactor:
         if plain and not any(mark in low for mark in _MARKS):
             return text
         return _SHAPES.sub(_MASK, text)
+
+    def holds(self, text: str) -> bool:
+        """Whether a text is a secret, or holds one long enough not to be there by chance."""
+        return self.knows(text) or any(end - start >= _NO_CHANCE for start, end in self._places(text))
+
+    def before(self, text: str, at: int) -> int:
+        """The last place up to `at` where `text` can be parted without parting a secret."""
+        return min((start for start, end in self._places(text) if start < at < end), default=at)
 
     def shortened(self, text: str, longest: int = LONGEST_SHOWN) -> str:
         """`text` without secrets, and then no longer than that."""

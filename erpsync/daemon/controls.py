@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from erpsync.config.mask import texts_in
 from erpsync.control.selection import find_job
 from erpsync.core.errors import HeldError, ParkedJobError, RunRefusedError, StoreError, UnknownRunError
 from erpsync.core.job import Job
@@ -34,6 +35,7 @@ class DaemonControls:
     def __init__(self, composition: Composition, reload: Reload | None = None) -> None:
         """Without `reload` the configuration stays."""
         self._house = composition
+        self._redactor = composition.resolver.redactor
         self._reload = reload
         self._started_at = composition.clock.now()
         self.lag = 0.0
@@ -168,6 +170,11 @@ class DaemonControls:
     async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""
         found = self._runnable(job)
+        if any(map(self._redactor.holds, texts_in(params))):
+            raise RunRefusedError(
+                "a parameter is a secret, and parameters are kept in the state",
+                hint="let the job's settings refer to it",
+            )
         return await self._house.engine.claim_manual(found.name, requested_by, params)
 
     async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
@@ -240,13 +247,14 @@ class DaemonControls:
     async def cancel(self, run_id: str, reason: str | None, requested_by: str) -> bool:
         """End a run that has not ended."""
         run, _ = await self.find(run_id, 0)
-        return await self._house.runner.cancel(run.id, requested_by, reason)
+        return await self._house.runner.cancel(run.id, requested_by, reason and self._redactor(reason))
 
     async def pause(
         self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
     ) -> list[dict[str, object]]:
         """Plan and start nothing of these jobs any more; all are known before the first is paused."""
         names = [self._runnable(job).name for job in jobs]
+        reason = reason and self._redactor(reason)
         engine, pauses = self._house.engine, []
         for job in names:
             pause = await engine.pause(job, until=until, reason=reason, requested_by=requested_by)

@@ -1,6 +1,7 @@
 """Standard output of a process that runs plugins: what they print passes the redactor like everything else."""
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO
@@ -20,8 +21,9 @@ class RedactedStream(io.TextIOBase):
 
     def write(self, text: str, /) -> int:
         lines, end, rest = (self._begun + text).rpartition("\n")
-        if len(rest) > _LONGEST:
-            lines, end, rest = lines + end + rest, "\n", ""
+        if len(rest) > 2 * _LONGEST:  # the second half is longer than any secret that begins in the first
+            at = self._redactor.before(rest, _LONGEST)
+            lines, end, rest = lines + end + rest[:at], "\n", rest[at:]
         self._begun = rest
         if end:
             self._inner.write(self._redactor(lines) + end)
@@ -43,10 +45,17 @@ class RedactedStream(io.TextIOBase):
 
 @contextmanager
 def plugins_print_to(stream: TextIO, redactor: Redactor) -> Iterator[None]:
-    """While this holds, both standard streams lead to `stream`, redacted: output of ours is written elsewhere."""
+    """While this holds, both standard streams lead to `stream`, redacted: output of ours is written elsewhere.
+
+    So do the interpreter's own names of them. What is written to descriptors 1 and 2 themselves is out of reach:
+    they are those of `stream` too.
+    """
     redacted = RedactedStream(stream, redactor)
+    original = sys.__stdout__, sys.__stderr__
     with redirect_stdout(redacted), redirect_stderr(redacted):
+        sys.__stdout__ = sys.__stderr__ = redacted  # type: ignore[misc,assignment]  # made for such a purpose
         try:
             yield
         finally:
+            sys.__stdout__, sys.__stderr__ = original  # type: ignore[misc]
             redacted.finish()

@@ -113,6 +113,11 @@ class Conductor:
     def _clean(self, answer: Done | Fault) -> Done | Fault:
         """Without secrets, and then cut short, before anything is kept of it; a trace is for the run's log."""
         short = self._redactor.shortened
+        if isinstance(answer, Done) and self._redactor.holds(answer.cursor or ""):
+            hint = "stage what the next run needs to begin, never what it needs to sign in"
+            return Fault(
+                "error", "ValueError", "the cursor is a secret, and cursors are kept in the state", hint
+            )
         if isinstance(answer, Done):
             return msgspec.structs.replace(answer, note=short(answer.note))
         words = {name: short(getattr(answer, name)) for name in ("type", "message", "hint")}

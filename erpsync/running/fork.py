@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,22 +39,20 @@ class ForkServer:
 
     def start(self) -> None:
         """Start the program unless it runs; it imports meanwhile what children need."""
-        environment = self._environment()
         current = self._current
         if current is not None and current.is_open:
-            if current.environment == environment:
+            if self._harmless(current.environment) == current.environment:
                 return
             self._former = [each for each in self._former if each.is_open]
             self._former.append(current)
             current.retire()
-        self._current = _Program(environment)
+        self._current = _Program(self._harmless(os.environ))
 
-    def _environment(self) -> dict[str, str]:
-        """Ours without what is secret, by value or perhaps by name."""
-        items = os.environ.items()
+    def _harmless(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """Without what is secret, by value or perhaps by name."""
         return {
             name: value
-            for name, value in items
+            for name, value in environment.items()
             if not name.startswith("ERPSYNC_") and not self._is_secret(value.rstrip("\r\n"))
         }
 

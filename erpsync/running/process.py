@@ -160,12 +160,21 @@ class ProcessAttempt:
             rest = b""
             while chunk := await reader.read(_LINE):
                 *lines, rest = (rest + chunk).split(b"\n")
-                if len(rest) > _LINE:
-                    lines, rest = [*lines, rest], b""
+                if (
+                    len(rest) > 2 * _LINE
+                ):  # the second half is longer than any secret that begins in the first
+                    begun, rest = self._parted(rest)
+                    lines.append(begun)
                 self._print(lines, stream)
             self._print([rest], stream)
         finally:
             transport.close()
+
+    def _parted(self, line: bytes) -> tuple[bytes, bytes]:
+        """A line that is too long as two, without parting a secret."""
+        text = line.decode(errors="surrogateescape")
+        at = self._reporter.parting(text, _LINE)
+        return text[:at].encode(errors="surrogateescape"), text[at:].encode(errors="surrogateescape")
 
     def _print(self, lines: list[bytes], stream: str) -> None:
         for line in lines:

@@ -46,6 +46,10 @@ class RunReporter:
         """From now on checkpoints end the attempt."""
         self._stopping = True
 
+    def parting(self, text: str, at: int) -> int:
+        """The last place up to `at` where a text can be parted without parting a secret."""
+        return self._redactor.before(text, at)
+
     def _clean(self, value: object) -> object:
         match value:
             case None | bool() | int() | float():

@@ -165,6 +165,20 @@ def test_a_secret_in_the_configuration_is_not_repeated(erpsync: Type, folder: Pa
     assert settings["headers"] == {"Authorization": "[redacted]", "X-Key": {"env": "BOX_KEY"}}
 
 
+def test_no_parameter_and_no_reason_is_a_secret(erpsync: Type, folder: Path) -> None:
+    """What people type is kept in the state, so a secret among it is refused, or taken out of a sentence."""
+    use = CONFIGURATION.replace('{ text = "hello" }', '{ text = "hello", key = { env = "BOX_SECRET" } }')
+    (folder / "erpsync.toml").write_text(use)
+    plugin = folder / "plugins" / "say.py"
+    code = plugin.read_text().replace("    rows: int", "    key: Secret | None = None\n    rows: int")
+    plugin.write_text(code.replace("Settings, Skip", "Secret, Settings, Skip"))
+    refused = erpsync("run", "say", "--set", "text=box-secret")
+    assert (refused.code, "parameters are kept" in refused.err) == (2, True)
+    assert erpsync("run", "say", "--set", "text=hello").code == 0
+    kept = [path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()]
+    assert not any(b"box-secret" in content for content in kept)
+
+
 def test_a_run_from_start_to_show(erpsync: Type, folder: Path) -> None:
     """`run` ends 0 and says what it did; `runs`, `show` and `logs` read the same from the ledger."""
     said = erpsync("run", "say")

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -106,3 +107,18 @@ def test_what_is_printed_in_pieces_is_seen_as_one() -> None:
         assert inner.getvalue() == ""
         print("\nthe last words", end="")
     assert inner.getvalue() == "a[redacted]\nthe last words\n"
+
+
+def test_what_is_printed_past_the_redirection_and_what_is_endless() -> None:
+    """The interpreter's own streams lead there too, and a line without an end is parted beside a secret."""
+    inner, redactor = io.StringIO(), Redactor()
+    redactor.learn(SECRET)
+    with plugins_print_to(inner, redactor):
+        assert sys.__stderr__ is not None
+        assert sys.__stdout__ is not None
+        sys.__stderr__.write(f"past it {SECRET}\n")
+        sys.__stdout__.write(f"{'.' * (64 * 1024 - 5)}{SECRET}")
+        sys.__stdout__.write("." * 70_000)
+    assert "past it [redacted]\n" in inner.getvalue()
+    assert not any(SECRET[at : at + 4] in inner.getvalue() for at in range(len(SECRET) - 3))
+    assert sys.__stderr__ is not inner

@@ -108,6 +108,24 @@ async def test_no_half_of_a_secret_is_kept(desk: MakeDesk, define: Define, fail:
     assert (len(told), SECRET[:4] in told) == (2000, False)
 
 
+async def test_a_line_that_is_too_long_is_parted_beside_the_secret(desk: MakeDesk, define: Define) -> None:
+    """Where output of a child is cut into several lines, no secret is cut in two."""
+    at = desk(define("talkative", password={"secret": "db"}, before=64 * 1024 - 10))
+    run = await at.run("talkative")
+    said = "".join(str(record["event"]) for record in at.log(run))
+    assert not any(SECRET[start : start + 8] in said for start in range(len(SECRET) - 7))
+
+
+@pytest.mark.parametrize("plugin", ["stages", "stages-async"])
+async def test_no_cursor_is_a_secret(desk: MakeDesk, define: Define, plugin: str) -> None:
+    """The state keeps cursors as they are, so a run that stages a secret fails and says why."""
+    at = desk(define(plugin, password={"secret": "db"}))
+    run = await at.run(plugin)
+    assert (run.outcome, run.cursor_after) == ("failed", None)
+    assert run.error.message == "the cursor is a secret, and cursors are kept in the state"
+    assert not any(SECRET.encode() in path.read_bytes() for path in at.folder.rglob("*") if path.is_file())
+
+
 async def test_output_becomes_log_lines(desk: MakeDesk, define: Define) -> None:
     """What a child prints on either stream is in the run's log, line by line, whatever bytes it is."""
     at = desk(define("talkative", password={"secret": "db"}))
