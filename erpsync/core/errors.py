@@ -253,6 +253,10 @@ class LoopBlockedError(RunError):
     """An `async def` plugin did not let anything else of the daemon go on."""
 
 
+class TasksLeftError(RunError):
+    """An `async def` plugin has ended and left tasks behind that go on."""
+
+
 class RunCancelledError(RunError):
     """Somebody asked for the end of the run, or the daemon is going down."""
 

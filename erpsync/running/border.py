@@ -4,11 +4,17 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
+
+from erpsync.core.errors import TasksLeftError
+
+_LAST_STEPS = 1.0  # seconds for tasks to end by themselves, and again when they are cancelled
+_NAMED = 3
 
 
 class Entered:
@@ -19,6 +25,37 @@ class Entered:
         self.job = job
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.exit: BaseException | None = None
+
+    async def leave(self) -> None:
+        """The plugin has ended: so must what it started. What ends by itself within a second has its time.
+
+        Raises:
+            TasksLeftError: it had to be cancelled.
+            SystemExit, KeyboardInterrupt: one of its callbacks raised that.
+        """
+        if left := await self._left(_LAST_STEPS):
+            for task in left:
+                task.cancel()
+            deaf = await self._left(_LAST_STEPS)
+            raise _tasks_left(left, deaf)
+        if self.exit is not None:
+            raise self.exit
+
+    async def _left(self, seconds: float) -> list[asyncio.Task[Any]]:
+        left = [task for task in self.tasks if not task.done()]
+        if left:
+            await asyncio.wait(left, timeout=seconds)
+        return [task for task in left if not task.done()]
+
+
+def _tasks_left(left: Sequence[asyncio.Task[Any]], deaf: Collection[asyncio.Task[Any]]) -> TasksLeftError:
+    names = sorted({getattr(task.get_coro(), "__qualname__", task.get_name()) for task in left})
+    count = "a task" if len(left) == 1 else f"{len(left)} tasks"
+    end = "ignored its cancellation and goes on" if deaf else "cancelled"
+    return TasksLeftError(
+        f"the plugin left {count} behind, {end}: {', '.join(names[:_NAMED])}",
+        hint="await what it starts, or use asyncio.TaskGroup",
+    )
 
 
 ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
@@ -35,8 +72,13 @@ class PluginLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__()
         self._told_to_stop = False
+        self._main: asyncio.Future[Any] | None = None
         self.set_task_factory(_task_of_its_run)
         _loops.add(self)
+
+    def run_until_complete(self, future: Any) -> Any:
+        self._main = asyncio.ensure_future(future, loop=self)
+        return super().run_until_complete(self._main)
 
     def run_forever(self) -> None:
         self._told_to_stop = False
@@ -44,6 +86,8 @@ class PluginLoop(asyncio.SelectorEventLoop):
             try:
                 return super().run_forever()
             except (SystemExit, KeyboardInterrupt) as error:
+                if self._main is not None and self._main.done():
+                    return None  # it was raised by what we run for, whose result it is
                 self._blame(error)
                 if self._told_to_stop:  # in the same round as it was raised
                     return None
@@ -66,6 +110,21 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self.call_exception_handler(
             {"message": f"{who} wanted to end the daemon by {type(error).__name__}", "exception": error}
         )
+
+
+async def enter(entered: Entered, work: Callable[[], Awaitable[object]]) -> object:
+    """What the plugin returns, once all that it started has ended; raises what it raised, and as `Entered.leave`."""
+    ENTERED.set(entered)
+    try:
+        result = await work()
+    except GeneratorExit:
+        raise  # there is no time left to wait
+    except BaseException:
+        with suppress(TasksLeftError):  # it has failed for another reason already
+            await entered.leave()
+        raise
+    await entered.leave()
+    return result
 
 
 _loops: WeakSet[PluginLoop] = WeakSet()

@@ -31,6 +31,7 @@ from erpsync.plugins.contract import Plugin
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import validate_settings
 from erpsync.plugins.stamp import changed, imported
+from erpsync.running.border import Entered, PluginLoop, enter
 from erpsync.running.channel import (
     LOST_CHANNEL,
     VERSION,
@@ -250,9 +251,10 @@ def _call(plugin: Plugin, context: JobContext[Any], orders: Orders) -> object:
         task, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert task is not None
         orders.on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
-        return await plugin.function(context)
+        return await enter(Entered(context.run_id, context.job), lambda: plugin.function(context))
 
-    return asyncio.run(cancellable())
+    with asyncio.Runner(loop_factory=PluginLoop) as runner:
+        return runner.run(cancellable())
 
 
 def _always(root: str) -> Callable[[], Awaitable[str]]:

@@ -20,7 +20,7 @@ from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import Plugin, Skip
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
-from erpsync.running.border import ENTERED, Entered
+from erpsync.running.border import Entered, enter
 from erpsync.running.channel import VERSION, Done, Order, answer_of
 from erpsync.running.connection import Connection
 from erpsync.running.fault import Fault, fault_of
@@ -87,8 +87,6 @@ class Workbench:
         dead: list[dict[str, object]] | None,
     ) -> Done | Fault:
         run, cursor = attempt.run, Cursor(prepared.cursor)
-        entered = Entered(run.id, run.job)
-        ENTERED.set(entered)
         dry_run = bool(run.params.get("dry_run"))
         http, erp = self._clients(connection, dry_run)
         context = JobContext(
@@ -112,8 +110,9 @@ class Workbench:
             clock=self._clock,
             redact=self._redactor,
         )
-        result = await prepared.plugin.function(context)
-        return fault_of(entered.exit) if entered.exit else answer_of(result, cursor.staged)
+        entered = Entered(run.id, run.job)
+        result = await enter(entered, lambda: prepared.plugin.function(context))
+        return answer_of(result, cursor.staged)
 
     async def put_letters_away(self, attempt: LiveAttempt, answer: Done | Fault) -> Done | Fault:
         """The answer, once the dead letters of the attempt are durable; where they cannot be, it is a fault."""

@@ -43,6 +43,11 @@ async def soon(error: BaseException) -> None:
     raise error
 
 
+async def stays() -> None:
+    while True:
+        await asyncio.sleep(0.1)
+
+
 async def in_group(error: BaseException) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(soon(error))
@@ -70,6 +75,9 @@ async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
         case "exit-in-callback":
             asyncio.get_running_loop().call_later(0.01, sys.exit, 9)
             await asyncio.sleep(0.1)
+        case "leaves-tasks":
+            for _ in range(3):
+                asyncio.create_task(stays())
         case _:
             behave(ctx)
     return ctx.result()
@@ -144,6 +152,7 @@ CASES = [
     *as_async("exit-in-child-task", "the plugin raised SystemExit(7)"),
     *as_async("interrupt-in-child-task", "the plugin raised KeyboardInterrupt"),
     *as_async("exit-in-callback", "the plugin raised SystemExit(9)"),
+    *as_async("leaves-tasks", "the plugin left 3 tasks behind, cancelled: stays"),
 ]
 
 
