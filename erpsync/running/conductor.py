@@ -100,11 +100,12 @@ class Conductor:
         ending = attempt.ending(self._clean(answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)
+        cut_off = ending.cause in GENTLE or (isinstance(answer, Fault) and answer.kind == "lost")
         return judge(
             attempt.job,
             attempt.run,
             ending,
-            repeatable=ending.cause in GENTLE and (not attempt.was_entered or self._repeatable(attempt.job)),
+            repeatable=cut_off and (not attempt.was_entered or self._repeatable(attempt.job)),
             now=self._clock.now(),
             jitter=self._jitter,
             licence_waits=licence_waits,

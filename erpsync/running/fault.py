@@ -17,14 +17,15 @@ from erpsync.core.errors import (
 from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 
-Kind = Literal["error", "retry", "skip", "licence", "stopped"]
+Kind = Literal["error", "retry", "skip", "licence", "stopped", "lost"]
 
 
 class Fault(msgspec.Struct, frozen=True):
     """Why an attempt gave no result.
 
     `kind` "skip" is `Skip`, "retry" is `Retry`, "licence" an exhausted licence, "stopped" an end that was asked for,
-    "error" all the rest. `retry_after` is in seconds. `trace` is for the run's log only; nothing is redacted yet.
+    "lost" the end of the process that held the attempt, "error" all the rest. `retry_after` is in seconds. `trace` is
+    for the run's log only; nothing is redacted yet.
     """
 
     kind: Kind

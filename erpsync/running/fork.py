@@ -194,4 +194,5 @@ class _Program:
 
 
 def _refused(why: str) -> ChildDiedError:
-    return ChildDiedError(f"no child process could be started: {why}", hint="look at the daemon's own log")
+    hint = "look at the daemon's own log"
+    return ChildDiedError(f"no child process could be started: {why}", hint=hint, retryable=True)

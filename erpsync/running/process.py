@@ -35,6 +35,7 @@ from erpsync.running.proxy import serve_requests
 from erpsync.running.reporter import RunReporter
 
 _LAST_WORDS = 5.0  # seconds for a child that has said its result, or closed its channel, to be gone
+_FORK_SERVER_DIED = "the fork server died and took the child process with it"
 _LINE = 64 * 1024  # bytes; a longer line of output becomes several
 
 
@@ -191,7 +192,7 @@ class ProcessAttempt:
                 "the plugin touches descriptors that are not its own",
             )
         if status is None:
-            return Fault.died("the fork server died and took the child process with it")
+            return Fault("lost", "ChildDiedError", _FORK_SERVER_DIED)
         if -status in self._signals:
             return Fault.died(f"the child process was ended by {_signal_name(-status)}")
         if status < 0:

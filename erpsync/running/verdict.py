@@ -14,6 +14,7 @@ from erpsync.store.dead_letters import FAILED_ROWS
 from erpsync.store.ledger import End
 
 MAX_LOSSES = 3
+DAEMON_DIED = "the daemon died while the run was running"
 LICENCE = "licence"
 """What a run waits for to which no slot was given."""
 UNCONFIGURED = "the job is no longer configured"
@@ -72,6 +73,10 @@ def judge(
         cursor_before=run.cursor_before,
     )
     answer = ending.answer
+    if isinstance(answer, Fault) and answer.kind == "lost" and not ending.forced:
+        return lost(
+            job, replace(run, counts=ending.counts), repeatable=repeatable, now=now, how=answer.message
+        )
     stopped = isinstance(answer, Fault) and answer.kind == "stopped"
     if ending.cause is not None and (ending.forced or stopped):
         return _asked_to_end(job, run, ending, end, repeatable=repeatable, jitter=jitter)
@@ -87,9 +92,9 @@ def judge(
     return _retry_or(job, run, end, answer, Outcome.FAILED, jitter)
 
 
-def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime) -> End:
+def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime, how: str = DAEMON_DIED) -> End:
     """A run whose owner died in the middle of it; `job` None where it is no longer configured."""
-    error = RunFailure("AttemptLost", "the daemon died while the run was running")
+    error = RunFailure("AttemptLost", how)
     end = End(
         run.id,
         run.attempts,

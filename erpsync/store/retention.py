@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, exists, select
 
-from erpsync.core.run import RunTrigger, State, run_id_floor
+from erpsync.core.run import State, run_id_floor
 from erpsync.store import schema
 from erpsync.store.ledger import find_runs
 
@@ -26,8 +26,8 @@ def forget_runs(connection: Connection, wishes: Sequence[Forget]) -> list[int]:
     """Forget runs, the oldest first, `BATCH` at most; how many they were.
 
     Of each job the newest run of every outcome stays, so the last success and an open problem are never lost, and
-    no slice of a backfill stands for them; so do runs that a child has not consumed and those that a cursor names.
-    Marks and cursors are not touched: what is forgotten does not fire again.
+    no special run (a slice of a backfill, a dry one) stands for them; so do runs that a child has not consumed and
+    those that a cursor names. Marks and cursors are not touched: what is forgotten does not fire again.
     """
     return [_forget(connection, wish.before, wish.spare) for wish in wishes]
 
@@ -41,7 +41,7 @@ def forgotten(connection: Connection, run_ids: Sequence[str], bound: datetime) -
 
 def _forget(connection: Connection, bound: datetime, spare: Collection[str]) -> int:
     run, newer = schema.run, schema.run.alias("newer")
-    stands_for = (newer.c.trigger != RunTrigger.BACKFILL) | (run.c.trigger == RunTrigger.BACKFILL)
+    stands_for = newer.c.params.is_(None) | run.c.params.is_not(None)
     same = (newer.c.job == run.c.job) & (newer.c.outcome == run.c.outcome) & (newer.c.seq > run.c.seq)
     old = (
         select(run.c.id)

@@ -110,6 +110,7 @@ async def test_many_who_release_at_once_release_once(house: House) -> None:
     assert house.composition.store.read_now(read_hold) is None
     assert await house.outcomes() == ["lost", "succeeded"]
     assert len(house.told("run.recovered")) == 1
+    await house.until(lambda: house.told("run.finished"))
     assert len(house.told("run.finished")) == 1
 
 

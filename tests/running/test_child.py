@@ -196,15 +196,20 @@ async def test_async_plugin_in_a_child(desk: MakeDesk, define: Define) -> None:
     assert not at.told("child.killed")
 
 
-async def test_fork_server_is_replaced(desk: MakeDesk, define: Define) -> None:
-    """The death of the fork server fails the runs it carried with that reason; the next run has a new one."""
-    at = desk(define("blocking-gate"), define("counting"))
-    run = await at.offer("blocking-gate")
-    await at.logged(run, "entered")
+async def test_death_of_the_fork_server_is_a_loss(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
+    """It costs nobody an attempt: what may be repeated begins again, with a new server; the rest is abandoned."""
+    at = desk(define("blocking-gate"), define("stubborn", pids=str(tmp_path / "pids")))
+    again, once = await at.offer("blocking-gate"), await at.offer("stubborn")
+    await at.logged(again, "entered")
+    await at.logged(once, "entered")
     os.kill(at.runner._fork_server._current.pid, signal.SIGKILL)
-    ended = await at.finished(run)
-    assert ended.error.message == "the fork server died and took the child process with it"
-    assert (await at.run("counting")).outcome == "succeeded"
+    abandoned = await at.finished(once)
+    assert abandoned.outcome == "abandoned"
+    assert abandoned.error.message == "the fork server died and took the child process with it"
+    await at.until(lambda: len(at.log(again, "entered")) == 2)
+    assert (at.attempts(again), at.ledger(again).losses) == (["lost", None], 1)
+    await at.runner.cancel(again.id, "alice")
+    assert (await at.finished(again)).attempts == 2
 
 
 async def test_wrong_settings_never_reach_the_plugin(desk: MakeDesk, define: Define) -> None:

@@ -69,6 +69,7 @@ async def test_a_stopped_fork_server_is_replaced(
     monkeypatch.setattr("erpsync.running.fork._PATIENCE", 2.0)
     job = define("stops-its-parent", options={"timeout": timedelta(seconds=1)})
     at = desk(job, define("counting"), grace=timedelta(seconds=0.2))
+    await at.run("counting")  # the server has started; within a second it may not
     stopped = await at.run("stops-its-parent")
     assert stopped.outcome == "timed_out"
     assert (await at.hear("attempt.abandoned"))["hint"].startswith("look at the process")

@@ -38,6 +38,7 @@ async def test_run_is_told_in_one_line(desk: MakeDesk, define: Define) -> None:
         "instance": "acme",
         "identity": "night@acme",
         "trigger": "schedule",
+        "special": False,
         "outcome": "succeeded",
         "reason": None,
         "attempts": 1,

@@ -32,7 +32,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def finished(job: str, day: int, outcome: Outcome) -> Run:
     at = START + timedelta(days=day)
-    ended = {"state": State.FINISHED, "outcome": outcome, "finished_at": at + timedelta(minutes=5)}
+    ended = {
+        "state": State.FINISHED,
+        "outcome": outcome,
+        "finished_at": at + timedelta(minutes=5),
+        "params": {},
+    }
     return replace(new_run(job, at), **ended)  # type: ignore[arg-type]
 
 
@@ -89,7 +94,8 @@ def test_a_slice_of_a_backfill_stands_for_no_run_of_a_schedule(store: Store) -> 
     success, slice_, newer = (finished("job", day, Outcome.SUCCEEDED) for day in range(3))
     store.write_now(insert_runs, success)
     for each in (slice_, newer):
-        store.write_now(insert_runs, replace(each, trigger=RunTrigger.BACKFILL))
+        window = {"window": ["2025-01-01T00:00:00Z", "2025-01-02T00:00:00Z"]}
+        store.write_now(insert_runs, replace(each, trigger=RunTrigger.BACKFILL, params=window))
     assert store.write_now(forget_runs, Forget(START + timedelta(days=50))) == 1
     assert kept(store) == {"job": [(0, "succeeded"), (2, "succeeded")]}
     assert store.read_now(last_successes) == {"job": success.finished_at}
