@@ -17,11 +17,15 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
+from collections.abc import Set
 from contextlib import suppress
 from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SWEEPS = 100  # at the end: looks for what the killed have left, a hundredth of a second apart
 _DESCRIPTORS = 4
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
@@ -50,6 +54,10 @@ def serve(daemon: socket.socket) -> None:
                 _signal_group(request["kill"], request["signal"])
     for pid in children:
         _signal_group(pid, signal.SIGKILL)
+    for _ in range(_SWEEPS):
+        if not _kill_orphans(set()):
+            break
+        time.sleep(0.01)
 
 
 def _fork(
@@ -79,6 +87,28 @@ def _reap(children: set[int], daemon: socket.socket) -> None:
         _, status = os.waitpid(pid, 0)
         children.discard(pid)
         _tell(daemon, {"ended": pid, "status": os.waitstatus_to_exitcode(status)})
+    _kill_orphans(children)
+
+
+def _kill_orphans(children: Set[int]) -> bool:
+    """End what an attempt left behind in a session of its own: the kernel gave it to us when its child ended, and
+    gives us what that had started in turn. Whether there was any."""
+    orphans = [pid for pid in _all_children() if pid not in children]
+    for pid in orphans:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for pid in orphans:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return bool(orphans)
+
+
+def _all_children() -> list[int]:
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children") as file:
+            return [int(pid) for pid in file.read().split()]
+    except OSError:  # not Linux
+        return []
 
 
 def _signal_group(pid: int, number: int) -> None:
@@ -103,6 +133,7 @@ def _become_child(descriptors: list[int]) -> NoReturn:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         _die_with_parent()
+        _adopt_orphans()  # while it lives they are its own
         channel, requests, stdout, stderr = descriptors
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
@@ -126,6 +157,12 @@ def _die_with_parent() -> None:
         os._exit(70)
 
 
+def _adopt_orphans() -> None:
+    """Become the parent of descendants whose parent ends, whatever session they are in (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
 def main() -> None:
     """Import, freeze, serve."""
     daemon = socket.socket(fileno=int(sys.argv[1]))
@@ -136,6 +173,7 @@ def main() -> None:
     import erpsync.running.child  # noqa: F401 - what every child needs
 
     anyio.run(anyio.sleep, 0)  # its first loop imports the half of anyio, which would take each child 15 ms
+    _adopt_orphans()
     gc.collect()
     gc.freeze()  # what is shared with the children stays unwritten, hence shared
     serve(daemon)

@@ -98,8 +98,8 @@ async def test_forking_plugin_counts_once(desk: MakeDesk, define: Define, tmp_pa
     at = desk(define("forks", pids=str(tmp_path / "pids")))
     run = await at.run("forks")
     assert (run.outcome, run.counts.written, run.reason) == ("succeeded", 1, "forked")
-    left = int((tmp_path / "pids").read_text())
-    await at.until(lambda: not _lives(left))
+    left = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    await at.until(lambda: not any(map(_lives, left)))
 
 
 def _lives(pid: int) -> bool:

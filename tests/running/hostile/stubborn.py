@@ -42,9 +42,10 @@ async def stubborn_async(ctx: JobContext) -> JobResult:
 
 @job("forks")
 def forks(ctx: JobContext[Place]) -> JobResult:
-    """Fork, both halves return; a daemonised grandchild stays."""
-    sleeper = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
-    ctx.settings.pids.write_text(f"{sleeper.pid}\n")
+    """Fork, both halves return; two grandchildren stay, one in a session of its own."""
+    program = [sys.executable, "-c", "import signal; signal.pause()"]
+    left = [subprocess.Popen(program, start_new_session=own) for own in (False, True)]
+    ctx.settings.pids.write_text(" ".join(str(process.pid) for process in left))
     os.fork()
     ctx.count(written=1)
     return ctx.result("forked")
