@@ -35,6 +35,7 @@ def all_problems(
     for job in configuration.jobs.values():
         problems += _settings_problems(configuration, catalog, job, None)
         problems += _scope_problems(configuration, catalog, job)
+        problems += _isolation_doubts(configuration, catalog, job)
     tell("schedules")
     problems += schedule_problems(configuration)
     problems += seal_problems(configuration, resolver)
@@ -129,6 +130,23 @@ def _scope_problems(configuration: Configuration, catalog: PluginCatalog, job: J
             message = f'plugin "{job.plugin}" needs the scope {words}, which {job.identity} does not ask for'
             help_ = "add it to `scope` of the identity, and to the field Scope of the Trusted Application"
             yield configuration.place(job.name, "identity", code="E203", message=message, help=help_)
+
+
+def _isolation_doubts(configuration: Configuration, catalog: PluginCatalog, job: Job) -> Iterator[Problem]:
+    """A wish for a task where only a process will do; such a job runs in a process."""
+    plugin = catalog.loaded(job.plugin)
+    if job.isolation != "task" or plugin is None:
+        return
+    if not plugin.is_async:
+        why = "a `def` plugin would block the daemon"
+    elif job.memory is not None:
+        why = "`memory` can be limited only there"
+    else:
+        return
+    message = f'isolation = "task" has no effect: the job runs in a process, for {why}'
+    yield configuration.place(
+        job.name, "isolation", code="W201", message=message, help="take it away", severity="warning"
+    )
 
 
 def _identity_problems(configuration: Configuration, job: Job, resolve: Resolve) -> Iterator[Problem]:

@@ -281,16 +281,23 @@ def _plain(value: object) -> object:
         return f"<{type(value).__name__}>"
 
 
+_LAST_WORDS = 64 * 2**20  # bytes on top of the limit, to say that it was reached
+
+
 class _MemoryLimit:
-    """A soft limit on what the process maps: `allowance` bytes on top of what it maps already."""
+    """A limit on what the process maps: `allowance` bytes on top of what it maps already. It cannot be raised."""
 
     def __init__(self, allowance: int) -> None:
         self._allowance = allowance
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        self._hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (mapped + allowance, self._hard))
+        soft, before = mapped + allowance, resource.getrlimit(resource.RLIMIT_AS)[1]
+        self._hard = (
+            soft + _LAST_WORDS if before == resource.RLIM_INFINITY else min(before, soft + _LAST_WORDS)
+        )
+        resource.setrlimit(resource.RLIMIT_AS, (min(soft, self._hard), self._hard))
 
     def lift(self) -> None:
+        """As far as it goes."""
         resource.setrlimit(resource.RLIMIT_AS, (self._hard, self._hard))
 
     def fault(self) -> Fault:

@@ -29,8 +29,9 @@ class Prepared:
     cursor: str | None
 
     def in_child(self, job: Job) -> bool:
-        """Whether it runs in a child process: on request, and `def` plugins always, which would block the daemon."""
-        return job.isolation == "process" or not self.plugin.is_async
+        """Whether it runs in a child process: on request, for its memory can be limited only there, and `def` plugins
+        always, which would block the daemon."""
+        return job.isolation == "process" or job.memory is not None or not self.plugin.is_async
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,10 @@ class Preparation:
         """Whether some job will run in a child process, as far as is known without importing any plugin."""
         with self._one_at_a_time:
             blocking = {info.name for info in self._catalog.all() if info.is_async is False}
-        return any(job.enabled and (job.isolation == "process" or job.plugin in blocking) for job in jobs)
+        return any(
+            job.enabled and (job.isolation == "process" or job.memory is not None or job.plugin in blocking)
+            for job in jobs
+        )
 
     def _learn(self, job: Job) -> _Known:
         plugin = self._plugin(job)

@@ -47,6 +47,20 @@ def test_check_finds_what_every_room_knows(
     assert text.out.rstrip().endswith(("error", "errors"))
 
 
+def test_check_says_where_a_task_is_impossible(erpsync: Type, folder: Path) -> None:
+    """`isolation = "task"` with a memory limit is a warning: the job runs in a process."""
+    file = folder / "erpsync.toml"
+    file.write_text(
+        file.read_text().replace('plugin = "say"', 'plugin = "say"\nisolation = "task"\nmemory = "64MiB"', 1)
+    )
+    (doubt,) = erpsync("check", "--format", "json").json
+    assert (doubt["code"], doubt["severity"], doubt["key"].rpartition(".")[2]) == (
+        "W201",
+        "warning",
+        "isolation",
+    )
+
+
 def test_check_without_secrets(erpsync: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     """--no-secrets lets a missing secret pass, for CI."""
     monkeypatch.delenv("BOX_SECRET")

@@ -87,10 +87,11 @@ async def test_broken_channel(desk: MakeDesk, define: Define, close: bool, messa
     assert message in run.error.message
 
 
-async def test_memory_limit(desk: MakeDesk, define: Define) -> None:
-    """A plugin that maps more than `memory` fails with the limit it reached."""
-    run = await desk(define("hungry", options={"memory": 128 * 2**20})).run("hungry")
-    assert run.error.message == "the plugin reached the job's memory limit of 128 MiB"
+@pytest.mark.parametrize("plugin", ["hungry", "hungry-async"])
+async def test_memory_limit(desk: MakeDesk, define: Define, plugin: str) -> None:
+    """A plugin that maps more than `memory` fails with the limit it reached, which it cannot raise."""
+    run = await desk(define(plugin, options={"memory": 32 * 2**20})).run(plugin)
+    assert run.error.message == "the plugin reached the job's memory limit of 32 MiB"
 
 
 async def test_forking_plugin_counts_once(desk: MakeDesk, define: Define, tmp_path: Path) -> None:

@@ -1,6 +1,16 @@
 """Wants more and more."""
 
+import resource
+
 from erpsync import JobContext, JobResult, job
+
+
+@job("hungry-async")
+async def hungry_async(ctx: JobContext) -> JobResult:
+    """Raise the limit as far as it goes, then take 128 MiB at once."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    return ctx.result(f"{len(bytearray(128 * 2**20))} bytes")
 
 
 @job("hungry")
