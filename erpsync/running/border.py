@@ -88,7 +88,9 @@ class PluginLoop(asyncio.SelectorEventLoop):
             except (SystemExit, KeyboardInterrupt) as error:
                 if self._main is not None and self._main.done():
                     return None  # it was raised by what we run for, whose result it is
-                self._blame(error)
+                if (handle := _called_by_us(error.__traceback__)) is None:
+                    raise  # not a plugin but a signal's handler, between two callbacks
+                self._blame(error, handle._context.get(ENTERED))  # type: ignore[attr-defined]
                 if self._told_to_stop:  # in the same round as it was raised
                     return None
 
@@ -102,8 +104,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self._ready.clear()
         self.call_soon(os._exit, 0)
 
-    def _blame(self, error: BaseException) -> None:
-        entered = _entered_where(error.__traceback__)
+    def _blame(self, error: BaseException, entered: Entered | None) -> None:
         if entered is not None:
             entered.exit = error
         who = f"a plugin of job {entered.job}" if entered is not None else "somebody"
@@ -157,11 +158,11 @@ def _task_of_its_run(
     return task
 
 
-def _entered_where(trace: TracebackType | None) -> Entered | None:
-    """The run in whose context the loop called what raised; None where it was nobody's."""
+def _called_by_us(trace: TracebackType | None) -> asyncio.Handle | None:
+    """The callback, or the step of a task, that raised; None where it was in none."""
     while trace is not None:
         if trace.tb_frame.f_code is asyncio.Handle._run.__code__:
-            entered: Entered | None = trace.tb_frame.f_locals["self"]._context.get(ENTERED)
-            return entered
+            handle: asyncio.Handle = trace.tb_frame.f_locals["self"]
+            return handle
         trace = trace.tb_next
     return None

@@ -11,6 +11,7 @@ import pytest
 from erpsync.sandbox.server import Sandbox
 from tests.acceptance.site import BASE, Site, eventually
 
+pytestmark = pytest.mark.slow
 Night = dict[str, list[dict[str, Any]]]
 """By job its runs, or the problems that park it."""
 
@@ -18,8 +19,10 @@ PLUGINS = '''
 """Every behaviour by its name, as an `async def` and as a `def` plugin."""
 
 import asyncio
+import ctypes
 import os
 import sys
+import time
 
 from erpsync import JobContext, JobResult, Settings, job
 
@@ -53,6 +56,16 @@ async def in_group(error: BaseException) -> None:
         group.create_task(soon(error))
 
 
+def answer(ctx: JobContext[Behaviour]) -> JobResult:
+    match ctx.settings.how:
+        case "nothing":
+            return None
+        case "nonsense":
+            return "done"
+    ctx.count(written=1)
+    return ctx.result()
+
+
 def behave(ctx: JobContext[Behaviour]) -> None:
     match ctx.settings.how:
         case "exit":
@@ -63,6 +76,21 @@ def behave(ctx: JobContext[Behaviour]) -> None:
             raise LeavesAsText
         case "interrupt-as-text":
             raise InterruptsAsText
+        case "os-exit":
+            os._exit(3)
+        case "segfault":
+            ctypes.string_at(0)
+        case "floods":
+            while True:
+                print("x" * 1000)
+        case "forks":
+            os.fork()
+        case "leaks":
+            held = []
+            while True:
+                held.append(bytearray(2**20))
+        case "blocks":
+            time.sleep(3600)
 
 
 @job("hostile-async")
@@ -78,15 +106,21 @@ async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
         case "leaves-tasks":
             for _ in range(3):
                 asyncio.create_task(stays())
+        case "deaf":
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
         case _:
             behave(ctx)
-    return ctx.result()
+    return answer(ctx)
 
 
 @job("hostile")
 def hostile(ctx: JobContext[Behaviour]) -> JobResult:
     behave(ctx)
-    return ctx.result()
+    return answer(ctx)
 '''
 GOOD = """
 from erpsync import JobContext, JobResult, Settings, job
@@ -95,6 +129,9 @@ from erpsync import JobContext, JobResult, Settings, job
 async def tick(ctx: JobContext[Settings]) -> JobResult:
     return ctx.result()
 """
+ROOMY = BASE.replace('data = "data"', 'data = "data"\nmax_runs = 100').replace(
+    'drain = "10s"', 'drain = "1s"'
+)
 TICK = """
 [jobs.tick]
 plugin = "tick"
@@ -111,6 +148,7 @@ IMPORTS = {
     "import-interrupts": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
 }
 """By plugin: what its file does besides, and what is said of it."""
+BRIEF = 'timeout = "1s"'
 UNENDED = "SELECT job FROM run WHERE job <> 'tick' AND state <> 'finished'"
 
 
@@ -140,6 +178,10 @@ def everywhere(how: str, says: str, keys: str = "") -> list[Case]:
     return [Case(how, says, where, keys) for where in ("task", "process", "def")]
 
 
+def in_children(how: str, says: str, keys: str = "") -> list[Case]:
+    return [Case(how, says, where, keys) for where in ("process", "def")]
+
+
 def as_async(how: str, says: str, keys: str = "") -> list[Case]:
     return [Case(how, says, where, keys) for where in ("task", "process")]
 
@@ -153,7 +195,18 @@ CASES = [
     *as_async("interrupt-in-child-task", "the plugin raised KeyboardInterrupt"),
     *as_async("exit-in-callback", "the plugin raised SystemExit(9)"),
     *as_async("leaves-tasks", "the plugin left 3 tasks behind, cancelled: stays"),
+    *everywhere("nothing", "the plugin returned nothing, not a JobResult"),
+    *everywhere("nonsense", "the plugin returned a value of type str, not a JobResult"),
+    *in_children("os-exit", "the child process exited with status 3 and without a result"),
+    *in_children("segfault", "the child process was killed by SIGSEGV"),
+    *in_children("leaks", "the plugin reached the job's memory limit of 32 MiB", 'memory = "32MiB"'),
+    *in_children("floods", "time-out of 1s; the plugin ignored its cancellation", BRIEF),
+    Case("blocks", "the plugin blocked the daemon's event loop for", "task"),
+    *in_children("blocks", "time-out of 1s; the plugin ignored its cancellation", BRIEF),
+    Case("deaf", "the plugin ignored its cancellation and goes on unseen in the daemon", "task", BRIEF),
+    Case("deaf", "the plugin ignored its cancellation and SIGTERM", "process", BRIEF),
 ]
+FORKS = everywhere("forks", "")
 
 
 @pytest.fixture(scope="module")
@@ -163,14 +216,14 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
         site = Site(tmp_path_factory.mktemp("hostile"), sandbox)
         site.write(PLUGINS, "plugins/hostile.py")
         site.write(GOOD, "plugins/good.py")
-        site.write(BASE + TICK + "".join(case.table() for case in CASES))
+        site.write(ROOMY + TICK + "".join(case.table() for case in [*CASES, *FORKS]))
         _write_imports(site, "early")
         with site.daemon() as daemon:
             _write_imports(site, "late")
             assert site.erpsync("reload").returncode == 0
             status = site.json("status")["daemon"]
             parked = {each["job"]: each["problems"][0] for each in status["parked"]}
-            names = [case.job for case in CASES]
+            names = [case.job for case in [*CASES, *FORKS]]
             assert site.erpsync("trigger", *names, "--yes").returncode == 0
             eventually(
                 lambda: (
@@ -205,8 +258,15 @@ def _write_imports(site: Site, when: str) -> None:
 def test_each_says_what_it_was(night: Night, case: Case) -> None:
     """The run has failed, and its message names the behaviour."""
     (run,) = night[case.job]
-    assert run["outcome"] == "failed"
+    assert run["outcome"] == ("timed_out" if case.keys == BRIEF else "failed")
     assert case.says in run["error"]["message"]
+
+
+@pytest.mark.parametrize("case", FORKS, ids=lambda case: case.job)
+def test_who_forks_returns_once(night: Night, case: Case) -> None:
+    """The other half is nobody: one result, of one run."""
+    (run,) = night[case.job]
+    assert (run["outcome"], run["counts"]["written"]) == ("succeeded", 1)
 
 
 @pytest.mark.parametrize("when", ["early", "late"])
