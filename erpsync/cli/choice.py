@@ -20,9 +20,13 @@ def chosen_jobs(
     instances: list[str] | None,
     tags: list[str] | None,
     yes: bool,
+    everything: bool = False,
 ) -> tuple[Job, ...]:
     """The jobs that are meant; of none nothing is done, of many only after a yes."""
-    if not (patterns or instances or tags):
+    chosen_by_name = bool(patterns or instances or tags)
+    if everything and chosen_by_name:
+        raise typer.BadParameter("either jobs or all of them", param_hint="--all")
+    if not everything and not chosen_by_name:
         raise typer.BadParameter("name a job, or choose by --instance or --tag", param_hint="JOB")
     chosen = select_jobs(
         workspace.configuration.jobs, patterns or (), instances=instances or (), tags=tags or ()

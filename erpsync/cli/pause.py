@@ -18,6 +18,7 @@ def pause(
         str | None, typer.Option(help='"06:00", "2h" or an instant; else until resumed.')
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for those who wonder.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every job.")] = False,
     instance: InstanceOption = None,
     tag: TagOption = None,
     yes: YesOption = False,
@@ -25,7 +26,7 @@ def pause(
 ) -> None:
     """Let jobs fire nothing; what runs goes on. What passes meanwhile follows `catch_up` at the end."""
     workspace = workspace_of(context)
-    names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
+    names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes, everything)]
     zone = workspace.configuration.daemon.timezone
     with workspace.client() as client:
         pauses = client.pause(names, _until(until, zone), reason)

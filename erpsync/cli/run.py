@@ -93,12 +93,12 @@ def _wanted(names: Sequence[str], params: Mapping[str, object], patterns: list[s
     from erpsync.control.selection import is_pattern
 
     async def here(controls: "DaemonControls", requested_by: str) -> list[Run]:
-        return [await controls.claim(name, params, requested_by) for name in names]
+        return await controls.claim(names, params, requested_by)
 
     return Wanted(
         f"run {' '.join(names[:3])}",
         names,
-        lambda client: [client.claim(name, params) for name in names],
+        lambda client: client.claim_all(names, params),
         here,
         patterns is not None and len(patterns) == 1 and not is_pattern(patterns[0]),
     )

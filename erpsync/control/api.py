@@ -60,11 +60,27 @@ class Parameters(BaseModel):
     _check_window = field_validator("window")(in_order)
 
 
+_WISH = Field(
+    default=None,
+    pattern=r"^[A-Za-z0-9-]{8,64}$",
+    description="chosen by who asks: asked again with it, the same runs are given and no new ones",
+)
+
+
 class RunRequest(Wish):
     """A run to be claimed now."""
 
     job: str = Field(description="the name of one job")
     params: Parameters = Parameters()
+    wish: str | None = _WISH
+
+
+class ClaimRequest(Wish):
+    """A run of each of several jobs to be claimed now, or of none."""
+
+    jobs: list[str] = Field(min_length=1, description="names of jobs")
+    params: Parameters = Parameters()
+    wish: str | None = _WISH
 
 
 class RetryRequest(Wish):
@@ -110,8 +126,11 @@ class Controls(Protocol):
         """What is true now; see the `status` command."""
         ...
 
-    async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
-        """Claim a run of `job` now. UnknownJobError, ParkedJobError, StoreError."""
+    async def claim(
+        self, jobs: Sequence[str], params: Mapping[str, object], requested_by: str, wish: str | None = None
+    ) -> list[Run]:
+        """Claim a run of each of these jobs now, or find those of the same wish. UnknownJobError, ParkedJobError:
+        none is claimed; StoreError: ask again with the wish."""
         ...
 
     async def find(self, run_id: str, wait: float) -> tuple[Run, tuple[int, int | None] | None]:
@@ -222,9 +241,13 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
 
     @app.post("/runs", status_code=201, summary="Claim a run now")
     async def claim(request: Request, wish: RunRequest) -> Document:
-        params = {key: value for key, value in wish.params.model_dump(mode="json").items() if value}
-        run = await controls.claim(wish.job, params, _peer(request))
+        (run,) = await controls.claim([wish.job], _params(wish.params), _peer(request), wish.wish)
         return run.document()
+
+    @app.post("/claims", status_code=201, summary="Claim a run of each of several jobs, or of none")
+    async def claim_all(request: Request, wish: ClaimRequest) -> list[Document]:
+        runs = await controls.claim(wish.jobs, _params(wish.params), _peer(request), wish.wish)
+        return [run.document() for run in runs]
 
     @app.get("/runs/{run_id}", summary="A run with its progress, after its end or after `wait` seconds")
     async def find(run_id: str, wait: Annotated[float, Query(ge=0, le=30)] = 0) -> Document:
@@ -298,6 +321,11 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
         return answer(500, type(error).__name__, "a fault of erpsync itself", "the daemon's log")
 
     return app
+
+
+def _params(parameters: Parameters) -> dict[str, object]:
+    """Those that were given."""
+    return {key: value for key, value in parameters.model_dump(mode="json").items() if value}
 
 
 def _peer(request: Request) -> str:

@@ -2,8 +2,10 @@
 
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -16,25 +18,29 @@ from erpsync.core.errors import (
     DaemonRefusedError,
     ErpsyncError,
     NoDaemonError,
+    UnansweredError,
     UnknownJobError,
 )
 from erpsync.core.problem import Problem
 
 _PATIENCE = 10.0  # seconds for an answer, beyond the wait that was asked for
 _LONG_PATIENCE = 120.0  # where thousands of jobs may be meant
+_ASKED = 3  # times for a claim, which is the same one each time
 
 
 class ControlClient:
     """Asks the daemon that listens on the socket `path`.
 
-    Every call raises NoDaemonError where none listens, ControlRefusedError where we may not ask,
-    UnknownJobError or DaemonRefusedError where the daemon says no.
+    Every call raises NoDaemonError where none listens, ControlRefusedError where we may not ask, UnansweredError
+    where no answer came in time, UnknownJobError or DaemonRefusedError where the daemon says no. `patience` is in
+    seconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float = _PATIENCE) -> None:
         self._socket = path
+        self._patience = patience
         transport = httpx2.HTTPTransport(uds=str(path))
-        self._http = httpx2.Client(transport=transport, base_url="http://daemon", timeout=_PATIENCE)
+        self._http = httpx2.Client(transport=transport, base_url="http://daemon", timeout=patience)
 
     def __enter__(self) -> Self:
         return self
@@ -70,12 +76,32 @@ class ControlClient:
 
     def claim(self, job: str, params: Mapping[str, object]) -> dict[str, Any]:
         """Claim a run of `job`; the run as a document."""
-        run: dict[str, Any] = self._ask("POST", "/runs", json={"job": job, "params": dict(params)})
-        return run
+        return self.claim_all([job], params)[0]
+
+    def claim_all(self, jobs: Sequence[str], params: Mapping[str, object]) -> list[dict[str, Any]]:
+        """Claim a run of each of these jobs, or of none; the runs as documents.
+
+        Where no answer comes it asks again for the very same runs, before it gives up with UnansweredError.
+        """
+        wish = {"jobs": [*jobs], "params": dict(params), "wish": token_hex(16)}
+        for _ in range(_ASKED - 1):
+            with suppress(UnansweredError):
+                return self._claims(wish)
+        try:
+            return self._claims(wish)
+        except UnansweredError as error:
+            names = " ".join(jobs)
+            raise UnansweredError(
+                f"{error.message}: it may run {names} yet", hint=f"erpsync runs {names}"
+            ) from error
+
+    def _claims(self, wish: Mapping[str, object]) -> list[dict[str, Any]]:
+        runs: list[dict[str, Any]] = self._ask("POST", "/claims", json=wish)
+        return runs
 
     def find(self, run_id: str, wait: float = 0) -> dict[str, Any]:
         """The run and its `progress` {done, total} or None, after its end or `wait` seconds (30 at most)."""
-        timeout = _PATIENCE + wait
+        timeout = self._patience + wait
         run: dict[str, Any] = self._ask("GET", f"/runs/{run_id}", params={"wait": wait}, timeout=timeout)
         return run
 
@@ -127,6 +153,9 @@ class ControlClient:
         self._knock()
         try:
             answer = self._http.request(method, path, **request)
+        except httpx2.TimeoutException as error:
+            message = f"the daemon was asked and has not answered on {self._socket}"
+            raise UnansweredError(message, hint="erpsync status, erpsync runs") from error
         except httpx2.TransportError as error:
             raise self._nobody() from error
         if answer.is_success:

@@ -339,6 +339,12 @@ class NoDaemonError(ControlError):
     retryable = True
 
 
+class UnansweredError(ControlError):
+    """The daemon was asked and has not answered: it may do what it was asked for all the same."""
+
+    retryable = True
+
+
 class ControlRefusedError(ControlError):
     """The rights on the control socket do not let this user in."""
 

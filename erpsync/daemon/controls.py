@@ -167,15 +167,21 @@ class DaemonControls:
         statuses = self._house.connections.identities()
         return frozenset(status.identity for status in statuses if status.state is TokenState.REJECTED)
 
-    async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
-        """A run of a job because somebody asks. ParkedJobError where it cannot run as things are."""
-        found = self._runnable(job)
+    async def claim(
+        self, jobs: Sequence[str], params: Mapping[str, object], requested_by: str, wish: str | None = None
+    ) -> list[Run]:
+        """A run of each job because somebody asks. ParkedJobError where one cannot run: then none is claimed."""
+        names = [self._runnable(job).name for job in jobs]
         if any(map(self._redactor.holds, texts_in(params))):
             raise RunRefusedError(
                 "a parameter is a secret, and parameters are kept in the state",
                 hint="let the job's settings refer to it",
             )
-        return await self._house.engine.claim_manual(found.name, requested_by, params)
+        claims = [
+            self._house.engine.claim_manual(name, requested_by, params, wish=wish)
+            for name in dict.fromkeys(names)
+        ]
+        return await asyncio.gather(*claims)
 
     async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
         """The run that does a finished one again, with its params. RunRefusedError where it should not be."""
@@ -222,10 +228,14 @@ class DaemonControls:
         name = name or backfill_name(window, size)
         return await self._house.engine.claim_backfill(found.name, requested_by, name, windows)
 
-    def _runnable(self, job: str) -> Job:
+    def _planned(self, job: str) -> Job:
         found = find_job(self._house.configuration.jobs, job)
         if self.held is not None:
             raise HeldError(f"the state is held: {self.held.reason}", hint="erpsync resume --all")
+        return found
+
+    def _runnable(self, job: str) -> Job:
+        found = self._planned(job)
         if found.name in self._house.parked:
             problem = self._house.parked[found.name][0]
             place = f" ({problem.file}:{problem.line})" if problem.file else ""
@@ -253,7 +263,7 @@ class DaemonControls:
         self, jobs: Sequence[str], until: datetime | None, reason: str | None, requested_by: str
     ) -> list[dict[str, object]]:
         """Plan and start nothing of these jobs any more; all are known before the first is paused."""
-        names = [self._runnable(job).name for job in jobs]
+        names = [self._planned(job).name for job in jobs]
         reason = reason and self._redactor(reason)
         engine, pauses = self._house.engine, []
         for job in names:
@@ -265,8 +275,8 @@ class DaemonControls:
     async def resume(self, jobs: Sequence[str] | None, requested_by: str) -> dict[str, object]:
         """Let jobs go on that were paused; None means all, and a state that is held."""
         released = jobs is None and await self._release(requested_by)
-        paused = [pause.job for pause in self._pauses() if pause.job not in self._house.parked]
-        asked = None if jobs is None else {self._runnable(job).name for job in jobs}
+        asked = None if jobs is None else {self._planned(job).name for job in jobs}
+        paused = [pause.job for pause in self._pauses()]
         resumed = [name for name in paused if asked is None or name in asked]
         for job in resumed:
             await self._house.engine.resume(job, requested_by=requested_by)

@@ -104,10 +104,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The run as it was written; `replaced` are runs that are to be cancelled."""
+    """The run as it is in the ledger, perhaps since an earlier request; `replaced` are to be cancelled."""
 
     run: Run
     replaced: tuple[str, ...] = ()
+    is_new: bool = True
 
 
 def claim_due(connection: Connection, looks: Sequence[Look]) -> list[Claimed]:
@@ -316,8 +317,11 @@ def claim_requested(connection: Connection, requests: Sequence[Request]) -> list
         else:
             granted.append(Granted(run, tuple(mine) if job.overlap == "replace" else ()))
             mine.append(run.id)
-    insert_runs(connection, [each.run for each in granted])
-    return granted
+    new = insert_runs(connection, [each.run for each in granted])
+    return [
+        each if is_new else Granted(find_claim(connection, each.run.job, each.run.claim), is_new=False)
+        for each, is_new in zip(granted, new, strict=True)
+    ]
 
 
 def claim_backfills(

@@ -216,11 +216,16 @@ class Engine:
         return True
 
     async def claim_manual(
-        self, job: str, requested_by: str, params: Mapping[str, object], retry_of: str | None = None
+        self,
+        job: str,
+        requested_by: str,
+        params: Mapping[str, object],
+        retry_of: str | None = None,
+        wish: str | None = None,
     ) -> Run:
         """A run because somebody asks: pending, or skipped (paused, overlap). Works without `start` too.
 
-        `retry_of` is the run that it does again.
+        `retry_of` is the run that it does again. The same `wish` asked again gives the run that it has, as it is.
 
         Raises:
             StoreError: nothing was claimed.
@@ -230,7 +235,7 @@ class Engine:
         asked = Run(
             id=run_id,
             job=job,
-            claim=f"manual:{run_id}",
+            claim=f"manual:{wish or run_id}",
             plugin=definition.plugin,
             trigger=RunTrigger.RETRY if retry_of else RunTrigger.MANUAL,
             created_at=now,
@@ -243,6 +248,8 @@ class Engine:
         )
         granted = await self._store.write(claim_requested, Request(asked, definition))
         run = granted.run
+        if not granted.is_new:
+            return run
         self._replace(granted.replaced)
         if run.state is State.PENDING:
             self._hand_over([run])

@@ -221,6 +221,15 @@ def test_pause_and_resume_of_jobs(daemon: "subprocess.Popen[str]") -> None:
     assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []
 
 
+def test_all_jobs_are_chosen_like_others(daemon: "subprocess.Popen[str]") -> None:
+    """`pause --all` means every job, and no name beside it."""
+    everything = json.loads(type_("pause", "--all", "--format", "json").stdout)
+    jobs = json.loads(type_("jobs", "--format", "json").stdout)
+    assert [pause["job"] for pause in everything] == [job["name"] for job in jobs]
+    assert type_("pause", "--all", "say").returncode == 2
+    assert type_("resume", "--all").returncode == 0
+
+
 def test_a_pause_is_for_all_or_none(daemon: "subprocess.Popen[str]") -> None:
     """An unknown job pauses nobody: the daemon is asked for all or none."""
     unknown = type_("pause", "say", "nobody")

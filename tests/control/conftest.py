@@ -35,6 +35,8 @@ class Desk:
     runs: dict[str, Run] = field(default_factory=dict)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     heard: list[tuple[object, ...]] = field(default_factory=list)
+    wishes: list[str | None] = field(default_factory=list)
+    silent: int = 0  # claims that are never answered
     secret: str = "sandbox-secret"
 
     def redacted(self, text: str) -> str:
@@ -65,7 +67,15 @@ class Desk:
         self.heard.append(("examine", instance, api))
         return [{"instance": instance, "verdict": "ok"}]
 
-    async def claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
+    async def claim(
+        self, jobs: Sequence[str], params: Mapping[str, object], requested_by: str, wish: str | None = None
+    ) -> list[Run]:
+        self.wishes.append(wish)
+        if len(self.wishes) <= self.silent:
+            await asyncio.Event().wait()
+        return [await self._claim(job, params, requested_by) for job in jobs]
+
+    async def _claim(self, job: str, params: Mapping[str, object], requested_by: str) -> Run:
         self.heard.append((job, dict(params), requested_by))
         if job == "locked":
             raise StoreUnavailableError("the state database is locked", hint="wait")
@@ -91,7 +101,7 @@ class Desk:
         raise RunRefusedError("it has not ended", hint="wait")
 
     async def retry_dead(self, job: str, requested_by: str) -> Run:
-        return await self.claim(job, {"dead": ["r0"]}, requested_by)
+        return await self._claim(job, {"dead": ["r0"]}, requested_by)
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
         self.heard.append(("reset_cursor", job, requested_by))

@@ -13,7 +13,13 @@ import pytest
 
 from erpsync.cli.exit_code import code_of_error
 from erpsync.control.client import ControlClient
-from erpsync.core.errors import ConfigError, DaemonRefusedError, NoDaemonError, UnknownJobError
+from erpsync.core.errors import (
+    ConfigError,
+    DaemonRefusedError,
+    NoDaemonError,
+    UnansweredError,
+    UnknownJobError,
+)
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -33,6 +39,27 @@ async def test_a_claim_says_who_asked_and_for_what(served: Any, socket_path: Pat
     )
     assert served.heard == [("products", {"dry_run": True, "set": {"a.b": 1}}, ME)]
     assert (run["id"], run["state"], run["requested_by"]) == ("r1", "pending", ME)
+
+
+@pytest.mark.parametrize("silent", [2, 9])
+async def test_a_claim_without_an_answer_is_asked_for_again(
+    served: Any, socket_path: Path, silent: int
+) -> None:
+    """With the same wish, so that it is one claim; without any answer it says what may be yet, which is no "no"."""
+    served.silent = silent
+
+    def claim() -> Any:
+        with ControlClient(socket_path, patience=0.3) as client:
+            return client.claim_all(["products"], {})
+
+    if silent < 3:
+        assert [run["id"] for run in await asyncio.to_thread(claim)] == ["r1"]
+    else:
+        with pytest.raises(UnansweredError, match="may run products yet") as caught:
+            await asyncio.to_thread(claim)
+        assert (code_of_error(caught.value), caught.value.hint) == (75, "erpsync runs products")
+    assert len(served.wishes) == 3
+    assert len({*served.wishes}) == 1
 
 
 async def test_a_run_is_followed_to_its_end(served: Any, socket_path: Path) -> None:
@@ -127,6 +154,7 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
     assert "parms" in answers[0].json()["error"]["message"]
     runs = {
         "/runs",
+        "/claims",
         "/runs/{run_id}",
         "/runs/{run_id}/cancel",
         "/runs/{run_id}/retry",

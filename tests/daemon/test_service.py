@@ -133,7 +133,10 @@ def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
         assert any("NO_SUCH_SECRET" in problem for problem in status["problems"])
         assert httpx2.get(f"{site.metrics}/readyz").status_code == 200
         with site.client() as client, pytest.raises(DaemonRefusedError, match="no_such_module") as refusal:
-            client.claim("broken", {})
+            client.claim_all(["look", "broken"], {})
+        with site.client() as client:
+            assert client.pause(["look", "broken"], None, None)[1]["job"] == "broken"
+            assert client.resume(None)["resumed"] == ["look", "broken"]
         eventually(site.succeeded, "the other job runs")
         eventually(
             lambda: any(event["job"] == "broken" for event in site.events("run.finished")), "a skip is told"
@@ -142,6 +145,7 @@ def test_parked_jobs_are_told_and_stop_nobody(site: Site) -> None:
     assert refusal.value.kind == "ParkedJobError"
     assert {event["job"] for event in site.events("job.parked")} == {"broken", "keyless"}
     ends = {(event["job"], event["outcome"], event["reason"]) for event in site.events("run.finished")}
+    assert "manual" not in {event["trigger"] for event in site.events("run.finished")}
     assert {end for end in ends if end[0] != "look"} == {("broken", "skipped", "parked")}
 
 

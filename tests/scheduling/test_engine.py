@@ -636,6 +636,15 @@ async def test_what_passed_while_a_job_was_parked_follows_catch_up_once_it_can_r
     assert [run.trigger.value for run in witness.ledger() if run.job == "good"] == ["schedule"] * 3
 
 
+async def test_a_wish_that_is_asked_again_is_the_same_run(witness: Witness) -> None:
+    """Also while its first run lives, which would else be an overlap; it is handed over once."""
+    engine = _engine(witness, ManualClock(NOON), HOURLY)
+    first, second = [await engine.claim_manual("orders", "root", {}, wish="wish-1") for _ in range(2)]
+    other = await engine.claim_manual("orders", "root", {}, wish="wish-2")
+    assert (second, other.reason) == (first, "overlap")
+    assert witness.calls == [[first]]
+
+
 async def test_a_parked_job_that_comes_after_another_is_skipped(witness: Witness) -> None:
     """Its parent's run is consumed, and the ledger says why nothing came of it."""
     child = Job("c", "c", "noop", schedules=(After(("orders",)),))
