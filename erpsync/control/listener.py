@@ -59,6 +59,25 @@ def socket_problems(path: Path, group: str | None) -> list[Problem]:
     return problems
 
 
+def unreachable(path: Path, mode: int, group: str | None) -> str:
+    """Why the members of `group` could not use a socket at `path` although its rights let them; empty where they can.
+
+    Folders that are not there yet are made for their owner alone.
+    """
+    try:
+        number = grp.getgrnam(group).gr_gid if group and mode & 0o060 == 0o060 else None
+    except KeyError:  # which is another problem
+        return ""
+    for folder in reversed(path.parents) if number is not None else ():
+        try:
+            found = folder.stat()
+        except OSError:
+            return f"{folder} is made for its owner alone"
+        if not found.st_mode & (0o010 if found.st_gid == number else 0o001):
+            return f"{folder} lets no member of it in"
+    return ""
+
+
 class PeerProtocol(H11Protocol):
     """HTTP on a Unix socket: `request.client.host` is the name of the user who connected."""
 

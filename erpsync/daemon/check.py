@@ -8,7 +8,7 @@ from erpsync.config.configuration import Configuration
 from erpsync.config.mask import texts_in
 from erpsync.config.seal import seal_problems
 from erpsync.config.secrets import SecretResolver, secret_problems
-from erpsync.control.listener import socket_problems
+from erpsync.control.listener import socket_problems, unreachable
 from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
@@ -18,6 +18,8 @@ from erpsync.daemon.address import address_problems
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import Resolve, validate_settings
 from erpsync.scheduling.check import schedule_faults, schedule_problems
+
+UNREACHABLE_SOCKET = "W401"
 
 
 def all_problems(
@@ -43,6 +45,7 @@ def all_problems(
         tell("secrets and the machine")
         problems += secret_problems(configuration, resolver)
         problems += machine_problems(configuration)
+        problems += machine_doubts(configuration)
     unique = dict.fromkeys(problems)  # a definition's fault is the same for all its instances
     return sorted(unique, key=lambda each: (each.file or "", each.line or 0, each.column or 0))
 
@@ -69,6 +72,17 @@ def require_service(configuration: Configuration) -> None:
     """Raises ConfigError where no daemon can start with this: a schedule, or what it cannot have on this machine."""
     if faults := [*schedule_faults(configuration), *machine_problems(configuration)]:
         raise ConfigError(faults)
+
+
+def machine_doubts(configuration: Configuration) -> list[Problem]:
+    """What would go on this machine, and not as it is meant: nobody of the group gets to the control socket."""
+    control = configuration.control
+    why = unreachable(control.socket, control.mode, control.group)
+    if not why:
+        return []
+    message = f'the group "{control.group}" cannot get to the control socket: {why}'
+    remedy = 'socket = "/run/erpsync/control.sock", in a folder that the group may enter'
+    return [Problem(UNREACHABLE_SOCKET, "warning", message, key="control.group", help=remedy)]
 
 
 def machine_problems(configuration: Configuration) -> list[Problem]:

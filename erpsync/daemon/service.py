@@ -24,6 +24,7 @@ from erpsync.core.event import Emit
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
+from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.departure import URGENT, Signals, leaving
@@ -258,7 +259,7 @@ class Service:
                     place=place,
                     hint=problem.help,
                 )
-        for warning in self._configuration.problems:
+        for warning in [*self._configuration.problems, *machine_doubts(self._configuration)]:
             self._emit("config.doubted", level="warning", message=warning.message, code=warning.code)
         enabled = sum(job.enabled for job in self._configuration.jobs.values())
         self._emit(
