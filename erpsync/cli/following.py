@@ -129,7 +129,7 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     logger = configure_logging("console", "debug" if debug else "error", workspace.redactor)
     emit = emitter(logger, without=() if debug else _TOLD_AT_THE_END)
     adopt_foreign_logs(emit)
-    live = _Live(workspace)
+    live = _Live(workspace, f"erpsync {wanted.command}")
     runner, code = asyncio.Runner(loop_factory=PluginLoop), 70
     try:
         with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone
@@ -156,7 +156,9 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
 class _Live:
     """What a run does now: in place on a terminal, elsewhere one line for each wait."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, alone: str = "") -> None:
+        """`alone` is the command that runs it here, and keeps every daemon out meanwhile."""
+        self._alone = alone
         self._line = LiveLine()
         self._times = Times(workspace.configuration.daemon.timezone)
         self._told: set[str] = set()
@@ -167,6 +169,9 @@ class _Live:
             self._told.add(text)
             self._line.clear()
             note(text)
+            if self._alone:
+                note(f"no daemon can start while {self._alone} waits; Ctrl-C cancels it")
+                self._alone = ""
         doing = f"waits for {waiting}" if waiting else f"{run['state']} {progress_text(run['progress'])}"
         self._line.show(f"{before}{run['job']}: {doing}")
 

@@ -86,10 +86,12 @@ def _set_aside(state: Path, now: datetime) -> Path | None:
         return None
     aside = state.with_name(f"{state.name}.replaced-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}")
     try:
-        with closing(sqlite3.connect(state)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with closing(sqlite3.connect(state, timeout=1)) as connection:
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     except sqlite3.Error:
-        pass  # damaged: kept as it is
+        busy = 0  # damaged: kept as it is
+    if busy:
+        raise StoreUnavailableError(f"another program uses {state}", hint="end it, then restore again")
     for suffix in ("-wal", "-shm"):
         left = state.with_name(state.name + suffix)
         if left.exists():

@@ -55,8 +55,14 @@ def copy_database(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     os.close(os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     with opened(source) as reading, closing(sqlite3.connect(target)) as writing:
-        reading.backup(writing, pages=1000)
-        writing.execute("PRAGMA journal_mode = DELETE")  # one file, without -wal and -shm beside it
+        try:
+            reading.backup(writing, pages=1000)
+            writing.execute("PRAGMA journal_mode = DELETE")  # one file, without -wal and -shm beside it
+        except sqlite3.Error as error:
+            if meaning_of(error) != "full":
+                raise
+            hint = f"free space for {target.parent}"
+            raise StoreUnavailableError(f"no room for the copy {target}", hint=hint) from error
     descriptor = os.open(target, os.O_RDONLY)
     try:
         os.fsync(descriptor)

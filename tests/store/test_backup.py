@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -111,6 +112,40 @@ def test_a_damaged_state_can_be_replaced(tmp_path: Path) -> None:
     assert aside.read_bytes().startswith(b"no database")
     assert faults(state) == []
     assert not state.with_name("state.db-wal").exists()
+
+
+def test_a_full_disk_names_the_copy(store: Store, tmp_path: Path) -> None:
+    """What has no room is the copy, not the state; nothing of it stays."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "erpsync-test", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(StoreUnavailableError, match=f"no room for the copy {disk}") as caught:
+            back_up(store.path, disk / "copy.db")
+        assert caught.value.hint == f"free space for {disk}"
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_what_another_program_reads_is_not_restored_over(store: Store, tmp_path: Path) -> None:
+    """Its log of changes cannot be written back while somebody reads: the state stays, and who restores is told."""
+    back_up(store.path, tmp_path / "copy.db")
+    store.write_now(insert_runs, new_run())
+    store.close()
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM run").fetchone()
+        with closing(sqlite3.connect(store.path)) as writer:
+            writer.execute("UPDATE run SET priority = 1")
+            writer.commit()
+        with pytest.raises(StoreUnavailableError, match="another program uses"):
+            put_back(tmp_path / "copy.db", store.path, NOW)
+        assert reader.execute("SELECT count(*) FROM run").fetchone() == (1,)
+    assert summarize(store.path).runs == 1
+    assert not [path for path in tmp_path.iterdir() if "restoring" in path.name or "replaced" in path.name]
 
 
 @pytest.mark.parametrize("what", ["garbage", "foreign", "newer", "torn"])
