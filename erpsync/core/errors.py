@@ -339,6 +339,12 @@ class NoDaemonError(ControlError):
     retryable = True
 
 
+class StoppingError(ControlError):
+    """The daemon is about to end and takes up nothing new."""
+
+    retryable = True
+
+
 class UnansweredError(ControlError):
     """The daemon was asked and has not answered: it may do what it was asked for all the same."""
 

@@ -9,7 +9,14 @@ from datetime import datetime, timedelta
 
 from erpsync.config.mask import texts_in
 from erpsync.control.selection import find_job
-from erpsync.core.errors import HeldError, ParkedJobError, RunRefusedError, StoreError, UnknownRunError
+from erpsync.core.errors import (
+    HeldError,
+    ParkedJobError,
+    RunRefusedError,
+    StoppingError,
+    StoreError,
+    UnknownRunError,
+)
 from erpsync.core.job import Job
 from erpsync.core.run import Run, State, utc_text
 from erpsync.daemon.again import MOST_SLICES, Window, backfill_name, require_repeat, slices
@@ -26,6 +33,8 @@ from erpsync.store.ledger import find_run, reset_cursors, unfinished_runs
 from erpsync.store.pauses import Pause
 from erpsync.version import __version__
 
+DISPLACED = "put it back and restart the daemon, which writes to the file that was there"
+"""What to do about a state whose file is another one."""
 _SOON = 10  # fire times that `status` shows
 
 
@@ -40,6 +49,8 @@ class DaemonControls:
         self._started_at = composition.clock.now()
         self.lag = 0.0
         self.ready = False
+        self.stopping = False
+        self.displaced = False
         self.held: Hold | None = None
         self._releasing = asyncio.Lock()
         self._claims_fail = ""
@@ -121,6 +132,8 @@ class DaemonControls:
         """Take the changed files over; the plan that was carried out. ConfigError, StoreError."""
         if self._reload is None:
             raise RuntimeError("there is nothing to reload here")
+        if self.stopping:
+            raise StoppingError("the daemon is stopping", hint="its next start takes the files as they are")
         if self.held is not None:
             raise HeldError(f"the state is held: {self.held.reason}", hint="erpsync resume --all")
         plan = await self._reload(requested_by)
@@ -132,6 +145,8 @@ class DaemonControls:
         starting = [] if self.ready else ["the daemon is starting or stopping"]
         if self.held is not None:
             starting.append(f"the state is held: {self.held.reason}; erpsync resume --all lets it go on here")
+        if self.displaced:
+            starting.append(f"the state {self._house.store.path} was removed or replaced: {DISPLACED}")
         return starting + ([f"nothing can be claimed: {self._claims_fail}"] if self._claims_fail else [])
 
     def overdue(self) -> list[Overdue]:

@@ -26,7 +26,7 @@ from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
 from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
-from erpsync.daemon.controls import DaemonControls
+from erpsync.daemon.controls import DISPLACED, DaemonControls
 from erpsync.daemon.departure import URGENT, Signals, leaving
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.forethought import Forethought
@@ -49,6 +49,7 @@ from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 
+_LAST_PATIENCE = 60.0  # seconds beyond `drain` for what must be made to end, and for the last writes
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
@@ -121,8 +122,12 @@ class Service:
 
     async def _reload(self, house: Composition, controls: DaemonControls) -> None:
         try:
-            with contextlib.suppress(ErpsyncError):
-                await controls.reload("SIGHUP")
+            await controls.reload("SIGHUP")
+        except ConfigError:
+            pass  # told where they were found
+        except ErpsyncError as error:  # held, stopping, or a state that refuses
+            words = {"message": error.message, "place": None, "hint": error.hint}
+            self._emit("config.refused", level="error", requested_by="SIGHUP", **words)
         finally:
             self._notifier.tell(READY=1, STATUS=_stand(house))
 
@@ -198,8 +203,12 @@ class Service:
         """Let what runs end, for `drain` at most; a second signal ends it now."""
         assert self._controls is not None
         self._controls.ready = False
+        self._controls.stopping = True
         running = len(house.runner.running())
-        self._notifier.tell(STOPPING=1, STATUS=f"waiting for {running} runs")
+        patience = house.configuration.daemon.drain.total_seconds() + _LAST_PATIENCE
+        self._notifier.tell(
+            STOPPING=1, STATUS=f"waiting for {running} runs", EXTEND_TIMEOUT_USEC=int(patience * 1e6)
+        )
         self._emit("daemon.draining", running=running)
         draining = asyncio.ensure_future(house.drain())
         again = asyncio.ensure_future(signals.next())
@@ -236,8 +245,16 @@ class Service:
             due = loop.time() + _PULSE
             await asyncio.sleep(_PULSE)
             controls.lag = loop.time() - due
+            self._look_for_state(controls, house)
             if self._notifier.watchdog_seconds is not None:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(house.runner.running())} running")
+
+    def _look_for_state(self, controls: DaemonControls, house: Composition) -> None:
+        """Tell once that the state's file is not there any more: what is written on is lost with it."""
+        displaced = not house.store.is_in_place()
+        if displaced and not controls.displaced:
+            self._emit("state.displaced", level="error", path=str(house.store.path), hint=DISPLACED)
+        controls.displaced = displaced
 
     async def _watch_due(self, controls: DaemonControls) -> None:
         """Tell of jobs that are overdue, each once a day."""

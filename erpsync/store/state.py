@@ -51,6 +51,7 @@ class Store:
         self._writers = None if read_only else _engine(path, begin="BEGIN IMMEDIATE", read_only=False)
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._file = (0, 0)
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
@@ -73,7 +74,12 @@ class Store:
         except DATABASE_FAULTS as error:
             store.close()
             raise _translated(error, path) from error
+        store._file = _file(path)
         return store
+
+    def is_in_place(self) -> bool:
+        """Whether the file that is written to is still the one at `path`: not removed, nor replaced by another."""
+        return _file(self.path) == self._file
 
     def submit(self, operation: Operation, item: Any) -> "Future[Any]":
         """Queue one item; the future is resolved after the commit, or with a StoreError."""
@@ -180,6 +186,15 @@ class Store:
             # one alone, or the database itself: locked, full
             return [Answer(task, error=_known(error, self.path)) for task in tasks]
         return answers
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """The device and the number of a file; zeros where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _make_place(path: Path, read_only: bool) -> None:

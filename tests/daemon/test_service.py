@@ -2,6 +2,7 @@
 
 import re
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
@@ -78,6 +79,7 @@ def test_the_service_manager_is_told(site: Site) -> None:
             daemon.send_signal(signal.SIGTERM)
             while not (heard := notify.recv(500)).startswith(b"STOPPING=1"):
                 assert heard.startswith(b"WATCHDOG=1")
+            assert b"EXTEND_TIMEOUT_USEC=65000000" in heard  # drain = 5s, and a minute for the rest
             assert daemon.wait(30) == 0
 
 
@@ -96,6 +98,40 @@ def test_status_shows_what_runs_and_what_comes(site: Site) -> None:
         assert client.cancel(run["id"]) is True
         assert client.find(run["id"], wait=20)["outcome"] == "cancelled"
         assert client.cancel(run["id"]) is False
+
+
+def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
+    """A SIGHUP to a held state, a state whose file is taken away, and a reload while it drains."""
+    with site.daemon() as daemon:
+        site.ready()
+        assert site.stop(daemon) == 0
+    state = site.folder / "data" / "erpsync.db"
+    shutil.copy(state, state.with_name("copy"))
+    state.with_name("copy").replace(state)
+    with site.daemon() as daemon, site.client() as client:
+        eventually(lambda: site.events("state.held"), "the copy is held")
+        eventually(lambda: len(site.events("daemon.started")) == 2, "it serves")
+        daemon.send_signal(signal.SIGHUP)
+        (refused,) = eventually(lambda: site.events("config.refused"), "the refusal is told")
+        assert "held" in refused["message"]
+        assert client.resume(None)["released"]
+        assert site.events("state.released")[0]["requested_by"]
+
+        state.rename(state.with_name("away"))
+        eventually(lambda: site.events("state.displaced"), "the loss is told")
+        assert httpx2.get(f"{site.metrics}/readyz").status_code == 503
+        assert "was removed or replaced" in client.status()["problems"][0]
+        state.with_name("away").rename(state)
+        eventually(lambda: httpx2.get(f"{site.metrics}/readyz").status_code == 200, "it is there again")
+
+        run = client.claim("long", {})
+        eventually(lambda: client.find(run["id"])["state"] == "running", "the run runs")
+        daemon.send_signal(signal.SIGTERM)
+        eventually(lambda: site.events("daemon.draining"), "it drains")
+        with pytest.raises(DaemonRefusedError, match="stopping"):
+            client.reload()
+        daemon.send_signal(signal.SIGTERM)
+        daemon.wait(30)
 
 
 def test_a_second_signal_ends_it_now(site: Site) -> None:
