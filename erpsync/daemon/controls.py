@@ -51,6 +51,7 @@ class DaemonControls:
         self.ready = False
         self.stopping = False
         self.displaced = False
+        self.faults: list[str] = []  # what only a restart heals
         self.held: Hold | None = None
         self._releasing = asyncio.Lock()
         self._claims_fail = ""
@@ -106,7 +107,7 @@ class DaemonControls:
         late = [
             f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
         ]
-        return [*self.unready(), *stale, *parked, *troubled, *late]
+        return [*self.unready(), *self.faults, *stale, *parked, *troubled, *late]
 
     def _troubles(self) -> dict[str, str]:
         """Of each identity in use what is wrong with it. That nobody signs in whom no job needs is all right."""

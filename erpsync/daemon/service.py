@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -50,6 +51,7 @@ from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 
 _LAST_PATIENCE = 60.0  # seconds beyond `drain` for what must be made to end, and for the last writes
+_RESERVE = 64  # open files that nobody may use before the others have run out
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
@@ -303,6 +305,8 @@ class Service:
 
     def _tell_fault(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        if isinstance(error, OSError) and error.errno == errno.EMFILE and _take_reserve():
+            self._tell_exhausted()
         fault = {
             "message": str(context.get("message")),
             "error_type": type(error).__name__ if error else None,
@@ -310,6 +314,12 @@ class Service:
         }
         if count := self._faults.count(tuple(fault.values()), loop.time()):
             self._emit("daemon.faulted", level="error", count=count, **fault)
+
+    def _tell_exhausted(self) -> None:
+        hint = 'restart the daemon, and give jobs whose plugin leaks isolation = "process"'
+        self._emit("files.exhausted", level="error", hint=hint)
+        if self._controls is not None:
+            self._controls.faults.append(f"the daemon ran out of open files; {hint}")
 
 
 async def _leave(house: Composition) -> None:
@@ -325,9 +335,16 @@ def _stand(house: Composition) -> str:
 
 
 def _allow_files() -> None:
-    """As many open files as the system lets us: each connection and each child needs some."""
+    """As many open files as the system lets us: each connection and each child needs some. A few stay in reserve."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard - min(_RESERVE, hard // 4), hard))
+
+
+def _take_reserve() -> bool:
+    """Allow the files that were held back, so that people can be told; False where that was done before."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return soft < hard
 
 
 def _spare_the_collector() -> None:

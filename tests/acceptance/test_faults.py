@@ -164,7 +164,10 @@ def small_disk(site: Site) -> Iterator[None]:
     data.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "erpsync-test", str(data)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs a file system of its own, which only root may mount")
+        reason = "needs a file system of its own, which only root may mount"
+        if os.environ.get("TESTS_REQUIRE_ROOT"):
+            pytest.fail(reason)
+        pytest.skip(reason)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -160,6 +161,33 @@ def test_a_copy_of_the_daemon_is_no_daemon(site: Site) -> None:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+
+
+LEAKING = """
+import os
+from erpsync import JobContext, JobResult, Settings, job
+
+held = []
+
+@job("leaks")
+async def leaks(ctx: JobContext[Settings]) -> JobResult:
+    while True:
+        held.append(os.open("/dev/null", 0))
+"""
+
+
+def test_leaked_files_leave_the_daemon_answering(site: Site) -> None:
+    """A plugin that takes every open file of the daemon is told, where it was silence before."""
+    site.write(LEAKING, "plugins/leaking.py")
+    site.write(BASE + '[jobs.leaks]\nplugin = "leaks"\nschedule = "manual"\nretry = { attempts = 1 }\n')
+    with site.daemon() as daemon:
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (256, 320))
+        site.erpsync("trigger", "leaks")
+        eventually(lambda: "ran out of open files" in site.erpsync("status", "--check").stderr, "it is told")
+        (run,) = site.runs("leaks")
+        assert (run["outcome"], run["error"]["type"]) == ("failed", "OSError")
+        assert site.stop(daemon) == 0
+    assert '"files.exhausted"' in site.outputs[-1]
 
 
 STAYING = """

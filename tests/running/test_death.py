@@ -62,6 +62,19 @@ async def test_next_start_ends_what_was_begun(desk: MakeDesk, define: Define, tm
     assert at.attempts(run) == ["lost", "succeeded"]
 
 
+async def test_the_job_s_word_on_repeating_counts(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
+    """After kill -9 a job that may not be repeated is abandoned, though its plugin may."""
+    file = tmp_path / "go"
+    await killed_daemon(tmp_path, "waits-for-file", f'{{"file": "{file}"}}', tmp_path / "go.pid")
+    file.touch()
+    at = desk(define("waits-for-file", file=str(file), options={"repeatable": False}), max_runs=2)
+    await at.runner.start()
+    recovered = await at.hear("run.recovered")
+    assert recovered["outcome"] == "abandoned"
+    run = await at.runner.wait(str(recovered["run_id"]))
+    assert (run.outcome, at.attempts(run)) == ("abandoned", ["lost"])
+
+
 async def test_a_stopped_fork_server_is_replaced(
     desk: MakeDesk, define: Define, monkeypatch: pytest.MonkeyPatch
 ) -> None:

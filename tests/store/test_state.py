@@ -66,6 +66,15 @@ def test_what_was_answered_is_there_after_closing(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_the_writer_waits_for_the_disk(store: Store) -> None:
+    """Its own connection is the one that must be FULL: what it has answered survives a power cut."""
+
+    def pragmas(connection: Connection, names: list[str]) -> list[object]:
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names]
+
+    assert [store.write_now(pragmas, name) for name in ("synchronous", "journal_mode")] == [2, "wal"]
+
+
 def test_a_reader_cannot_write(store: Store) -> None:
     """Queries run on a connection that refuses to change anything."""
     with pytest.raises(StoreUnavailableError):
