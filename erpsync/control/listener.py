@@ -51,7 +51,7 @@ def socket_problems(path: Path, group: str | None) -> list[Problem]:
     problems = []
     if len(os.fsencode(path)) > _LONGEST:
         problems.append(_problem(f"{path} is too long for a Unix socket", "control.socket", "a shorter path"))
-    elif path.exists() and not path.is_socket():
+    elif os.path.exists(path) and not path.is_socket():
         remedy = "move it away or name another path"
         problems.append(_problem(f"{path} is there and is no socket", "control.socket", remedy))
     if group is not None:
@@ -66,7 +66,7 @@ def unreachable(path: Path, mode: int, group: str | None) -> str:
     """
     try:
         number = grp.getgrnam(group).gr_gid if group and mode & 0o060 == 0o060 else None
-    except KeyError:  # which is another problem
+    except (KeyError, ValueError):  # which is another problem
         return ""
     for folder in reversed(path.parents) if number is not None else ():
         try:
@@ -104,7 +104,7 @@ def user_name(user: int) -> str:
 def _group_problems(group: str) -> Iterator[Problem]:
     try:
         number = grp.getgrnam(group).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):
         yield _problem(f'there is no group "{group}" on this machine', "control.group", f"groupadd {group}")
         return
     user = os.geteuid()

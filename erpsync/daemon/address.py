@@ -17,10 +17,11 @@ def bind_address(listen: tuple[str, int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in listen[0] else socket.AF_INET
     try:
         return socket.create_server(listen, family=family)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
+    except (OSError, ValueError) as error:  # ValueError: what is no name of a machine at all
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             raise AddressTakenError(f"another process listens on {listen[0]}:{listen[1]}") from error
-        message = f"cannot listen on {listen[0]}:{listen[1]}: {error.strerror}"
+        why = error.strerror if isinstance(error, OSError) else "that is no address"
+        message = f"cannot listen on {listen[0]}:{listen[1]}: {why}"
         help_ = "another port, or listen = false"
         raise ConfigError([Problem("E402", "error", message, key="metrics.listen", help=help_)]) from error
 

@@ -1,19 +1,16 @@
 """Whatever is written into erpsync.toml, `check` answers with problems and never with a fault of its own."""
 
+import io
+import json
 import tempfile
 from collections.abc import Callable
-from datetime import date
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from erpsync.config.load import examine_configuration
-from erpsync.core.errors import ConfigError
-from erpsync.core.problem import Problem
-from erpsync.core.redaction import Redactor
-from erpsync.daemon.check import all_problems
-from erpsync.daemon.place import resolver_of
+from erpsync.cli.main import run
 
 SAMPLE = "".join(
     path.read_text() for path in sorted((Path(__file__).parents[2] / "config").rglob("*.toml"))
@@ -74,28 +71,34 @@ edits: st.SearchStrategy[Edit] = st.tuples(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(edits, min_size=1, max_size=4))
 def test_no_file_makes_check_fail(changes: list[Edit]) -> None:
-    """Values, keys, lines and letters of the sample are replaced, removed and swapped; the problems have words."""
+    """Values, keys, lines and letters of the sample are replaced, removed and swapped; the command says in both
+    formats what it found, and nothing else."""
     text = SAMPLE
     for change in changes:
         text = _EDITS[change[0]](text, *change[1:])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "erpsync.toml")
         path.write_bytes(text.encode("utf-8", "replace"))
-        for problem in _check(path):
-            assert problem.message
-            assert problem.text()
-            assert problem.document()
+        code, out, err = _type("--config", str(path), "check", "--format", "text")
+        assert code in (0, 78), err
+        assert "Traceback" not in out + err
+        errors = out.count("error[")
+        code, out, err = _type("--config", str(path), "check", "--format", "json")
+        problems = json.loads(out)
+        assert all(problem["message"] for problem in problems), err
+        assert sum(problem["severity"] == "error" for problem in problems) == errors
+        assert code == (78 if errors else 0)
 
 
-def _check(path: Path) -> list[Problem]:
-    try:
-        configuration = examine_configuration(path, {"HOME": str(path.parent)}, today=date(2026, 11, 22))
-        return all_problems(configuration, resolver_of(configuration, Redactor()))
-    except ConfigError as error:
-        return list(error.problems)
+def _type(*arguments: str) -> tuple[int, str, str]:
+    """The command as it is typed, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = run(arguments)
+    return code, out.getvalue(), err.getvalue()
 
 
 def _value(text: str, at: int, _: int, word: str) -> str:

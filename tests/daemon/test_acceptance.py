@@ -33,6 +33,8 @@ BROKEN = {
     "socket too long": ('"control.sock"', f'"{"x" * 120}"', "E401"),
     "no socket": ('"control.sock"', '"erpsync.toml"', "E401"),
     "group": ("[jobs.get]", 'group = "no-such-group"\n[jobs.get]', "E401"),
+    "a group that can be none": ("[jobs.get]", 'group = "\\u0000"\n[jobs.get]', "E"),
+    "no name of a machine": ("127.0.0.1:0", f"{'x' * 70}:9465", "E402"),
     "address": ("127.0.0.1:0", "192.0.2.1:9465", "E402"),
 }
 
