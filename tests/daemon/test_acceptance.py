@@ -3,15 +3,19 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ConfigError
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
-from erpsync.daemon.acceptance import accept, accept_or_go_back
-from erpsync.daemon.compose import compose
+from erpsync.daemon.acceptance import Accepted, accept, accept_or_go_back
+from erpsync.daemon.compose import Composition, compose
+from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.reload import Reload
+from erpsync.observe.health import health_application
+from erpsync.observe.metrics import Metrics
 
 GOOD = """
 [daemon]
@@ -40,16 +44,25 @@ BROKEN = {
 
 
 @pytest.fixture
-async def reload(tmp_path: Path) -> AsyncIterator[Reload]:
-    """Of a daemon that has accepted the good files."""
+def accepted(tmp_path: Path) -> Accepted:
     (tmp_path / "erpsync.toml").write_text(GOOD)
-    accepted = accept(tmp_path / "erpsync.toml", {})
-    house = compose(accepted.configuration, Redactor(), SystemClock(), silent)
+    return accept(tmp_path / "erpsync.toml", {})
+
+
+@pytest.fixture
+async def house(accepted: Accepted) -> AsyncIterator[Composition]:
+    made = compose(accepted.configuration, Redactor(), SystemClock(), silent)
+    yield made
+    await made.stop()
+    await made.close()
+
+
+@pytest.fixture
+async def reload(house: Composition, accepted: Accepted) -> Reload:
+    """Of a daemon that has accepted the good files."""
     reload = Reload(house, accepted)
     await reload.keep()
-    yield reload
-    await house.stop()
-    await house.close()
+    return reload
 
 
 @pytest.mark.parametrize("edit", BROKEN.values(), ids=BROKEN)
@@ -73,3 +86,31 @@ async def test_what_could_not_start_is_refused_and_what_was_accepted_goes_on(
     assert started.configuration.jobs == before.configuration.jobs
     with pytest.raises(ConfigError):
         accept(path, {})
+
+
+async def told(house: Composition, reload: Reload) -> tuple[float, float]:
+    """What /metrics says: whether the last reload was successful, and whether what runs is stale."""
+    controls = DaemonControls(house, reload)
+    application = health_application(Metrics(controls.snapshot), controls.unready)
+    transport = httpx2.ASGITransport(app=application)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
+        lines = dict(line.rsplit(" ", 1) for line in (await http.get("/metrics")).text.splitlines())
+    names = ("erpsync_config_last_reload_successful", "erpsync_config_stale")
+    return tuple(float(lines[name]) for name in names)  # type: ignore[return-value]
+
+
+async def test_metrics_tell_what_became_of_the_files(house: Composition, reload: Reload) -> None:
+    """Refused: neither successful nor what runs; with a key that waits for a restart: successful, and stale."""
+    path = reload.accepted.configuration.path
+    assert await told(house, reload) == (1, 0)
+    path.write_text(GOOD + "broken [")
+    with pytest.raises(ConfigError):
+        await reload("ann")
+    assert await told(house, reload) == (0, 1)
+    assert await told(house, Reload(house, accept_or_go_back(path, {}))) == (0, 1), "also from the start on"
+    path.write_text(GOOD.replace("[metrics]", 'log = { level = "debug" }\n[metrics]'))
+    await reload("ann")
+    assert await told(house, reload) == (1, 1)
+    path.write_text(GOOD)
+    await reload("ann")
+    assert await told(house, reload) == (1, 0)
