@@ -121,6 +121,7 @@ async def test_a_release_that_failed_is_asked_for_again(house: House) -> None:
         with pytest.raises(StoreError, match="not now"):
             await house.controls.resume(None, "ann")
         assert house.controls.held is not None
+        assert house.composition.store.read_now(read_hold) is None, "what was decided holds over a crash"
         await house.until(lambda: house.ledger().state is State.RUNNING and house.ledger().attempts == 2)
         rude.execute("DROP TRIGGER rude")
     assert (await house.controls.resume(None, "ann"))["released"] is True
