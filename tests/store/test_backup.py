@@ -19,6 +19,7 @@ from erpsync.store.backup import back_up, put_back
 from erpsync.store.copy import faults
 from erpsync.store.installation import Settle, place_of, read_hold, release, settle
 from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.store.marks import read_marks
 from erpsync.store.schema import REVISION
 from erpsync.store.state import Store
 from erpsync.store.summary import summarize
@@ -240,6 +241,44 @@ def counted(call):
 for name in ("replace", "link", "unlink", "fsync", "open"):
     setattr(os, name, counted(getattr(os, name)))
 backup.put_back(folder / "copy.db", folder / "state.db", datetime(2026, 11, 22, tzinfo=UTC))
+"""
+
+
+@pytest.mark.parametrize("step", range(2, 12, 3))
+def test_an_upgrade_can_be_killed_at_any_statement(tmp_path: Path, step: int) -> None:
+    """The state has the old schema or the new one, whole; the next start goes on, and the copy of before is there."""
+    state = tmp_path / "state.db"
+    make_old(state, "0002")
+    with closing(sqlite3.connect(state)) as connection:
+        connection.execute("INSERT INTO mark VALUES ('kept', 'schedule', 1)")
+        connection.commit()
+    command = [sys.executable, "-c", KILLED_UPGRADE, str(state), str(step)]
+    killed = subprocess.run(command, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert summarize(state).schema == "0002"
+    store = Store.open(state)
+    assert store.read_now(read_marks).keys() == {"kept"}
+    store.close()
+    assert summarize(state).schema == REVISION
+    assert summarize(tmp_path / "state.db.schema-0002").schema == "0002"
+
+
+KILLED_UPGRADE = """
+import os, signal, sys
+from pathlib import Path
+from sqlalchemy import Engine, event
+from erpsync.store.state import Store
+
+left = int(sys.argv[2])
+
+@event.listens_for(Engine, "after_cursor_execute")
+def count(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Store.open(Path(sys.argv[1])).close()
 """
 
 
