@@ -23,6 +23,8 @@ class Grants:
         self._applications = applications
         self._tokens = tokens
         self._sign_ins = sign_ins
+        self.proofs: list[str] = []
+        """The verifiers and assertions that clients have shown."""
 
     def token(
         self, form: Mapping[str, str], authorization: str, issuer: str, behaviour: Behaviour
@@ -30,6 +32,7 @@ class Grants:
         """The answer to a token request. Raises OAuthError in the order in which the checks are made."""
         if not form.get("grant_type"):
             raise OAuthError("invalid_request", "The grant_type is missing.")
+        self.proofs += [form[name] for name in ("code_verifier", "client_assertion") if name in form]
         application = self._applications.authenticate(
             form, authorization, behaviour, (f"{issuer}/connect/token", issuer)
         )

@@ -170,9 +170,11 @@ class Sandbox:
             self._instance.identity.tokens.revoke_all()
 
     def tokens(self) -> list[str]:
-        """The tokens issued and not revoked, refresh tokens included: for tests that look where none may be."""
+        """Every token ever issued, over or not, and the codes, verifiers and assertions that went with them: for
+        tests that look where none may be."""
         with self._instance.lock:
-            return self._instance.identity.tokens.texts()
+            identity = self._instance.identity
+            return [*identity.tokens.texts(), *identity.sign_ins.codes(), *identity.grants.proofs]
 
     def restart_sessions(self) -> None:
         """Forgets sessions and transactions, as a restart of the server does; tokens survive."""

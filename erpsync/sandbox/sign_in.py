@@ -177,6 +177,10 @@ class SignIns:
         self._codes[text] = Code(request, sign_in, self._clock.lifetime() + ttl)
         return text
 
+    def codes(self) -> list[str]:
+        """Every code ever issued."""
+        return [*self._codes]
+
     def code(self, text: str, client_id: str) -> Code:
         """The code when it is this application's and not over; it may have been used. Raises OAuthError."""
         code = self._codes.get(text)

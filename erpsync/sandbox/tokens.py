@@ -92,6 +92,7 @@ class Tokens:
         self._access: dict[str, Token] = {}
         self._refresh: dict[str, _Refresh] = {}
         self.issued: Counter[str] = Counter()
+        self._record: list[str] = []
 
     def lookup(self, text: str) -> Token | None:
         """The access or reference token behind `text` while it is valid."""
@@ -99,8 +100,12 @@ class Tokens:
         return token if token is not None and token.deadline > self._clock.lifetime() else None
 
     def texts(self) -> list[str]:
-        """Every token issued and not revoked, refresh tokens included."""
-        return [*self._access, *self._refresh]
+        """Every token ever issued, those over and revoked, refresh tokens and id_tokens included."""
+        return [*self._record]
+
+    def _recorded(self, text: str) -> str:
+        self._record.append(text)
+        return text
 
     def revoke_all(self) -> None:
         """From now on no token issued so far is accepted."""
@@ -109,7 +114,7 @@ class Tokens:
 
     def reference(self, application: Application, person: Person | None, days: float | None) -> str:
         """Mints a reference token for a person or the system user; it is good for ever unless `days` are given."""
-        text = f"enrt_{secrets.token_hex(32).upper()}"
+        text = self._recorded(f"enrt_{secrets.token_hex(32).upper()}")
         deadline = float("inf") if days is None else self._clock.lifetime() + days * _DAY
         sign_in = None if person is None else SignIn(text[-8:], person, self._clock.wall())
         user = application.system_user if person is None else person.login
@@ -138,7 +143,7 @@ class Tokens:
             user, person = sign_in.person.login, sign_in.person
             claims |= {"sub": user, "id": person.user_id, "db": "SANDBOX", "idp": "local"}
             claims |= {"sid": sign_in.sid, "auth_time": int(sign_in.at), **person.claims()}
-        text, deadline = _signed("at+jwt", claims), self._clock.lifetime() + ttl
+        text, deadline = self._recorded(_signed("at+jwt", claims)), self._clock.lifetime() + ttl
         scopes = frozenset(grant.scopes)
         self._access[text] = Token(
             claims["jti"], application.client_id, user, scopes, deadline, sign_in, claims
@@ -161,11 +166,11 @@ class Tokens:
             **({"nonce": grant.nonce} if grant.nonce is not None else {}),
             **(sign_in.person.claims() if "profile" in grant.scopes else {}),
         }
-        return _signed("JWT", claims)
+        return self._recorded(_signed("JWT", claims))
 
     def refresh(self, application: Application, family: Family, behaviour: Behaviour) -> str:
         """The next refresh token of a family. Those of public applications live a day (auth/faq)."""
-        text = secrets.token_urlsafe(32)
+        text = self._recorded(secrets.token_urlsafe(32))
         ttl = behaviour.refresh_ttl or (_DAY if application.is_public else 30 * _DAY)
         self._refresh[text] = _Refresh(family, self._clock.lifetime() + ttl)
         return text
