@@ -15,6 +15,7 @@ from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 from erpsync.daemon.address import address_problems
+from erpsync.plugins.contract import NoValueError
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import Resolve, validate_settings
 from erpsync.scheduling.check import schedule_faults, schedule_problems
@@ -57,7 +58,7 @@ def misplaced_literals(configuration: Configuration, job: Job) -> frozenset[str]
         validate_settings(plugin, job.settings, None)
     except InvalidSettingsError as error:
         return error.literals
-    except PluginLoadError:
+    except (PluginLoadError, NoValueError):
         pass
     return frozenset()
 
@@ -124,12 +125,12 @@ def _settings_problems(
         yield configuration.place(job.name, "plugin", code="E201", message=error.message, help=error.hint)
     except InvalidSettingsError as error:
         for key, message in error.problems:
-            hide = key in error.literals
-            if (
-                hide and redactor is not None
-            ):  # what stands in the place of a secret is one, known to everybody now
+            hide, place = key in error.literals, f"with.{key}" if key else "with"
+            if hide and redactor is not None:  # what stands in the place of a secret is one, known to all now
                 redactor.learn(*texts_in(job.settings, key.split(".")))
-            yield configuration.place(job.name, f"with.{key}", code="E202", message=message, hide=hide)
+            yield configuration.place(job.name, place, code="E202", message=message, hide=hide)
+    except NoValueError:
+        pass  # what the plugin thinks of the value is seen where there is one
     except SecretUnavailableError as error:
         yield configuration.place(job.name, "with", code="E119", message=error.message, help=error.hint)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from erpsync.core.errors import InvalidSettingsError, PluginLoadError
 from erpsync.core.job import Job
 from erpsync.core.run import utc_text
+from erpsync.plugins.contract import NoValueError
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.kept import Kept, read_kept, reset_kept, targets_in
 from erpsync.plugins.settings import validate_settings
@@ -18,7 +19,7 @@ def targets_of(job: Job, catalog: PluginCatalog) -> list[Target]:
     """The targets in a job's settings; none where its plugin or its settings cannot be used. May import."""
     try:
         return list(targets_in(validate_settings(catalog.find(job.plugin), job.settings, None)))
-    except (PluginLoadError, InvalidSettingsError):
+    except (PluginLoadError, InvalidSettingsError, NoValueError):
         return []
 
 

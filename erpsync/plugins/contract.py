@@ -22,6 +22,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
+class NoValueError(RuntimeError):
+    """A secret was asked for its value where settings are only checked."""
+
+
 class Secret:
     """A setting whose value is found elsewhere: `{ secret = "name" }`, `{ env = "NAME" }`, `{ file = "path" }`
     or `{ command = ["pass", "show", "x"] }`. The value appears in no repr and in no serialised form.
@@ -35,7 +39,7 @@ class Secret:
     def get(self) -> str:
         """The value; RuntimeError where settings were only checked, never in a run."""
         if self._value is None:
-            raise RuntimeError("the secret was checked for its shape only and has no value here")
+            raise NoValueError("the secret was checked for its shape only and has no value here")
         return self._value
 
     def __repr__(self) -> str:

@@ -2,14 +2,15 @@
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from erpsync.config.words import kind_of
-from erpsync.core.errors import InvalidSettingsError
+from erpsync.core.errors import ErpsyncError, InvalidSettingsError
 from erpsync.core.secret import SecretReference
-from erpsync.plugins.contract import Plugin, Settings
+from erpsync.plugins.contract import NoValueError, Plugin, Settings
 
 Resolve = Callable[[SecretReference], str]
 
@@ -52,6 +53,7 @@ def validate_settings(plugin: Plugin, raw: Mapping[str, object], resolve: Resolv
     (SecretUnavailableError) passes through.
 
     Raises:
+        NoValueError: without `resolve` a validator of the plugin wants the value of a secret: nobody can say more.
         InvalidSettingsError: all problems as (dotted key path, message); no message repeats a value.
     """
     try:
@@ -65,26 +67,27 @@ def validate_settings(plugin: Plugin, raw: Mapping[str, object], resolve: Resolv
             problems=problems,
             literals=_literals(raw, found),
         ) from None  # pydantic's own text could repeat values
-    except (SystemExit, KeyboardInterrupt) as error:  # a validator is the plugin's code
-        message = f"a validator of the plugin raised {type(error).__name__}"
-        raise InvalidSettingsError(
-            f'the settings of plugin "{plugin.name}" cannot be checked: {message}', problems=[("", message)]
-        ) from error
+    except (ErpsyncError, NoValueError):
+        raise
+    except (
+        Exception,
+        SystemExit,
+        KeyboardInterrupt,
+    ) as error:  # a validator is the plugin's code: it may do anything
+        message = f"the plugin's own check of its settings fails: {type(error).__name__}: {error}"
+        raise InvalidSettingsError(message, problems=[("", message)]) from error
 
 
 def references(plugin: Plugin, raw: Mapping[str, object]) -> list[SecretReference]:
-    """The references to secrets that these settings hold, in order.
-
-    Raises:
-        InvalidSettingsError: as `validate_settings`.
-    """
+    """The references to secrets that these settings hold, in order, whether the settings are right or not."""
     found: dict[SecretReference, None] = {}
 
     def note(reference: SecretReference) -> str:
         found[reference] = None
         return ""
 
-    validate_settings(plugin, raw, note)
+    with suppress(InvalidSettingsError):  # a validator may dislike what stands for the values here
+        validate_settings(plugin, raw, note)
     return list(found)
 
 

@@ -3,11 +3,12 @@
 from typing import Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from erpsync import Duration, JobContext, JobResult, Secret, Settings, Target, job
 from erpsync.core.errors import InvalidSettingsError, SecretUnavailableError
 from erpsync.core.secret import SecretReference
+from erpsync.plugins.contract import NoValueError
 from erpsync.plugins.settings import references, validate_settings
 
 
@@ -109,6 +110,36 @@ def test_problems_are_told_in_plain_words(raw: dict[str, object], expected: list
     assert caught.value.literals == {key for key, message in expected if "secret reference" in message}
     assert "hunter2" not in str(caught.value)
     assert "pw1" not in str(caught.value)
+
+
+class Strict(Settings):
+    """Settings that look at their secret."""
+
+    password: Secret
+
+    @model_validator(mode="after")
+    def _check(self) -> "Strict":
+        if not self.password.get().isdigit():
+            raise TypeError("that is no number")
+        return self
+
+
+@job("strict")
+async def strict(ctx: JobContext[Strict]) -> JobResult:
+    return ctx.result()
+
+
+def test_a_validator_may_look_at_its_secret() -> None:
+    """Where there is none to look at it cannot be checked; what it raises in another way is a problem, no fault."""
+    raw = {"password": {"secret": "db"}}
+    with pytest.raises(NoValueError):
+        validate_settings(strict, raw, None)
+    assert validate_settings(strict, raw, lambda _: "123456").password.get() == "123456"  # type: ignore[attr-defined]
+    assert references(strict, raw) == [SecretReference("secret", ("db",))]
+    with pytest.raises(
+        InvalidSettingsError, match="own check of its settings fails: TypeError: that is no number"
+    ):
+        validate_settings(strict, raw, lambda _: "abc")
 
 
 def test_secrets_are_resolved_where_they_stand() -> None:

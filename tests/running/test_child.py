@@ -64,9 +64,10 @@ async def test_what_becomes_a_secret_leaves_the_environment(
 ) -> None:
     """A variable that a changed configuration makes a secret is in no later child, not even for who looks into its
     process; children of before go on, and are ended where asked."""
-    at = desk(define("blocking-gate", checkpoints=False), define("surroundings", file=str(tmp_path / "told")))
     monkeypatch.setenv("LATER_KNOWN", "a-secret-from-now-on")
     monkeypatch.setenv("OF_THE_PLUGIN", "a setting of its own")
+    jobs = (define("blocking-gate", checkpoints=False), define("surroundings", file=str(tmp_path / "told")))
+    at = desk(*jobs, grace=timedelta(milliseconds=50))  # with a fork server of its own
     before = await at.offer("blocking-gate")
     await at.logged(before, "entered")
     at.redactor.learn("a-secret-from-now-on")
