@@ -9,14 +9,16 @@
     │  ├─ AskedToWaitError       ThrottledError · LicenseExhaustedError · ServerFaultError
     │  └─ RejectedError          UnauthorizedError · ForbiddenError · NotFoundError · InvalidQueryError
     │                            BusinessRuleError · ReadOnlyError
-    ├─ PluginError               PluginLoadError · InvalidSettingsError · TargetError
+    ├─ PluginError               InvalidSettingsError · TargetError
+    │  └─ PluginLoadError        PluginChangedError
     ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
-    │                            LoopBlockedError
+    │                            LoopBlockedError · TasksLeftError
     ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
     │                            OwnedElsewhereError · LostLeaseError · HeldError
     ├─ UsageError                UnknownNameError · UnknownJobError · UnknownRunError · AmbiguousRunError
     │                            RunRefusedError · NotAPersonError · SimulationTooLargeError
-    ├─ ControlError              NoDaemonError · ControlRefusedError · DaemonRefusedError
+    ├─ ControlError              NoDaemonError · ControlRefusedError · DaemonRefusedError · UnansweredError
+    │                            StoppingError
     └─ ParkedJobError · AddressTakenError · DemoFailedError
 
 No message ever holds a secret or a token: errors are built from parts that cannot contain one, and what a
