@@ -88,6 +88,12 @@ async def flaky(ctx: JobContext[Settings]) -> JobResult:
     enter(ctx)
     raise Retry("100ms", "not yet")
 
+@job("child", repeatable=True)
+def child(ctx: JobContext[Settings]) -> JobResult:
+    """In a process of its own, which dies with the daemon."""
+    enter(ctx)
+    return ctx.result()
+
 @job("once")
 async def once(ctx: JobContext[Settings]) -> JobResult:
     """Must not be entered twice."""
@@ -126,6 +132,11 @@ plugin = "flaky"
 schedule = {{ at = {second} }}
 catch_up = "all"
 retry = {{ attempts = 2 }}
+
+[jobs.child]
+plugin = "child"
+schedule = {{ at = {second} }}
+catch_up = "all"
 """
 CLEAN = Counter(
     {
@@ -133,6 +144,7 @@ CLEAN = Counter(
         ("once", "succeeded"): 1,
         ("count", "succeeded"): 2,
         ("flaky", "failed"): 1,
+        ("child", "succeeded"): 1,
     }
 )
 """The runs of a life that nobody kills."""
@@ -206,7 +218,7 @@ def _seed(site: Site) -> Path:
     """A state that has seen the jobs before their fire times; it belongs to no place yet."""
     _write(site, datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1))
     with site.daemon() as daemon:
-        eventually(lambda: site.rows("erpsync.db", "SELECT count(*) FROM mark") == [(3,)], "marks are set")
+        eventually(lambda: site.rows("erpsync.db", "SELECT count(*) FROM mark") == [(4,)], "marks are set")
         assert site.stop(daemon) == 0
     seed = site.folder / "data" / "erpsync.db"
     connection = sqlite3.connect(seed)
