@@ -34,6 +34,8 @@ class Wish(BaseModel):
             json.dumps(wish, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
             raise ValueError("not Unicode text") from error
+        except TypeError as error:  # bytes that nobody has called JSON
+            raise ValueError("not JSON") from error
         return wish
 
 

@@ -170,13 +170,19 @@ async def test_malformed_requests_are_told_where(served: Any, socket_path: Path)
 
 
 @pytest.mark.parametrize(
-    "body", [rb'{"job": "\ud800"}', rb'{"job": "products", "params": {"set": {"a": "\ud800"}}}']
+    ("body", "kind"),
+    [
+        (rb'{"job": "\ud800"}', "application/json"),
+        (rb'{"job": "products", "params": {"set": {"a": "\ud800"}}}', "application/json"),
+        (b"\xff{", "text/plain"),
+    ],
 )
-async def test_text_that_is_none_is_malformed(served: Any, socket_path: Path, body: bytes) -> None:
-    """Half a surrogate pair, which JSON can spell and nothing can store, is refused as the caller's fault."""
+async def test_text_that_is_none_is_malformed(served: Any, socket_path: Path, body: bytes, kind: str) -> None:
+    """Half a surrogate pair, which JSON can spell and nothing can store, or bytes that nobody calls JSON, are the
+    caller's fault."""
     transport = httpx2.AsyncHTTPTransport(uds=str(socket_path))
     async with httpx2.AsyncClient(transport=transport, base_url="http://daemon") as http:
-        answer = await http.post("/runs", content=body, headers={"content-type": "application/json"})
+        answer = await http.post("/runs", content=body, headers={"content-type": kind})
     assert (answer.status_code, answer.json()["error"]["type"]) == (422, "InvalidRequestError")
     assert served.heard == []
 
