@@ -42,7 +42,7 @@ def read_grant(
     token = _token(answer, fields, identity)
     _check_type(answer, fields, doubts)
     lifetime = _lifetime(fields, token, sent, doubts)
-    scope = _scope(fields, identity, doubts)
+    scope = _scope(fields, identity, doubts, redact)
     persons = (_kept(fields.get(name)) for name in ("refresh_token", "id_token"))
     return Grant(token, lifetime, scope, tuple(doubts), *persons)
 
@@ -141,13 +141,16 @@ def _jwt_seconds(token: str, sent: float | None) -> float | None:
         return None
 
 
-def _scope(fields: dict[str, object], identity: Identity, doubts: list[str]) -> tuple[str, ...]:
+def _scope(
+    fields: dict[str, object], identity: Identity, doubts: list[str], redact: Callable[[str], str]
+) -> tuple[str, ...]:
+    """What was granted; cleaned as a whole, for a secret with blanks in it is in none of the words."""
     told = fields.get("scope")
     if isinstance(told, list):
         told = " ".join(str(part) for part in told)
     if not isinstance(told, str):
         return identity.scope
-    granted = tuple(told.split())
+    granted = tuple(redact(told).split())
     if missing := sorted(set(identity.scope) - set(granted) - ABOUT_PEOPLE):
         doubts.append(f"the server did not grant the scope {' '.join(missing)}")
     return granted

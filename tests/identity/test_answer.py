@@ -282,3 +282,12 @@ def test_foreign_words_are_short_and_clean() -> None:
     assert SECRET not in str(error)
     assert "\n" not in str(error)
     assert len(error.description) <= 300
+
+
+def test_no_scope_is_a_secret() -> None:
+    """A server may call a scope as it likes, like the secret that it was sent, also one of several words."""
+    redactor = Redactor()
+    redactor.learn("correct horse  battery")
+    body = grant() | {"scope": "read correct horse battery update"}
+    answer = Answer(200, httpx2.Headers({}), json.dumps(body).encode())
+    assert read_grant(answer, NIGHT, redactor).scope == ("read", "[redacted]", "update")
