@@ -290,4 +290,5 @@ def test_no_scope_is_a_secret() -> None:
     redactor.learn("correct horse  battery")
     body = grant() | {"scope": "read correct horse battery update"}
     answer = Answer(200, httpx2.Headers({}), json.dumps(body).encode())
-    assert read_grant(answer, NIGHT, redactor).scope == ("read", "[redacted]", "update")
+    granted = read_grant(answer, NIGHT, redactor, grant="client_credentials", sent=0.0)
+    assert granted.scope == ("read", "[redacted]", "update")
