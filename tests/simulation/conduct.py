@@ -136,6 +136,8 @@ class Conduct:
             self.live[entry.id] = entry
             if entry.state != "running":
                 self.working.pop(entry.id, None)
+            elif (known is None or known.state != "running") and self.clock.is_settled and not self.reloading:
+                self._require_open(entry, self.jobs[entry.job])
             if known is not None and known.state == "running" and entry.next_attempt_at is not None:
                 wait = entry.next_attempt_at - self.clock.now()
                 self._drawn[entry.id] = max(wait, RetryPolicy().max_backoff).total_seconds() + SLOW
@@ -227,12 +229,8 @@ class Conduct:
     def entered(self, run_id: str, attempts: int, job: Job) -> None:
         """The plugin is entered for an attempt: it may be, and no other of its job is, unless that is allowed."""
         entry, now = self.live[run_id], self.clock.now()
-        just = now - timedelta(seconds=SLOW)
         assert (entry.state, entry.attempts) == ("running", attempts), f"not durably begun: {entry}"
-        assert oracle.is_open(job, now) or oracle.is_open(job, just), f"it starts outside its window: {entry}"
-        assert not (oracle.is_dark(job, now) and oracle.is_dark(job, just)), (
-            f"it starts in a blackout: {entry}"
-        )
+        self._require_open(entry, job)
         recent = self.clock.boot() <= self._paused_at.get(entry.job, 0.0) + SLOW
         assert recent or not self.holds(entry.job), f"it starts while it is paused: {entry}"
         assert self.limits.have_room(list(self.working.values()), job), f"beside {self.working}: {entry}"
@@ -250,6 +248,14 @@ class Conduct:
             closing = oracle.next_change(now, lambda instant: oracle.is_open(job, instant))
             self._closings[run_id] = closing
             self.clock.note((closing - now).total_seconds())
+
+    def _require_open(self, entry: Entry, job: Job) -> None:
+        """An attempt begins, or has just begun, where neither window nor blackout forbids it."""
+        now = self.clock.now()
+        just = now - timedelta(seconds=SLOW)
+        assert oracle.is_open(job, now) or oracle.is_open(job, just), f"it starts outside its window: {entry}"
+        is_dark = oracle.is_dark(job, now) and oracle.is_dark(job, just)
+        assert not is_dark, f"it starts in a blackout: {entry}"
 
     def page(self, run_id: str, stopping: bool) -> None:
         """The plugin has come to a checkpoint, where it ends if it is stopping."""

@@ -59,6 +59,10 @@ class Work:
         finally:
             self._conduct.left(run.id)
 
+    async def put_letters_away(self, attempt: LiveAttempt, answer: Done | Fault) -> Done | Fault:
+        """There are none."""
+        return answer
+
     async def _perform(self, attempt: LiveAttempt) -> Done | Fault:
         calm, rng = self._is_calm(), self._rng
         length, is_deaf = duration(rng, calm=calm).total_seconds(), not calm and rng.random() < 0.02

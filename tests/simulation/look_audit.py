@@ -18,7 +18,8 @@ class Looked:
     job: Job
     due: list[datetime]
     fates: Mapping[datetime, str]
-    has_nobody: bool
+    unable: str | None
+    """Why it cannot run as things are."""
 
     def require(self, owner: Callable[[datetime], Entry | None]) -> None:
         """Raises AssertionError where something else became of it."""
@@ -28,10 +29,11 @@ class Looked:
             if fate != oracle.RUNS:
                 assert entry.reason == fate, f"{fire} was to be {fate}: {entry}"
                 continue
-            was_skipped = entry.outcome == "skipped" and entry.reason in ("overlap", "identity")
-            assert was_skipped or entry.state == "pending", f"{fire} was to run: {entry}"
-            signed_out = entry.reason == "identity"
-            assert signed_out == self.has_nobody, f"{fire}, has its identity somebody? {entry}"
+            if self.unable is not None:
+                assert entry.reason == self.unable, f"{fire} cannot run, for it is {self.unable}: {entry}"
+                continue
+            overlaps = entry.outcome == "skipped" and entry.reason == "overlap"
+            assert overlaps or entry.state == "pending", f"{fire} was to run: {entry}"
 
 
 def looked(look: Look, marks: Mapping[str, datetime], fire_times: FireTimes) -> list[Looked]:
@@ -46,5 +48,5 @@ def looked(look: Look, marks: Mapping[str, datetime], fire_times: FireTimes) -> 
         pause = look.resumed.get(job.name)
         span = (pause.since, pause.until or look.now) if pause is not None else None
         fates = oracle.fates(job, due, look.now, span)
-        found.append(Looked(job, due, fates, job.name in look.nobody))
+        found.append(Looked(job, due, fates, look.unable.get(job.name)))
     return found

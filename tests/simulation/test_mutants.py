@@ -70,7 +70,7 @@ MUTANTS: dict[str, tuple[str, Any]] = {
     "pauses are no reason": ("scheduling.planner._Look.is_paused", _never),
     "nobody is somebody": (
         "scheduling.claim.plan",
-        lambda *look, **more: planner.plan(*look, **{**more, "nobody": ()}),
+        lambda *look, **more: planner.plan(*look, **{**more, "unable": {}}),
     ),
     "slices are ends, and retries are none": (
         "scheduling.handover.RunTrigger",
