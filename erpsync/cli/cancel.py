@@ -57,7 +57,7 @@ def _unfinished(
     workspace: Workspace, subjects: list[str] | None, instances: list[str] | None, tags: list[str] | None
 ) -> Sequence[Run]:
     """The runs that are named, finished or not, and those of the jobs that are chosen which are not finished."""
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     live = (State.PENDING, State.WAITING, State.RUNNING)
     if not subjects or instances or tags:

@@ -47,7 +47,7 @@ def job_names(
     workspace: Workspace, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
 ) -> tuple[str, ...] | None:
     """The names to look for, None for all; a job that is configured no more is found by its exact name."""
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     if not (patterns or instances or tags):
         return None
@@ -65,7 +65,7 @@ def job_names(
 
 
 def find_run_of(workspace: Workspace, run_id: str) -> Run:
-    from erpsync.store.ledger import find_run
+    from erpsync.store.history import find_run
 
     run = workspace.read(find_run, None, run_id)
     if run is None:
@@ -75,7 +75,7 @@ def find_run_of(workspace: Workspace, run_id: str) -> Run:
 
 def job_or_run(workspace: Workspace, subject: str) -> tuple[str, ...] | Run:
     """The names of the jobs that a selector means, else the run of this id."""
-    from erpsync.store.ledger import find_run
+    from erpsync.store.history import find_run
 
     try:
         return job_names(workspace, [subject], None, None) or ()
@@ -88,7 +88,7 @@ def job_or_run(workspace: Workspace, subject: str) -> tuple[str, ...] | Run:
 
 def meant_runs(workspace: Workspace, subject: str, states: Sequence[State]) -> list[Run]:
     """The runs in these states of the jobs that a selector means, else the run of this id."""
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     meant = job_or_run(workspace, subject)
     if isinstance(meant, Run):

@@ -74,7 +74,7 @@ def _reset(workspace: Workspace, jobs: Sequence[Job]) -> None:
 def _reset_here(workspace: Workspace, jobs: Sequence[Job]) -> None:
     from erpsync.daemon.cursors import reset_targets
     from erpsync.plugins.discovery import PluginCatalog
-    from erpsync.store.ledger import reset_cursors
+    from erpsync.store.cursors import reset_cursors
     from erpsync.store.state import Store
 
     daemon = workspace.configuration.daemon
@@ -92,7 +92,7 @@ def _reset_here(workspace: Workspace, jobs: Sequence[Job]) -> None:
 def _documents(workspace: Workspace, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     from erpsync.daemon.cursors import cursor_document, kept_by_targets
     from erpsync.plugins.discovery import PluginCatalog
-    from erpsync.store.ledger import StoredCursor, stored_cursors
+    from erpsync.store.cursors import StoredCursor, stored_cursors
 
     daemon, now = workspace.configuration.daemon, datetime.now(UTC)
     catalog = PluginCatalog(daemon.plugins)

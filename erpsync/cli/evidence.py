@@ -37,7 +37,7 @@ class Evidence:
 
     def runs(self) -> list[Run]:
         """The whole ledger, the newest run first."""
-        from erpsync.store.ledger import RunFilter, list_runs
+        from erpsync.store.history import RunFilter, list_runs
         from erpsync.store.state import Store
 
         store = Store.open(self._data / "erpsync.db", read_only=True)

@@ -192,7 +192,7 @@ def finish(
     format: Format,  # noqa: A002
 ) -> int:
     """Say how the runs ended; the worst exit code."""
-    from erpsync.store.ledger import find_run
+    from erpsync.store.history import find_run
 
     if format == "json":
         print_json(shaped(documents, single))

@@ -35,7 +35,7 @@ def runs(
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> None:
     """What ran, the newest first."""
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     workspace = workspace_of(context)
     which = RunFilter(
@@ -60,7 +60,7 @@ def show(
     format: FormatOption = "text",  # noqa: A002
 ) -> None:
     """One run: its attempts, its error, the end of its log."""
-    from erpsync.store.ledger import list_attempts
+    from erpsync.store.history import list_attempts
 
     workspace = workspace_of(context)
     found = find_run_of(workspace, run)
@@ -143,7 +143,7 @@ def _before(newest_first: Sequence[Run], known: Run | None) -> list[Run]:
 def _list(
     workspace: Workspace, names: tuple[str, ...] | None, states: tuple[State, ...], limit: int
 ) -> list[Run]:
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     runs: list[Run] = workspace.read(list_runs, [], RunFilter(jobs=names, states=states, limit=limit))
     return runs

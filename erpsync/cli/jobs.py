@@ -31,7 +31,7 @@ def jobs(
     from erpsync.control.selection import select_jobs
     from erpsync.daemon.check import require_schedules
     from erpsync.scheduling.trigger import build_trigger, next_after
-    from erpsync.store.ledger import last_runs
+    from erpsync.store.history import last_runs
     from erpsync.store.pauses import read_pauses
 
     workspace = workspace_of(context)

@@ -17,7 +17,7 @@ from erpsync.cli.output import Times, clean, inset, note, print_json, say, table
 if TYPE_CHECKING:
     from erpsync.cli.workspace import Workspace
     from erpsync.config.configuration import Configuration
-    from erpsync.store.ledger import History
+    from erpsync.store.cursors import History
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
@@ -56,7 +56,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
 
 def _history(before: "Configuration") -> "dict[str, History]":
     """What the state of that configuration has of its jobs; nothing where nothing has run yet."""
-    from erpsync.store.ledger import read_history
+    from erpsync.store.cursors import read_history
     from erpsync.store.state import Store
 
     if not before.daemon.state.exists():

@@ -23,7 +23,7 @@ def status(
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> int:
     """What is now, what was, what comes; without a daemon what the ledger knows."""
-    from erpsync.store.ledger import RunFilter, list_runs
+    from erpsync.store.history import RunFilter, list_runs
 
     workspace = workspace_of(context)
     daemon = _ask(workspace)

@@ -27,9 +27,10 @@ from erpsync.daemon.overdue import Overdue, due_tables, overdue
 from erpsync.daemon.reload import Reload
 from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot, is_success
+from erpsync.store.cursors import reset_cursors
 from erpsync.store.dead_letters import DeadLetters, open_letters
+from erpsync.store.history import find_run, unfinished_runs
 from erpsync.store.installation import Hold, release
-from erpsync.store.ledger import find_run, reset_cursors, unfinished_runs
 from erpsync.store.pauses import Pause
 from erpsync.version import __version__
 

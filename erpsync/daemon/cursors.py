@@ -12,7 +12,7 @@ from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.kept import Kept, read_kept, reset_kept, targets_in
 from erpsync.plugins.settings import validate_settings
 from erpsync.plugins.target import Target
-from erpsync.store.ledger import StoredCursor
+from erpsync.store.cursors import StoredCursor
 
 
 def targets_of(job: Job, catalog: PluginCatalog) -> list[Target]:

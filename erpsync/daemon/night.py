@@ -15,7 +15,7 @@ from erpsync.daemon.overdue import overdue
 from erpsync.scheduling.planner import BLACKOUT, COUNTED, OVERLAP, PARKED, PAUSED, UNKNOWN
 from erpsync.scheduling.timetable import Timetable, read_schedule, timetable
 from erpsync.scheduling.trigger import Trigger
-from erpsync.store.ledger import RunFilter, last_successes, list_runs, unfinished_runs
+from erpsync.store.history import RunFilter, last_successes, list_runs, unfinished_runs
 from erpsync.store.marks import Mark, read_marks
 from erpsync.store.pauses import Pause, read_pauses
 

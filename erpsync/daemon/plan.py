@@ -12,7 +12,7 @@ from erpsync.core.run import utc_text
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.timetable import timetable
 from erpsync.scheduling.trigger import next_after
-from erpsync.store.ledger import History
+from erpsync.store.cursors import History
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from erpsync.daemon.check import parked_jobs
 from erpsync.daemon.compose import Composition, instance_limits
 from erpsync.daemon.plan import Plan, plan_change
 from erpsync.scheduling.engine import Adoption
-from erpsync.store.ledger import History, read_history
+from erpsync.store.cursors import History, read_history
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ from erpsync.observe.systemd import ServiceNotifier
 from erpsync.running.border import PluginLoop
 from erpsync.running.loop_watch import LoopWatch
 from erpsync.scheduling.zone import zone_data
+from erpsync.store.history import last_successes
 from erpsync.store.installation import Hold, renew_generation, take_over
-from erpsync.store.ledger import last_successes
 from erpsync.store.owner import OwnerLock
 from erpsync.version import __version__
 

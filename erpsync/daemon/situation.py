@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run
 from erpsync.scheduling.handover import read_left
-from erpsync.store.ledger import RunFilter, list_runs, unfinished_runs
+from erpsync.store.history import RunFilter, list_runs, unfinished_runs
 from erpsync.store.pauses import Pause, read_pauses
 
 ASSUMED = timedelta(minutes=1)

@@ -13,7 +13,8 @@ from erpsync.core.secret import SecretReference
 from erpsync.plugins.contract import Plugin, Settings
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import references, validate_settings
-from erpsync.store.ledger import RunFilter, list_runs, read_cursor, read_cursors
+from erpsync.store.cursors import read_cursor, read_cursors
+from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.state import Store
 
 _NEWEST = 20  # runs that say how long the next one may take

@@ -13,7 +13,8 @@ from erpsync.running.endings import Ended, Endings
 from erpsync.running.events import RunEvents
 from erpsync.running.preparation import Preparation
 from erpsync.running.verdict import lost
-from erpsync.store.ledger import Wait, last_attempt_ends, set_waiting, unfinished_runs
+from erpsync.store.history import last_attempt_ends, unfinished_runs
+from erpsync.store.ledger import Wait, set_waiting
 from erpsync.store.state import Store
 
 

@@ -40,7 +40,8 @@ from erpsync.running.verdict import LICENCE, UNCONFIGURED
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
 from erpsync.running.workbench import Workbench
 from erpsync.store.dead_letters import DeadLetters, settles, taken_up
-from erpsync.store.ledger import Finish, find_run
+from erpsync.store.history import find_run
+from erpsync.store.ledger import Finish
 from erpsync.store.pauses import Pause, read_pauses
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store

@@ -31,17 +31,8 @@ from erpsync.scheduling.planner import (
 from erpsync.scheduling.timetable import Timetable, read_schedule
 from erpsync.scheduling.trigger import MOMENT, newest_until, next_after
 from erpsync.store import schema
-from erpsync.store.ledger import (
-    Finish,
-    Growth,
-    find_claim,
-    find_run,
-    find_runs,
-    finish_runs,
-    grow_runs,
-    insert_runs,
-    last_runs,
-)
+from erpsync.store.history import find_claim, find_run, find_runs, last_runs
+from erpsync.store.ledger import Finish, Growth, finish_runs, grow_runs, insert_runs
 from erpsync.store.marks import Mark, write_marks
 from erpsync.store.pauses import Pause, read_pauses, remove_pauses
 from erpsync.store.statement import Statement

@@ -27,7 +27,7 @@ from erpsync.scheduling.handover import Succession, forget_parents, successions
 from erpsync.scheduling.planner import CORRECTION, IDENTITY, PARKED
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, next_after
-from erpsync.store.ledger import last_runs
+from erpsync.store.history import last_runs
 from erpsync.store.marks import Mark, read_marks
 from erpsync.store.pauses import Pause, read_pauses, write_pauses
 from erpsync.store.rename import Rename, rename_job

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, func, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.core.calendar import blackout_end
 from erpsync.core.job import After, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
 from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PARKED, merge, room
 from erpsync.store import schema
-from erpsync.store.ledger import find_run, grow_runs, insert_runs, last_runs
+from erpsync.store.history import find_run, last_runs
+from erpsync.store.ledger import grow_runs, insert_runs
 from erpsync.store.pauses import read_pauses
+from erpsync.store.upsert import upsert
 
 PARENT = "parent"
 """Skipped: a parent ended with an outcome that the job does not go on from."""
@@ -109,13 +110,9 @@ def forget_parents(connection: Connection, rules: Sequence[Mapping[str, Sequence
 def _leave(connection: Connection, child: str, parent: Run) -> None:
     """Keep a parent's end for a child, instead of an older one."""
     assert parent.outcome is not None
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    values = {"run_id": parent.id, "outcome": parent.outcome.value}
-    connection.execute(
-        dialect.insert(schema.handover)
-        .values(child=child, parent=parent.job, **values)
-        .on_conflict_do_update(index_elements=["child", "parent"], set_=values)
-    )
+    row = {"child": child, "parent": parent.job, "run_id": parent.id, "outcome": parent.outcome.value}
+    statement = upsert(connection, schema.handover, ["child", "parent"], ["run_id", "outcome"])
+    connection.execute(statement, row)
 
 
 def _take(connection: Connection, rule: Succession, now: datetime) -> Run | None:

@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 from erpsync.core.run import Outcome, Run, State
 from erpsync.store import schema
 from erpsync.store.copy import settle_folder
-from erpsync.store.ledger import find_runs
+from erpsync.store.history import find_runs
 
 FAILED_ROWS = "failed rows"
 """Why a run failed that came to a result with more failed rows than its job allows."""

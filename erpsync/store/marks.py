@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.store import schema
 from erpsync.store.statement import Statement
+from erpsync.store.upsert import INSERT
 
 _FORMER = 4  # former schedules that are kept
 
@@ -61,11 +61,11 @@ def write_marks(connection: Connection, marks: Sequence[Mark]) -> list[None]:
     return [None] * len(marks)
 
 
-def _set(dialect: Any) -> Statement:
+def _set(insert_or: Any) -> Statement:
     parameters: dict[str, Any] = {column.name: bindparam(column.name) for column in schema.mark.columns}
-    insert = dialect.insert(schema.mark).values(parameters)
+    insert = insert_or(schema.mark).values(parameters)
     changed = {"schedule": insert.excluded.schedule, "until": insert.excluded.until}
     return Statement(insert.on_conflict_do_update(index_elements=["job"], set_=changed))
 
 
-_SET = {"postgresql": _set(postgresql), "sqlite": _set(sqlite)}
+_SET = {dialect: _set(insert_or) for dialect, insert_or in INSERT.items()}

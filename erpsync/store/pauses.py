@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.store import schema
+from erpsync.store.upsert import upsert
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +33,10 @@ def read_pauses(connection: Connection) -> dict[str, Pause]:
 
 def write_pauses(connection: Connection, pauses: Sequence[Pause]) -> list[None]:
     """Pause jobs; a second pause of a job replaces the first but keeps its beginning."""
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(schema.pause)
-    changed = {name: statement.excluded[name] for name in ("until", "reason", "requested_by")}
-    rows = [
-        {
-            "job": pause.job,
-            "since": pause.since,
-            "until": pause.until,
-            "reason": pause.reason,
-            "requested_by": pause.requested_by,
-        }
-        for pause in pauses
-    ]
+    rows = [{name: getattr(pause, name) for name in Pause.__slots__} for pause in pauses]
     if rows:
-        connection.execute(statement.on_conflict_do_update(index_elements=["job"], set_=changed), rows)
+        statement = upsert(connection, schema.pause, ["job"], ["until", "reason", "requested_by"])
+        connection.execute(statement, rows)
     return [None] * len(pauses)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, exists, select
 
 from erpsync.core.run import State, run_id_floor
 from erpsync.store import schema
-from erpsync.store.ledger import find_runs
+from erpsync.store.history import find_runs
 
 BATCH = 500
 """Runs that one transaction forgets at most, so that no claim waits long behind it."""

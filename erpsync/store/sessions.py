@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from sqlalchemy import Connection, delete, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 
 from erpsync.core.session import IDLE, Session
 from erpsync.store import schema
+from erpsync.store.upsert import upsert
 
 _SESSION = schema.session.c
 _KEY = ("instance", "identity", "fingerprint")
@@ -18,14 +18,8 @@ _KEPT = IDLE + timedelta(days=1)
 def write_sessions(connection: Connection, sessions: Sequence[Session]) -> list[None]:
     """Note that sessions may be open, each by instance, identity and fingerprint; forget those long over."""
     if sessions:
-        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(schema.session)
-        changed = {name: statement.excluded[name] for name in ("opened_at", "used_at", "kind")}
         rows = [{name: getattr(session, name) for name in Session.__slots__} for session in sessions]
-        connection.execute(
-            statement.on_conflict_do_update(index_elements=list(_KEY), set_=changed),
-            rows,
-        )
+        connection.execute(upsert(connection, schema.session, _KEY, ["opened_at", "used_at", "kind"]), rows)
         oldest = min(session.used_at for session in sessions) - _KEPT
         connection.execute(delete(schema.session).where(_SESSION.used_at < oldest))
     return [None] * len(sessions)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from erpsync.core.run import Outcome, Run, State
-from erpsync.store.ledger import RunFilter, list_attempts, list_runs
+from erpsync.store.history import RunFilter, list_attempts, list_runs
 from erpsync.store.state import Store
 from tests.acceptance.site import BASE, Site, eventually
 

@@ -19,7 +19,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Outcome, State
 from erpsync.daemon.compose import Composition, compose
 from erpsync.sandbox.server import Sandbox
-from erpsync.store.ledger import RunFilter, list_runs
+from erpsync.store.history import RunFilter, list_runs
 from tests.acceptance.site import BASE, Site, eventually
 
 KILLS = int(os.environ.get("KILLS", "20"))

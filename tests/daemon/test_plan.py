@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from erpsync.cli.plan import toml_text
 from erpsync.config.load import load_configuration
 from erpsync.daemon.plan import plan_change
-from erpsync.store.ledger import History
+from erpsync.store.cursors import History
 
 TEXT = """
 [jobs.products]

@@ -16,8 +16,9 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
+from erpsync.store.history import find_run, list_attempts
 from erpsync.store.installation import Hold, hold, read_hold
-from erpsync.store.ledger import Begin, begin_attempts, find_run, insert_runs, list_attempts
+from erpsync.store.ledger import Begin, begin_attempts, insert_runs
 from tests.store.test_ledger import new_run
 
 TEXT = """

@@ -20,7 +20,8 @@ from erpsync.core.secret import SecretReference
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.connection import Connection
 from erpsync.running.runner import Runner
-from erpsync.store.ledger import find_run, insert_runs, list_attempts
+from erpsync.store.history import find_run, list_attempts
+from erpsync.store.ledger import insert_runs
 from erpsync.store.run_log import RunLog
 from erpsync.store.state import Store
 

@@ -16,7 +16,8 @@ from erpsync.core.job import After, Job
 from erpsync.core.run import Outcome, Run, RunTrigger
 from erpsync.running.endings import HandOver
 from erpsync.scheduling.handover import hand_over, successions
-from erpsync.store.ledger import Begin, RunFilter, begin_attempts, list_runs
+from erpsync.store.history import RunFilter, list_runs
+from erpsync.store.ledger import Begin, begin_attempts
 
 MakeDesk = Callable[..., Any]
 Define = Callable[..., Job]

@@ -8,7 +8,7 @@ import pytest
 
 from erpsync.core.event import Level
 from erpsync.core.run import Run
-from erpsync.store.ledger import RunFilter, list_runs
+from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.state import Store
 
 

@@ -21,6 +21,7 @@ from erpsync.scheduling.handover import Succession, hand_over
 from erpsync.scheduling.planner import UNKNOWN
 from erpsync.scheduling.timetable import schedule_text
 from erpsync.scheduling.trigger import build_trigger
+from erpsync.store.history import find_run
 from erpsync.store.ledger import (
     Begin,
     End,
@@ -28,7 +29,6 @@ from erpsync.store.ledger import (
     Wait,
     begin_attempts,
     end_attempts,
-    find_run,
     finish_runs,
     set_waiting,
 )

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from erpsync.core.job import After, Calendar, Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.scheduling.handover import Succession, forget_parents, hand_over, successions, take_left
-from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.store.history import RunFilter, list_runs
+from erpsync.store.ledger import insert_runs
 from erpsync.store.pauses import Pause, remove_pauses, write_pauses
 from erpsync.store.state import Store
 

@@ -9,7 +9,7 @@ from erpsync.core.run import Outcome, Run, RunTrigger, State
 from erpsync.scheduling.claim import Look, claim_due
 from erpsync.scheduling.planner import OVERLAP, merge
 from erpsync.scheduling.timetable import timetable
-from erpsync.store.ledger import RunFilter, list_runs
+from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.marks import Mark
 from erpsync.store.state import Store
 

@@ -17,8 +17,9 @@ import pytest
 from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreError, StoreUnavailableError
 from erpsync.store.backup import back_up, put_back
 from erpsync.store.copy import faults
+from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.installation import Settle, place_of, read_hold, release, settle
-from erpsync.store.ledger import RunFilter, insert_runs, list_runs
+from erpsync.store.ledger import insert_runs
 from erpsync.store.marks import read_marks
 from erpsync.store.schema import REVISION
 from erpsync.store.state import Store

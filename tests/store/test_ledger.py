@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
-from erpsync.core.errors import LostLeaseError
+from erpsync.core.errors import AmbiguousRunError, LostLeaseError
 from erpsync.core.run import (
     MOVES,
+    Attempt,
     AttemptOutcome,
     Counts,
     Outcome,
@@ -20,8 +21,9 @@ from erpsync.core.run import (
     State,
     new_run_id,
 )
-from erpsync.store import ledger
-from erpsync.store.ledger import Begin, End, Finish, Growth, RunFilter, Wait
+from erpsync.store import cursors, history, ledger
+from erpsync.store.history import RunFilter
+from erpsync.store.ledger import Begin, End, Finish, Growth, Wait
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.state import Store
 
@@ -53,7 +55,7 @@ def new_run(job: str = "products@acme", at: datetime = NOON, **changes: object) 
     return replace(run, **changes)  # type: ignore[arg-type]
 
 
-def begin(store: Store, run: Run, after: float = 1) -> ledger.Attempt | None:
+def begin(store: Store, run: Run, after: float = 1) -> Attempt | None:
     return store.write_now(
         ledger.begin_attempts, Begin(run, OWNER, run.created_at + timedelta(seconds=after))
     )
@@ -63,9 +65,9 @@ def test_a_run_comes_back_as_it_was_written(store: Store) -> None:
     """Every field survives the ledger."""
     run = new_run(error=RunFailure("X", "y", "z"), counts=Counts(read=3), reason="late", priority=4)
     assert store.write_now(ledger.insert_runs, run)
-    assert store.read_now(ledger.find_run, run.id) == run
-    assert store.read_now(ledger.find_run, run.id[:16]) == run
-    assert store.read_now(ledger.find_run, "zzz") is None
+    assert store.read_now(history.find_run, run.id) == run
+    assert store.read_now(history.find_run, run.id[:16]) == run
+    assert store.read_now(history.find_run, "zzz") is None
 
 
 def test_a_fire_time_is_claimed_once(store: Store) -> None:
@@ -73,7 +75,7 @@ def test_a_fire_time_is_claimed_once(store: Store) -> None:
     first, second, other = new_run(), new_run(), new_run(job="customers@acme")
     futures = [store.submit(ledger.insert_runs, run) for run in (first, second, other)]
     assert [future.result() for future in futures] == [True, False, True]
-    assert {run.id for run in store.read_now(ledger.list_runs, RunFilter())} == {first.id, other.id}
+    assert {run.id for run in store.read_now(history.list_runs, RunFilter())} == {first.id, other.id}
 
 
 def test_a_prefix_of_two_runs_is_ambiguous(store: Store) -> None:
@@ -81,9 +83,9 @@ def test_a_prefix_of_two_runs_is_ambiguous(store: Store) -> None:
     runs = [new_run(job=name, id=f"aaa{name}") for name in ("x", "y")]
     for run in runs:
         store.write_now(ledger.insert_runs, run)
-    with pytest.raises(ledger.AmbiguousRunError):
-        store.read_now(ledger.find_run, "aaa")
-    assert store.read_now(ledger.find_run, "aaax") == runs[0]
+    with pytest.raises(AmbiguousRunError):
+        store.read_now(history.find_run, "aaa")
+    assert store.read_now(history.find_run, "aaax") == runs[0]
 
 
 def test_an_attempt_begins_once(store: Store) -> None:
@@ -95,7 +97,7 @@ def test_an_attempt_begins_once(store: Store) -> None:
     assert attempt.number == 1
     assert begin(store, run) is None
     assert begin(store, new_run(job="never-written")) is None
-    running = store.read_now(ledger.find_run, run.id)
+    running = store.read_now(history.find_run, run.id)
     assert running is not None
     assert (running.state, running.owner, running.lag_seconds) == (State.RUNNING, "owner-1", 1)
 
@@ -115,7 +117,7 @@ def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None
         ),
     )  # fmt: skip
     assert (waiting.state, waiting.waiting_for, waiting.error) == (State.WAITING, "back-off", failure)
-    assert store.read_now(ledger.live_counts) == {"products@acme": 1}
+    assert store.read_now(history.live_counts) == {"products@acme": 1}
     begin(store, run, after=90)
     done = store.write_now(
         ledger.end_attempts,
@@ -128,13 +130,13 @@ def test_a_retry_keeps_the_first_start_and_adds_an_attempt(store: Store) -> None
         2, Outcome.SUCCEEDED, Counts(read=5, written=2), 99,
     )  # fmt: skip
     assert done.error is None
-    assert [each.outcome for each in store.read_now(ledger.list_attempts, run.id)] == [
+    assert [each.outcome for each in store.read_now(history.list_attempts, run.id)] == [
         AttemptOutcome.FAILED,
         AttemptOutcome.SUCCEEDED,
     ]
-    assert store.read_now(ledger.read_cursor, run.job) == "c2"
-    assert store.read_now(ledger.last_successes) == {run.job: NOON + timedelta(seconds=100)}
-    assert store.read_now(ledger.live_counts) == {}
+    assert store.read_now(cursors.read_cursor, run.job) == "c2"
+    assert store.read_now(history.last_successes) == {run.job: NOON + timedelta(seconds=100)}
+    assert store.read_now(history.live_counts) == {}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_special_run_is_no_last_success(store: Store, params: dict[str, object
     """What somebody tried, or did again for a part of the past, does not say how fresh the data is."""
     ended = {"state": State.FINISHED, "outcome": Outcome.SUCCEEDED, "finished_at": NOON}
     store.write_now(ledger.insert_runs, new_run(params=params, **ended))
-    assert store.read_now(ledger.last_successes) == {}
+    assert store.read_now(history.last_successes) == {}
 
 
 def test_an_interrupted_attempt_is_not_charged(store: Store) -> None:
@@ -155,7 +157,7 @@ def test_an_interrupted_attempt_is_not_charged(store: Store) -> None:
     for number, outcome in ((1, AttemptOutcome.INTERRUPTED), (2, AttemptOutcome.LOST)):
         begin(store, run)
         store.write_now(ledger.end_attempts, End(run.id, number, OWNER, NOON, outcome, State.PENDING))
-    found = store.read_now(ledger.find_run, run.id)
+    found = store.read_now(history.find_run, run.id)
     assert found is not None
     assert (found.attempts, found.uncharged, found.losses, found.state) == (2, 2, 1, State.PENDING)
 
@@ -173,7 +175,7 @@ def test_only_the_open_attempt_can_end(store: Store) -> None:
     ):
         with pytest.raises(LostLeaseError):
             store.write_now(ledger.end_attempts, stale)
-    found = store.read_now(ledger.find_run, run.id)
+    found = store.read_now(history.find_run, run.id)
     assert found is not None
     assert found.state is State.RUNNING
 
@@ -183,9 +185,9 @@ def test_waiting_says_for_what(store: Store) -> None:
     run = new_run()
     store.write_now(ledger.insert_runs, run)
     store.write_now(ledger.set_waiting, Wait(run.id, "max_runs"))
-    assert [each.waiting_for for each in store.read_now(ledger.unfinished_runs)] == ["max_runs"]
+    assert [each.waiting_for for each in store.read_now(history.unfinished_runs)] == ["max_runs"]
     store.write_now(ledger.set_waiting, Wait(run.id, None))
-    assert [each.state for each in store.read_now(ledger.unfinished_runs)] == [State.PENDING]
+    assert [each.state for each in store.read_now(history.unfinished_runs)] == [State.PENDING]
     finished = store.write_now(ledger.finish_runs, Finish(run.id, Outcome.CANCELLED, NOON, reason="asked"))
     assert finished is not None
     assert finished.outcome is Outcome.CANCELLED
@@ -198,9 +200,9 @@ def test_why_a_run_waits_is_forgotten_when_it_begins(store: Store) -> None:
     run = new_run()
     store.write_now(ledger.insert_runs, run)
     store.write_now(ledger.set_waiting, Wait(run.id, "licence", reason="held by night"))
-    assert [each.reason for each in store.read_now(ledger.unfinished_runs)] == ["held by night"]
+    assert [each.reason for each in store.read_now(history.unfinished_runs)] == ["held by night"]
     begin(store, run)
-    assert [each.reason for each in store.read_now(ledger.unfinished_runs)] == [None]
+    assert [each.reason for each in store.read_now(history.unfinished_runs)] == [None]
 
 
 def test_many_waits_share_one_transaction(store: Store) -> None:
@@ -215,7 +217,7 @@ def test_many_waits_share_one_transaction(store: Store) -> None:
         return [None]
 
     store.write_now(together, None)
-    assert [each.waiting_for for each in store.read_now(ledger.unfinished_runs)] == ["max_runs"] * 3
+    assert [each.waiting_for for each in store.read_now(history.unfinished_runs)] == ["max_runs"] * 3
 
 
 def test_a_range_grows(store: Store) -> None:
@@ -224,7 +226,7 @@ def test_a_range_grows(store: Store) -> None:
     store.write_now(ledger.insert_runs, run)
     later = NOON + timedelta(hours=1)
     store.write_now(ledger.grow_runs, Growth(run.id, later, 4, later))
-    found = store.read_now(ledger.last_runs, [run.job, "unknown"])
+    found = store.read_now(history.last_runs, [run.job, "unknown"])
     assert (found[run.job].fire_until, found[run.job].fire_count) == (later, 4)
     assert list(found) == [run.job]
 
@@ -235,9 +237,9 @@ def test_what_grew_since_is_listed(store: Store) -> None:
     store.write_now(ledger.insert_runs, run)
     later = NOON + timedelta(days=1)
     since = RunFilter(since=NOON + timedelta(hours=12))
-    assert store.read_now(ledger.list_runs, since) == []
+    assert store.read_now(history.list_runs, since) == []
     store.write_now(ledger.grow_runs, Growth(run.id, later, 2, later))
-    assert [each.fire_count for each in store.read_now(ledger.list_runs, since)] == [2]
+    assert [each.fire_count for each in store.read_now(history.list_runs, since)] == [2]
 
 
 def test_lists_are_newest_first_and_narrow(store: Store) -> None:
@@ -252,10 +254,10 @@ def test_lists_are_newest_first_and_narrow(store: Store) -> None:
                 outcome=Outcome.FAILED if failed else Outcome.SUCCEEDED,
             ),
         )  # fmt: skip
-    runs = store.read_now(ledger.list_runs, RunFilter(limit=3))
+    runs = store.read_now(history.list_runs, RunFilter(limit=3))
     assert [run.created_at.minute for run in runs] == [9, 8, 7]
     which = RunFilter(jobs=("job-0", "job-1"), outcomes=(Outcome.FAILED,), since=NOON + timedelta(minutes=1))
-    assert [run.created_at.minute for run in store.read_now(ledger.list_runs, which)] == [6, 4]
+    assert [run.created_at.minute for run in store.read_now(history.list_runs, which)] == [6, 4]
 
 
 def test_marks_are_replaced(store: Store) -> None:

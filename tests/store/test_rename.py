@@ -10,7 +10,9 @@ from sqlalchemy import Connection, insert
 from erpsync.core.run import Run, RunTrigger
 from erpsync.scheduling.handover import read_left
 from erpsync.store import schema
-from erpsync.store.ledger import RunFilter, insert_runs, list_runs, read_cursors
+from erpsync.store.cursors import read_cursors
+from erpsync.store.history import RunFilter, list_runs
+from erpsync.store.ledger import insert_runs
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.pauses import Pause, read_pauses, write_pauses
 from erpsync.store.rename import Rename, rename_job

@@ -13,7 +13,8 @@ from erpsync.config.configuration import Retention
 from erpsync.core.clock import ManualClock
 from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id
 from erpsync.daemon.housekeeping import tidy
-from erpsync.store.ledger import RunFilter, insert_runs, last_successes, list_runs
+from erpsync.store.history import RunFilter, last_successes, list_runs
+from erpsync.store.ledger import insert_runs
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.retention import BATCH, Forget, forget_runs
 from erpsync.store.run_log import RunLog
