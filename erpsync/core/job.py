@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from erpsync.core.run import Outcome
+from erpsync.core.run import Outcome, Run, RunTrigger, new_run_id
 
 Dst = Literal["vixie", "skip", "literal"]
 
@@ -135,3 +135,18 @@ class Job:
     memory: int | None = None
     repeatable: bool | None = None
     max_failed: int = 0
+
+
+def new_run(job: Job, claim: str, trigger: RunTrigger, now: datetime, **more: Any) -> Run:
+    """A run of a job by a claim, made `now`: pending, or as `more` of its fields say."""
+    fields: dict[str, Any] = {"id": new_run_id(now), "priority": job.priority, **more}
+    return Run(
+        job=job.name,
+        claim=claim,
+        plugin=job.plugin,
+        trigger=trigger,
+        created_at=now,
+        instance=job.instance,
+        identity=job.identity,
+        **fields,
+    )

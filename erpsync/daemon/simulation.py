@@ -15,8 +15,8 @@ from itertools import count
 from erpsync.config.configuration import Configuration
 from erpsync.core.calendar import HORIZON, blackout_end, next_blackout, opens_at, start_deadline, window_end
 from erpsync.core.errors import SimulationTooLargeError
-from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, RunTrigger, State
+from erpsync.core.job import Job, new_run
+from erpsync.core.run import Outcome, RunTrigger, State
 from erpsync.daemon.licence_slots import LICENCE, LicenceSlots
 from erpsync.daemon.simulated_run import Course, SimulatedRun
 from erpsync.daemon.situation import ASSUMED, Expected, Situation
@@ -233,10 +233,7 @@ class _Play:
             for live in others:
                 self._finish(live, Outcome.CANCELLED, "replaced")
         number = f"{next(self._numbers):020}"
-        run = Run(
-            number, job.name, number, job.plugin, trigger, self._now, job.instance, job.identity, fire,
-            priority=job.priority,
-        )  # fmt: skip
+        run = new_run(job, number, trigger, self._now, id=number, fire_at=fire)
         course = Course(run, table, self._expected[job.name].duration)
         self._growing.pop(job.name, None)
         self._live[job.name].append(course)

@@ -9,7 +9,7 @@ from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
-from erpsync.core.job import Job, Manual
+from erpsync.core.job import Job, Manual, new_run
 from erpsync.core.run import Run, RunTrigger, State, new_run_id, utc_text
 from erpsync.scheduling.alarm import AlarmClock
 from erpsync.scheduling.claim import (
@@ -232,19 +232,15 @@ class Engine:
         """
         definition, now = self._jobs[job], self._clock.now()
         run_id = new_run_id(now)
-        asked = Run(
+        asked = new_run(
+            definition,
+            f"manual:{wish or run_id}",
+            RunTrigger.RETRY if retry_of else RunTrigger.MANUAL,
+            now,
             id=run_id,
-            job=job,
-            claim=f"manual:{wish or run_id}",
-            plugin=definition.plugin,
-            trigger=RunTrigger.RETRY if retry_of else RunTrigger.MANUAL,
-            created_at=now,
-            instance=definition.instance,
-            identity=definition.identity,
             requested_by=requested_by,
             retry_of=retry_of,
             params=dict(params),
-            priority=definition.priority,
         )
         granted = await self._store.write(claim_requested, Request(asked, definition))
         run = granted.run
@@ -268,18 +264,13 @@ class Engine:
         """
         definition, now = self._jobs[job], self._clock.now()
         slices = [
-            Run(
-                id=new_run_id(now),
-                job=job,
-                claim=f"backfill:{name}:{utc_text(begins)}",
-                plugin=definition.plugin,
-                trigger=RunTrigger.BACKFILL,
-                created_at=now,
-                instance=definition.instance,
-                identity=definition.identity,
+            new_run(
+                definition,
+                f"backfill:{name}:{utc_text(begins)}",
+                RunTrigger.BACKFILL,
+                now,
                 requested_by=requested_by,
                 params={"window": [utc_text(begins), utc_text(ends)]},
-                priority=definition.priority,
             )
             for begins, ends in windows
         ]

@@ -14,8 +14,8 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, func, literal_column, select
 
 from erpsync.core.calendar import blackout_end
-from erpsync.core.job import After, Job
-from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
+from erpsync.core.job import After, Job, new_run
+from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.scheduling.planner import BLACKOUT, OVERLAP, PARKED, merge, room
 from erpsync.store import schema
 from erpsync.store.history import find_run, last_runs
@@ -128,7 +128,8 @@ def _take(connection: Connection, rule: Succession, now: datetime) -> Run | None
     connection.execute(delete(schema.handover).where(mine))
     reason = _refusal(connection, rule, {Outcome(row.outcome) for row in rows}, now)
     ends = [f"{row.run_id}+{utc_text(row.fire_until)}" if row.fire_until else row.run_id for row in rows]
-    run = _child_run(job, "after:" + ",".join(ends), [row.run_id for row in rows], now)
+    claim = "after:" + ",".join(ends)
+    run = new_run(job, claim, RunTrigger.AFTER, now, fire_at=now, parents=tuple(row.run_id for row in rows))
     if reason is None:
         return run if insert_runs(connection, [run]) == [True] else None
     run = replace(run, state=State.FINISHED, outcome=Outcome.SKIPPED, reason=reason, finished_at=now)
@@ -172,19 +173,3 @@ def _refusal(connection: Connection, rule: Succession, outcomes: set[Outcome], n
         literal_column("state <> 'finished'"),
     )
     return None if room(job, connection.scalar(live) or 0, 1) else OVERLAP
-
-
-def _child_run(job: Job, claim: str, parents: Sequence[str], now: datetime) -> Run:
-    return Run(
-        id=new_run_id(now),
-        job=job.name,
-        claim=claim,
-        plugin=job.plugin,
-        trigger=RunTrigger.AFTER,
-        created_at=now,
-        instance=job.instance,
-        identity=job.identity,
-        fire_at=now,
-        parents=tuple(parents),
-        priority=job.priority,
-    )

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import chain, islice, pairwise, takewhile
+from typing import Any
 
 from erpsync.core.calendar import blackout_end, next_blackout
-from erpsync.core.job import Job
-from erpsync.core.run import Outcome, Run, RunTrigger, State, new_run_id, utc_text
+from erpsync.core.job import Job, new_run
+from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.scheduling.timetable import Timetable, read_schedule
 from erpsync.scheduling.trigger import MOMENT, Trigger, newest_until, next_after
 from erpsync.store.ledger import Growth
@@ -370,8 +371,11 @@ class _Record:
 
 def _ended(job: Job, span: Span, outcome: Outcome, reason: str, now: datetime) -> Run:
     """A run that never starts: the record that its fire times passed."""
-    return replace(
-        _run(job, span.first, now, RunTrigger.SCHEDULE),
+    return _run(
+        job,
+        span.first,
+        now,
+        RunTrigger.SCHEDULE,
         fire_until=span.last if span.count != 1 else None,
         fire_count=span.count,
         state=State.FINISHED,
@@ -381,19 +385,8 @@ def _ended(job: Job, span: Span, outcome: Outcome, reason: str, now: datetime) -
     )
 
 
-def _run(job: Job, fire: datetime, now: datetime, trigger: RunTrigger) -> Run:
-    return Run(
-        id=new_run_id(now),
-        job=job.name,
-        claim=f"at:{utc_text(fire)}",
-        plugin=job.plugin,
-        trigger=trigger,
-        created_at=now,
-        instance=job.instance,
-        identity=job.identity,
-        fire_at=fire,
-        priority=job.priority,
-    )
+def _run(job: Job, fire: datetime, now: datetime, trigger: RunTrigger, **more: Any) -> Run:
+    return new_run(job, f"at:{utc_text(fire)}", trigger, now, fire_at=fire, **more)
 
 
 def merge(runs: Sequence[Run], last: Mapping[str, Run]) -> tuple[list[Run], list[Growth]]:
