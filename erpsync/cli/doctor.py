@@ -57,7 +57,7 @@ def examine(workspace: Workspace, names: Sequence[str], *, api: bool) -> Finding
     try:
         found = _asked(workspace, names, api, tell)
     except NoDaemonError:
-        from erpsync.daemon.alone import examine_alone
+        from erpsync.daemon.desk_alone import examine_alone
 
         found = asyncio.run(
             examine_alone(

@@ -118,11 +118,11 @@ def _require_same(workspace: Workspace, daemon: Mapping[str, Any]) -> None:
 def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # noqa: A002
     import os
 
-    from erpsync.daemon.departure import leaving
-    from erpsync.daemon.single import run_jobs
+    from erpsync.daemon.process_exit import leaving
+    from erpsync.daemon.run_alone import run_jobs
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
     from erpsync.observe.output import plugins_print_to
-    from erpsync.running.border import PluginLoop
+    from erpsync.running.plugin_loop import PluginLoop
 
     os.umask(0o077)
     debug = bool(os.environ.get("ERPSYNC_DEBUG"))

@@ -59,7 +59,7 @@ def _all(workspace: Workspace) -> tuple[list[dict[str, Any]], list[dict[str, Any
             _tell_difference(workspace, status)
             return client.identities(), status["licenses"]
     except NoDaemonError:
-        from erpsync.daemon.alone import identities_alone
+        from erpsync.daemon.desk_alone import identities_alone
 
         return asyncio.run(identities_alone(workspace.configuration, workspace.redactor))
 
@@ -70,7 +70,7 @@ def _one(workspace: Workspace, identity: str, fetch: bool) -> dict[str, Any]:
             _tell_difference(workspace, client.status())
             return client.identity(identity, fetch=fetch)
     except NoDaemonError:
-        from erpsync.daemon.alone import identity_alone
+        from erpsync.daemon.desk_alone import identity_alone
 
         return asyncio.run(identity_alone(workspace.configuration, workspace.redactor, identity, fetch=fetch))
 

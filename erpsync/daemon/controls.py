@@ -19,12 +19,12 @@ from erpsync.core.errors import (
 )
 from erpsync.core.job import Job
 from erpsync.core.run import Run, State, utc_text
-from erpsync.daemon.again import MOST_SLICES, Window, backfill_name, require_repeat, slices
 from erpsync.daemon.compose import Composition
 from erpsync.daemon.cursors import reset_targets
 from erpsync.daemon.desk import identity_trouble
 from erpsync.daemon.overdue import Overdue, due_tables, overdue
 from erpsync.daemon.reload import Reload
+from erpsync.daemon.rerun import MOST_SLICES, Window, backfill_name, require_repeat, slices
 from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot, is_success
 from erpsync.store.cursors import reset_cursors
@@ -66,29 +66,29 @@ class DaemonControls:
 
     def status(self) -> dict[str, object]:
         """See the `status` command; instants are UTC text."""
-        house = self._house
+        composition = self._house
         return {
             "version": __version__,
             "pid": os.getpid(),
             "started_at": utc_text(self._started_at),
-            "configuration": str(house.configuration.path.resolve()),
-            "fingerprint": house.configuration.fingerprint,
+            "configuration": str(composition.configuration.path.resolve()),
+            "fingerprint": composition.configuration.fingerprint,
             "accepted_at": utc_text(self._reload.accepted.since) if self._reload else None,
             "refused": [problem.document() for problem in self._reload.refused] if self._reload else [],
             "restart": list(self._reload.restart) if self._reload else [],
-            "plugins": house.catalog.imported,
-            "state": str(house.configuration.daemon.state),
-            "timezone": house.configuration.daemon.timezone,
+            "plugins": composition.catalog.imported,
+            "state": str(composition.configuration.daemon.state),
+            "timezone": composition.configuration.daemon.timezone,
             "ready": self.ready,
             "held": {"since": utc_text(self.held.since), "reason": self.held.reason} if self.held else None,
             "problems": self.problems(),
             "parked": [
                 {"job": job, "problems": [problem.document() for problem in problems]}
-                for job, problems in house.parked.items()
+                for job, problems in composition.parked.items()
             ],
-            "identities": house.desk.identities(house.connections.in_use()),
-            "licenses": house.desk.licenses(),
-            "running": [self._with_progress(run) for run in house.runner.running()],
+            "identities": composition.desk.identities(composition.connections.in_use()),
+            "licenses": composition.desk.licenses(),
+            "running": [self._with_progress(run) for run in composition.runner.running()],
             "waiting": dict(self._waiting()),
             "overdue": [each.document() for each in self.overdue()],
             "paused": [pause_document(pause) for pause in self._pauses()],
@@ -223,15 +223,15 @@ class DaemonControls:
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
         """Let the next run of a job read everything. RunRefusedError while a run of it is not finished."""
-        house = self._house
-        found = find_job(house.configuration.jobs, job)
-        if not await house.store.write(reset_cursors, found.name):
+        composition = self._house
+        found = find_job(composition.configuration.jobs, job)
+        if not await composition.store.write(reset_cursors, found.name):
             hint = f"erpsync cancel {found.name}"
             raise RunRefusedError(f"a run of {found.name} is not finished", hint=hint)
-        house.runner.forget_cursor(found.name)
-        data = house.configuration.daemon.data
-        await asyncio.to_thread(reset_targets, found, house.catalog, data)
-        house.emit("cursor.reset", job=found.name, requested_by=requested_by)
+        composition.runner.forget_cursor(found.name)
+        data = composition.configuration.daemon.data
+        await asyncio.to_thread(reset_targets, found, composition.catalog, data)
+        composition.emit("cursor.reset", job=found.name, requested_by=requested_by)
 
     async def backfill(
         self, job: str, window: Window, size: timedelta, name: str | None, requested_by: str
@@ -360,9 +360,9 @@ class DaemonControls:
         return Counter(run.waiting_for or "pending" for run in runs if run.state is not State.RUNNING)
 
     def _fires(self) -> list[tuple[datetime, str]]:
-        house = self._house
-        jobs = (name for name in house.configuration.jobs if name not in house.parked)
-        return [(at, job) for job in jobs if (at := house.engine.next_fire(job)) is not None]
+        composition = self._house
+        jobs = (name for name in composition.configuration.jobs if name not in composition.parked)
+        return [(at, job) for job in jobs if (at := composition.engine.next_fire(job)) is not None]
 
 
 def pause_document(pause: Pause) -> dict[str, object]:

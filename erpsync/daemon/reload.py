@@ -35,11 +35,11 @@ class Reload:
     they were refused last; `accepted` is what runs.
     """
 
-    def __init__(self, house: Composition, accepted: Accepted) -> None:
+    def __init__(self, composition: Composition, accepted: Accepted) -> None:
         self.accepted = accepted
         self.refused = accepted.refused
         self.restart: tuple[str, ...] = ()
-        self._house = house
+        self._house = composition
         self._one_at_a_time = asyncio.Lock()
 
     async def __call__(self, requested_by: str) -> Plan:
@@ -50,60 +50,60 @@ class Reload:
             StoreError: likewise, or, where the state fails in the middle, what is missing is tried again.
         """
         async with self._one_at_a_time:
-            house = self._house
+            composition = self._house
             try:
-                history = await house.store.read(read_history, house.configuration.jobs)
+                history = await composition.store.read(read_history, composition.configuration.jobs)
                 prepared = await asyncio.to_thread(self._prepare, history)
             except ConfigError as error:
                 self._refuse(error, requested_by)
                 raise
-            await house.engine.adopt(prepared.adoption, lambda renamed: self._swap(prepared, renamed))
+            await composition.engine.adopt(prepared.adoption, lambda renamed: self._swap(prepared, renamed))
             await self.keep()
             self._tell(prepared.plan, requested_by)
             return prepared.plan
 
     def _prepare(self, history: Mapping[str, History]) -> _Prepared:
         """In a thread: reading ten thousand jobs takes a second."""
-        house = self._house
-        before = house.configuration
+        composition = self._house
+        before = composition.configuration
         accepted = accept(before.path, os.environ)
         after = _within_this_process(before, accepted.configuration)
         after = replace(
             after, jobs={name: _same(before.jobs.get(name), job) for name, job in after.jobs.items()}
         )
-        changed_files = house.catalog.refresh()
-        parked = parked_jobs(after, house.catalog, house.resolver)
-        adoption = house.engine.prepare(after.jobs, parked)
+        changed_files = composition.catalog.refresh()
+        parked = parked_jobs(after, composition.catalog, composition.resolver)
+        adoption = composition.engine.prepare(after.jobs, parked)
         plan = plan_change(
-            before, accepted.configuration, history, house.clock.now(), house.catalog.cursor_of
+            before, accepted.configuration, history, composition.clock.now(), composition.catalog.cursor_of
         )
         plan = replace(plan, restart=(*plan.restart, *changed_files), parked=reasons(parked))
         return _Prepared(accepted, after, parked, adoption, plan)
 
     def _swap(self, prepared: _Prepared, renamed: Mapping[str, str]) -> None:
         """Everything that knows the configuration goes on with the new one, within one step of the loop."""
-        house, configuration = self._house, prepared.configuration
-        house.connections.adopt(configuration)
-        house.desk.adopt(configuration)
-        house.runner.adopt(
+        composition, configuration = self._house, prepared.configuration
+        composition.connections.adopt(configuration)
+        composition.desk.adopt(configuration)
+        composition.runner.adopt(
             configuration.jobs,
-            {*prepared.adoption.touched, *(house.parked.keys() ^ prepared.parked.keys())},
+            {*prepared.adoption.touched, *(composition.parked.keys() ^ prepared.parked.keys())},
             renamed,
             max_runs=configuration.daemon.max_runs,
             instance_limits=instance_limits(configuration),
             pools=configuration.pools,
         )
-        house.configuration, house.parked = configuration, prepared.parked
+        composition.configuration, composition.parked = configuration, prepared.parked
         self.accepted, self.refused, self.restart = prepared.accepted, (), prepared.plan.restart
 
     async def keep(self) -> None:
         """Remember what runs for a start with broken files; where that cannot be written, it is told."""
-        house = self._house
-        data = house.configuration.daemon.data
+        composition = self._house
+        data = composition.configuration.daemon.data
         try:
-            await asyncio.to_thread(self.accepted.keep, house.clock.now(), data)
+            await asyncio.to_thread(self.accepted.keep, composition.clock.now(), data)
         except OSError as error:
-            house.emit("config.unkept", level="warning", error_message=str(error))
+            composition.emit("config.unkept", level="warning", error_message=str(error))
 
     def _tell(self, plan: Plan, requested_by: str) -> None:
         changes = [job.change for job in plan.jobs]
@@ -121,10 +121,10 @@ class Reload:
         tell_refused(self._house, error, requested_by)
 
 
-def tell_refused(house: Composition, error: ConfigError, requested_by: str) -> None:
+def tell_refused(composition: Composition, error: ConfigError, requested_by: str) -> None:
     """The files are broken; the daemon goes on with what it has."""
     first = next((each for each in error.problems if each.severity == "error"), None)
-    house.emit(
+    composition.emit(
         "config.refused",
         level="error",
         message=first.message if first else error.message,

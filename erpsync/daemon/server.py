@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from erpsync.core.copies import forget, keep_from_copies
+from erpsync.core.fork_safety import forget, keep_from_copies
 
 _BACKLOG = 64  # the event loop accepts as many in one go, and all of them are refused where files run out
 _MOST_CONNECTIONS = 128

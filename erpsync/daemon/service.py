@@ -28,13 +28,13 @@ from erpsync.daemon.address import bind_address
 from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DISPLACED, DaemonControls
-from erpsync.daemon.departure import URGENT, Signals, leaving
 from erpsync.daemon.fault_tally import FaultTally
-from erpsync.daemon.forethought import Forethought
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
+from erpsync.daemon.process_exit import URGENT, Signals, leaving
 from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
+from erpsync.daemon.warm_up import WarmUp
 from erpsync.identity.keep_alive import keep_signed_in, look_for
 from erpsync.identity.reference import watch_ends
 from erpsync.observe.health import health_application
@@ -42,8 +42,8 @@ from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitt
 from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
-from erpsync.running.border import PluginLoop
 from erpsync.running.loop_watch import LoopWatch
+from erpsync.running.plugin_loop import PluginLoop
 from erpsync.scheduling.zone import zone_data
 from erpsync.store.history import last_successes
 from erpsync.store.installation import Hold, renew_generation, take_over
@@ -107,22 +107,22 @@ class Service:
         loop.set_exception_handler(self._tell_fault)
         with Signals() as signals:
             async with AsyncExitStack() as stack:
-                house = await self._start(stack)
-                loop.add_signal_handler(signal.SIGHUP, self._hang_up, house)
+                composition = await self._start(stack)
+                loop.add_signal_handler(signal.SIGHUP, self._hang_up, composition)
                 await signals.next()
-                code = await self._drain(house, signals)
+                code = await self._drain(composition, signals)
             self._emit("daemon.stopped", code=code)
         return code
 
-    def _hang_up(self, house: Composition) -> None:
+    def _hang_up(self, composition: Composition) -> None:
         """Reload; what is wrong is told by events."""
         assert self._controls is not None
         self._notifier.tell(RELOADING=1, MONOTONIC_USEC=time.monotonic_ns() // 1000)
-        task = asyncio.create_task(self._reload(house, self._controls), name="reload")
+        task = asyncio.create_task(self._reload(composition, self._controls), name="reload")
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
 
-    async def _reload(self, house: Composition, controls: DaemonControls) -> None:
+    async def _reload(self, composition: Composition, controls: DaemonControls) -> None:
         try:
             await controls.reload("SIGHUP")
         except ConfigError:
@@ -131,7 +131,7 @@ class Service:
             words = {"message": error.message, "place": None, "hint": error.hint}
             self._emit("config.refused", level="error", requested_by="SIGHUP", **words)
         finally:
-            self._notifier.tell(READY=1, STATUS=_stand(house))
+            self._notifier.tell(READY=1, STATUS=_stand(composition))
 
     async def _start(self, stack: AsyncExitStack) -> Composition:
         """Everything, lowest first; the stack undoes it in reverse order."""
@@ -145,50 +145,55 @@ class Service:
         metrics_listener = bind_address(listen) if listen else None
         if metrics_listener is not None:
             stack.callback(metrics_listener.close)
-        house = compose(configuration, self._redactor, SystemClock(), self._emit)
-        stack.push_async_callback(house.close)
-        reload = Reload(house, self._accepted)
-        controls = self._controls = DaemonControls(house, reload)
-        await self._restore(house, controls)
-        await look_for(house.connections.people())  # before anything fires that needs them
-        held = await take_over(house.store, house.clock.now())
-        stack.push_async_callback(_leave, house)
+        composition = compose(configuration, self._redactor, SystemClock(), self._emit)
+        stack.push_async_callback(composition.close)
+        reload = Reload(composition, self._accepted)
+        controls = self._controls = DaemonControls(composition, reload)
+        await self._restore(composition, controls)
+        await look_for(composition.connections.people())  # before anything fires that needs them
+        held = await take_over(composition.store, composition.clock.now())
+        stack.push_async_callback(_leave, composition)
         watch = LoopWatch(self._emit)
         watch.start()
         stack.callback(watch.stop)
-        stack.push_async_callback(house.stop)
-        await self._go_on(house, controls, held)
+        stack.push_async_callback(composition.stop)
+        await self._go_on(composition, controls, held)
         await reload.keep()
-        application = control_application(controls, house.desk, self._emit, self._redactor)
+        application = control_application(controls, composition.desk, self._emit, self._redactor)
         await self._serve(stack, application, listener, PeerProtocol)
         if metrics_listener is not None:
             await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
-        pulse = asyncio.create_task(self._pulse(controls, house), name="pulse")
-        stack.callback(pulse.cancel)
-        forethought = Forethought(
-            house.engine, lambda: house.configuration.jobs, house.connections.prepare, house.clock
+        self._begin_background(stack, composition, controls)
+        controls.ready = True
+        self._tell_started(composition)
+        return composition
+
+    def _begin_background(
+        self, stack: AsyncExitStack, composition: Composition, controls: DaemonControls
+    ) -> None:
+        """What goes on beside the runs until the daemon stops, by the name of its task."""
+        clock, connections = composition.clock, composition.connections
+        warm_up = WarmUp(
+            composition.engine, lambda: composition.configuration.jobs, connections.prepare, clock
         )
-        ahead = asyncio.create_task(forethought.run(), name="forethought")
-        stack.callback(ahead.cancel)
-        signed_in = keep_signed_in(house.connections.people, house.clock)
-        stack.callback(asyncio.create_task(signed_in, name="people").cancel)
-        ends = watch_ends(house.connections.by_hand, house.clock)
-        stack.callback(asyncio.create_task(ends, name="ends").cancel)
-        due_watch = asyncio.create_task(self._watch_due(controls), name="due")
-        stack.callback(due_watch.cancel)
         tidying = keep_house(
-            lambda: house.configuration.daemon.retention,
-            house.store,
-            run_log_of(configuration),
-            configuration.daemon.data,
-            house.clock,
+            lambda: composition.configuration.daemon.retention,
+            composition.store,
+            run_log_of(self._configuration),
+            self._configuration.daemon.data,
+            clock,
             self._emit,
         )
-        housekeeping = asyncio.create_task(tidying, name="housekeeping")
-        stack.callback(housekeeping.cancel)
-        controls.ready = True
-        self._tell_started(house)
-        return house
+        background = {
+            "pulse": self._pulse(controls, composition),
+            "warm-up": warm_up.run(),
+            "people": keep_signed_in(connections.people, clock),
+            "ends": watch_ends(connections.by_hand, clock),
+            "due": self._watch_due(controls),
+            "housekeeping": tidying,
+        }
+        for name, work in background.items():
+            stack.callback(asyncio.create_task(work, name=name).cancel)
 
     async def _serve(
         self,
@@ -201,18 +206,18 @@ class Service:
         await server.start()
         stack.push_async_callback(server.stop)
 
-    async def _drain(self, house: Composition, signals: Signals) -> int:
+    async def _drain(self, composition: Composition, signals: Signals) -> int:
         """Let what runs end, for `drain` at most; a second signal ends it now."""
         assert self._controls is not None
         self._controls.ready = False
         self._controls.stopping = True
-        running = len(house.runner.running())
-        patience = house.configuration.daemon.drain.total_seconds() + _LAST_PATIENCE
+        running = len(composition.runner.running())
+        patience = composition.configuration.daemon.drain.total_seconds() + _LAST_PATIENCE
         self._notifier.tell(
             STOPPING=1, STATUS=f"waiting for {running} runs", EXTEND_TIMEOUT_USEC=int(patience * 1e6)
         )
         self._emit("daemon.draining", running=running)
-        draining = asyncio.ensure_future(house.drain())
+        draining = asyncio.ensure_future(composition.drain())
         again = asyncio.ensure_future(signals.next())
         await asyncio.wait({draining, again}, return_when=asyncio.FIRST_COMPLETED)
         again.cancel()
@@ -220,42 +225,42 @@ class Service:
             draining.result()
             return 0
         draining.cancel()
-        await house.runner.stop(URGENT)
+        await composition.runner.stop(URGENT)
         return 128 + again.result()
 
-    async def _go_on(self, house: Composition, controls: DaemonControls, held: Hold | None) -> None:
+    async def _go_on(self, composition: Composition, controls: DaemonControls, held: Hold | None) -> None:
         """Go on with the state where it belongs to this place; else hold it for a person to decide."""
         if held is None:
-            await house.start()
+            await composition.start()
             return
         controls.held = held
         hint = "erpsync resume --all lets it go on here; make sure that nobody else does"
         self._emit("state.held", level="error", since=held.since, reason=held.reason, hint=hint)
 
-    async def _restore(self, house: Composition, controls: DaemonControls) -> None:
+    async def _restore(self, composition: Composition, controls: DaemonControls) -> None:
         """What metrics and due times ask, that would else begin at nothing."""
-        successes = await house.store.read(last_successes)
+        successes = await composition.store.read(last_successes)
         for job, at in successes.items():
             if known := self._configuration.jobs.get(job):
                 self._metrics.restore_success(job, known.instance, at)
                 controls.restore_success(job, at)
 
-    async def _pulse(self, controls: DaemonControls, house: Composition) -> None:
+    async def _pulse(self, controls: DaemonControls, composition: Composition) -> None:
         """Measure how late the loop wakes, and feed the watchdog from the loop itself."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _PULSE
             await asyncio.sleep(_PULSE)
             controls.lag = loop.time() - due
-            self._look_for_state(controls, house)
+            self._look_for_state(controls, composition)
             if self._notifier.watchdog_seconds is not None:
-                self._notifier.tell(WATCHDOG=1, STATUS=f"{len(house.runner.running())} running")
+                self._notifier.tell(WATCHDOG=1, STATUS=f"{len(composition.runner.running())} running")
 
-    def _look_for_state(self, controls: DaemonControls, house: Composition) -> None:
+    def _look_for_state(self, controls: DaemonControls, composition: Composition) -> None:
         """Tell once that the state's file is not there any more: what is written on is lost with it."""
-        displaced = not house.store.is_in_place()
+        displaced = not composition.store.is_in_place()
         if displaced and not controls.displaced:
-            self._emit("state.displaced", level="error", path=str(house.store.path), hint=DISPLACED)
+            self._emit("state.displaced", level="error", path=str(composition.store.path), hint=DISPLACED)
         controls.displaced = displaced
 
     async def _watch_due(self, controls: DaemonControls) -> None:
@@ -266,8 +271,8 @@ class Service:
                     self._emit("job.overdue", level="warning", **late.document())
             await asyncio.sleep(_DUE_LOOK)
 
-    def _tell_started(self, house: Composition) -> None:
-        for job, problems in house.parked.items():
+    def _tell_started(self, composition: Composition) -> None:
+        for job, problems in composition.parked.items():
             for problem in problems:
                 place = f"{problem.file}:{problem.line}" if problem.file else None
                 self._emit(
@@ -289,11 +294,11 @@ class Service:
             configuration=str(self._configuration.path),
             state=str(self._configuration.daemon.state),
             jobs=enabled,
-            parked=len(house.parked),
+            parked=len(composition.parked),
         )
         if self._accepted.refused:
-            tell_refused(house, ConfigError(self._accepted.refused), "start")
-        self._notifier.tell(READY=1, STATUS=_stand(house))
+            tell_refused(composition, ConfigError(self._accepted.refused), "start")
+        self._notifier.tell(READY=1, STATUS=_stand(composition))
 
     def _observe(self, event: str, fields: Mapping[str, object]) -> None:
         if self._controls is not None:
@@ -322,16 +327,16 @@ class Service:
             self._controls.faults.append(f"the daemon ran out of open files; {hint}")
 
 
-async def _leave(house: Composition) -> None:
+async def _leave(composition: Composition) -> None:
     """All has stopped: no copy that was made before is the state of this place."""
     with contextlib.suppress(ErpsyncError):  # the next start makes up for it
-        await renew_generation(house.store)
+        await renew_generation(composition.store)
 
 
-def _stand(house: Composition) -> str:
+def _stand(composition: Composition) -> str:
     """The line that systemctl shows."""
-    enabled = sum(job.enabled for job in house.configuration.jobs.values())
-    return f"{enabled} jobs, {len(house.parked)} parked"
+    enabled = sum(job.enabled for job in composition.configuration.jobs.values())
+    return f"{enabled} jobs, {len(composition.parked)} parked"
 
 
 def _allow_files() -> None:

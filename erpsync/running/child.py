@@ -31,7 +31,6 @@ from erpsync.plugins.contract import Plugin
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import validate_settings
 from erpsync.plugins.stamp import changed, imported
-from erpsync.running.border import Entered, PluginLoop, enter
 from erpsync.running.channel import (
     LOST_CHANNEL,
     VERSION,
@@ -47,6 +46,7 @@ from erpsync.running.channel import (
     answer_of,
 )
 from erpsync.running.fault import Fault, fault_of
+from erpsync.running.plugin_loop import Entered, PluginLoop, enter
 from erpsync.running.proxy import BlockingTransport, ProxiedTransport
 
 _PAUSE = 0.1  # seconds between two messages about rows; a plugin may count each one

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from erpsync.core.copies import forget, keep_from_copies
 from erpsync.core.errors import ChildDiedError
+from erpsync.core.fork_safety import forget, keep_from_copies
 
 _PATIENCE = 10.0  # seconds for a fork, which takes milliseconds
 

@@ -15,7 +15,7 @@ from types import FrameType
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.core.event import Emit
-from erpsync.running.border import ENTERED, Entered
+from erpsync.running.plugin_loop import ENTERED, Entered
 
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""

@@ -26,19 +26,19 @@ from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.admission import Admission
 from erpsync.running.alarm import Alarm
 from erpsync.running.attempt import LiveAttempt
-from erpsync.running.conductor import Conductor, NotBegunError
+from erpsync.running.attempt_runner import AttemptRunner, NotBegunError
 from erpsync.running.connection import Connection
 from erpsync.running.endings import Ended, Endings, HandOver
 from erpsync.running.escalation import Escalation
 from erpsync.running.events import RunEvents
 from erpsync.running.fork import ForkServer
 from erpsync.running.patience import PAUSE, PatientWriter
+from erpsync.running.plugin_host import PluginHost
 from erpsync.running.preparation import Preparation
 from erpsync.running.recovery import recover
 from erpsync.running.reporter import RunReporter
 from erpsync.running.verdict import LICENCE, UNCONFIGURED
 from erpsync.running.waiting import START_BY, Following, WaitingRoom
-from erpsync.running.workbench import Workbench
 from erpsync.store.dead_letters import DeadLetters, settles, taken_up
 from erpsync.store.history import find_run
 from erpsync.store.ledger import Finish
@@ -100,7 +100,7 @@ class Runner:
         self._grace = grace.total_seconds()
         self._preparation = Preparation(catalog, secrets, store)
         self._fork_server = ForkServer(redactor.knows)
-        self._workbench = Workbench(
+        self._host = PluginHost(
             preparation=self._preparation,
             connections=connections,
             fork_server=self._fork_server,
@@ -125,11 +125,11 @@ class Runner:
             late=self._miss,
         )
         self._escalation = Escalation(self._alarm, clock, self._events, self._grace)
-        self._conductor = Conductor(
+        self._attempts = AttemptRunner(
             owner=self._owner,
             store=store,
             patient=self._writer if patience is not None else None,
-            workbench=self._workbench,
+            host=self._host,
             preparation=self._preparation,
             escalation=self._escalation,
             events=self._events,
@@ -426,9 +426,9 @@ class Runner:
     async def _see_through(self, attempt: LiveAttempt) -> None:
         ended: Ended | None = None
         try:
-            if await self._conductor.begin(attempt):
+            if await self._attempts.begin(attempt):
                 self._turn_back_late(attempt)
-                end = await self._conductor.perform(attempt, self._licence_waits[attempt.run.id])
+                end = await self._attempts.perform(attempt, self._licence_waits[attempt.run.id])
                 ended = await self._writer.write(self._endings.end, end, attempt.run)
                 if taken_up(ended.run) and settles(ended.run):
                     await asyncio.to_thread(DeadLetters(self._data / "dead").remove, taken_up(ended.run))

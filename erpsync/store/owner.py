@@ -7,8 +7,8 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
-from erpsync.core.copies import forget, keep_from_copies
 from erpsync.core.errors import OwnedElsewhereError
+from erpsync.core.fork_safety import forget, keep_from_copies
 from erpsync.store.place_fault import place_faults
 
 

@@ -8,8 +8,8 @@ import pytest
 from erpsync.config.load import load_configuration
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import RunFailure
-from erpsync.daemon.alone import desk_alone
 from erpsync.daemon.desk import identity_trouble
+from erpsync.daemon.desk_alone import desk_alone
 from erpsync.identity.status import IdentityStatus, TokenState
 
 WHY = RunFailure("SomeError", "it is away", "wait a little")

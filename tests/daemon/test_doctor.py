@@ -12,7 +12,7 @@ from erpsync.config.load import load_configuration
 from erpsync.core.instance import Identity
 from erpsync.core.redaction import Redactor
 from erpsync.core.token import AccessToken
-from erpsync.daemon.alone import desk_alone, examine_alone
+from erpsync.daemon.desk_alone import desk_alone, examine_alone
 from erpsync.daemon.doctor import _token
 from erpsync.sandbox.server import Sandbox
 from tests.servers.scripted import ScriptedServer, http

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from erpsync.core.errors import LoopBlockedError
-from erpsync.running.border import ENTERED, Entered
 from erpsync.running.loop_watch import LoopWatch
+from erpsync.running.plugin_loop import ENTERED, Entered
 
 FAR = 60.0
 

@@ -34,7 +34,7 @@ _ANSWERS = (
 
 
 class Work:
-    """In the workbench's place: attempts that take their time, fail, stop when asked, and at times do not listen."""
+    """In the plugin host's place: attempts that take time, fail, stop when asked, and at times do not listen."""
 
     def __init__(
         self,

@@ -99,7 +99,7 @@ class World:
         watched = type("Watched", (WatchedAdmission,), {"conduct": self.conduct})
         work = self.work()
         with (
-            patch("erpsync.running.runner.Workbench", lambda **_: work),
+            patch("erpsync.running.runner.PluginHost", lambda **_: work),
             patch("erpsync.running.runner.Admission", watched),
             patch("erpsync.running.runner.Alarm", NotedAlarm),
             patch("erpsync.scheduling.engine.AlarmClock", lambda ring: Hints(ring, self.rng, self.clock)),

@@ -20,17 +20,17 @@ from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import Plugin, Skip
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.running.attempt import LiveAttempt
-from erpsync.running.border import Entered, enter
 from erpsync.running.channel import VERSION, Done, Order, answer_of
 from erpsync.running.connection import Connection
 from erpsync.running.fault import Fault, fault_of
 from erpsync.running.fork import ForkServer
+from erpsync.running.plugin_loop import Entered, enter
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
 from erpsync.store.dead_letters import DeadLetters, taken_up
 
 
-class Workbench:
+class PluginHost:
     """Does the work of attempts; `connections` gives a job's way to its instance, None for a job without one."""
 
     def __init__(

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erpsync.daemon.again import MOST_SLICES, backfill_name, slices
+from erpsync.daemon.rerun import MOST_SLICES, backfill_name, slices
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -110,10 +110,10 @@ async def owning_desk(configuration: Configuration, redactor: Redactor) -> Async
     lock = OwnerLock(configuration.daemon.state)
     lock.acquire("doctor")
     try:
-        house = compose(configuration, redactor, SystemClock(), silent, alone=True)
+        composition = compose(configuration, redactor, SystemClock(), silent, alone=True)
         try:
-            yield house.desk
+            yield composition.desk
         finally:
-            await house.close()
+            await composition.close()
     finally:
         lock.release()

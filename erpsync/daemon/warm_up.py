@@ -16,7 +16,7 @@ AHEAD = timedelta(seconds=40)
 _SPREAD = 5.0  # seconds: forty identities of one server do not ask at once
 
 
-class Forethought:
+class WarmUp:
     """Calls `prepare` with the name of each identity whose jobs are about to start, once a start.
 
     `jobs` gives those of the moment.

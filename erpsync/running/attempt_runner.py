@@ -16,10 +16,10 @@ from erpsync.running.escalation import Escalation
 from erpsync.running.events import RunEvents
 from erpsync.running.fault import Fault
 from erpsync.running.patience import PatientWriter
+from erpsync.running.plugin_host import PluginHost
 from erpsync.running.preparation import Preparation
 from erpsync.running.reporter import RunReporter
 from erpsync.running.verdict import GENTLE, Ending, judge
-from erpsync.running.workbench import Workbench
 from erpsync.store.ledger import Begin, End, begin_attempts
 from erpsync.store.state import Store
 
@@ -28,7 +28,7 @@ class NotBegunError(Exception):
     """The beginning of an attempt is not durable; nothing was started."""
 
 
-class Conductor:
+class AttemptRunner:
     """Conducts attempts for one `owner` of the state; `patient` writes beginnings where a person waits for them."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Conductor:
         owner: str,
         store: Store,
         patient: PatientWriter | None,
-        workbench: Workbench,
+        host: PluginHost,
         preparation: Preparation,
         escalation: Escalation,
         events: RunEvents,
@@ -48,7 +48,7 @@ class Conductor:
         self._owner = owner
         self._store = store
         self._patient = patient
-        self._workbench = workbench
+        self._host = host
         self._preparation = preparation
         self._escalation = escalation
         self._events = events
@@ -93,10 +93,10 @@ class Conductor:
     async def perform(self, attempt: LiveAttempt, licence_waits: int) -> End:
         """Enter the plugin and see the attempt to its verdict; `licence_waits` counts the run's waits for a slot."""
         self._escalation.limit(attempt)
-        attempt.start(self._workbench.work(attempt))
+        attempt.start(self._host.work(attempt))
         answer = await attempt.answer()
         self._escalation.over(attempt)
-        answer = await self._workbench.put_letters_away(attempt, answer)
+        answer = await self._host.put_letters_away(attempt, answer)
         ending = attempt.ending(self._clean(answer))
         if isinstance(ending.answer, Fault):
             self._log_fault(attempt.reporter, ending.answer, ending)

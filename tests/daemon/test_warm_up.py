@@ -10,7 +10,7 @@ from pathlib import Path
 from erpsync.core.clock import ManualClock
 from erpsync.core.event import silent
 from erpsync.core.job import Cron, Every, Job, Manual, Window
-from erpsync.daemon.forethought import AHEAD, LOOK, Forethought
+from erpsync.daemon.warm_up import AHEAD, LOOK, WarmUp
 from erpsync.scheduling.engine import Engine
 from erpsync.store.state import Store
 
@@ -38,7 +38,7 @@ async def foreseeing(folder: Path, clock: ManualClock, jobs: Iterable[Job]) -> A
     named = {job.name: job for job in jobs}
     engine, asked = Engine(named, store, clock, silent, lambda runs: None), Asked(clock)
     await engine.start()
-    looking = asyncio.create_task(Forethought(engine, lambda: named, asked.prepare, clock).run())
+    looking = asyncio.create_task(WarmUp(engine, lambda: named, asked.prepare, clock).run())
     await asyncio.sleep(0)
     yield asked
     looking.cancel()

@@ -15,7 +15,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
 from erpsync.daemon.compose import compose
 from erpsync.daemon.controls import DaemonControls
-from erpsync.daemon.departure import URGENT, Signals
+from erpsync.daemon.process_exit import URGENT, Signals
 from erpsync.running.loop_watch import LoopWatch
 from erpsync.running.runner import Runner
 from erpsync.store.installation import take_over
@@ -53,30 +53,30 @@ async def run_jobs(
     one leaves behind what does not end.
     """
     async with AsyncExitStack() as stack:
-        house = compose(configuration, redactor, SystemClock(), emit, alone=True)
-        stack.push_async_callback(house.close)
-        stack.push_async_callback(house.runner.stop)
+        composition = compose(configuration, redactor, SystemClock(), emit, alone=True)
+        stack.push_async_callback(composition.close)
+        stack.push_async_callback(composition.runner.stop)
         watch_loop = LoopWatch(emit)
         watch_loop.start()
         stack.callback(watch_loop.stop)
-        if held := await take_over(house.store, house.clock.now()):
+        if held := await take_over(composition.store, composition.clock.now()):
             hint = "start the daemon here, then: erpsync resume --all"
             raise HeldError(f"the state is held: {held.reason}", hint=hint)
-        controls = DaemonControls(house)
+        controls = DaemonControls(composition)
         requested_by = user_name(os.getuid())
-        await house.engine.adopt_former()
-        left = [run for run in await house.runner.recover() if run.job in jobs]
-        cancelling = _Cancelling(house.runner, [run.id for run in left], requested_by)
+        await composition.engine.adopt_former()
+        left = [run for run in await composition.runner.recover() if run.job in jobs]
+        cancelling = _Cancelling(composition.runner, [run.id for run in left], requested_by)
         listening = asyncio.create_task(cancelling.listen(stack.enter_context(Signals())), name="signals")
         stack.callback(listening.cancel)
-        house.runner.offer(left)
+        composition.runner.offer(left)
         for run in left:
-            await house.runner.wait(run.id)
+            await composition.runner.wait(run.id)
         runs = await claim(controls, requested_by) if cancelling.first is None else []
         cancelling.cancels(run.id for run in runs)
         watching = asyncio.create_task(_watch(controls, [run.id for run in runs], watch))
         stack.callback(watching.cancel)
-        ended = [await house.runner.wait(run.id) for run in runs]
+        ended = [await composition.runner.wait(run.id) for run in runs]
         return Ended(ended, controls.refused(), cancelling.first)
 
 
