@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -174,9 +175,14 @@ class _Program:
             self.retire()
 
     def _end(self) -> None:
-        self._disconnect()
+        """It has died, or is to: what its children have started must not stay behind without them."""
+        groups = list(self._children)
         self._process.kill()
         self._process.wait()
+        for group in groups:  # a number of a group that has members left is nobody else's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal.SIGKILL)
+        self._disconnect()
 
     def _disconnect(self) -> None:
         """The connection has ended, by us or by its death: nobody waits for it any longer."""

@@ -199,7 +199,8 @@ async def test_async_plugin_in_a_child(desk: MakeDesk, define: Define) -> None:
 
 async def test_death_of_the_fork_server_is_a_loss(desk: MakeDesk, define: Define, tmp_path: Path) -> None:
     """It costs nobody an attempt: what may be repeated begins again, with a new server; the rest is abandoned."""
-    at = desk(define("blocking-gate"), define("stubborn", pids=str(tmp_path / "pids")))
+    pids = tmp_path / "pids"
+    at = desk(define("blocking-gate"), define("stubborn", pids=str(pids)))
     again, once = await at.offer("blocking-gate"), await at.offer("stubborn")
     await at.logged(again, "entered")
     await at.logged(once, "entered")
@@ -207,6 +208,8 @@ async def test_death_of_the_fork_server_is_a_loss(desk: MakeDesk, define: Define
     abandoned = await at.finished(once)
     assert abandoned.outcome == "abandoned"
     assert abandoned.error.message == "the fork server died and took the child process with it"
+    left = [int(pid) for pid in pids.read_text().split()]
+    await at.until(lambda: not any(lives(pid) for pid in left))
     await at.until(lambda: len(at.log(again, "entered")) == 2)
     assert (at.attempts(again), at.ledger(again).losses) == (["lost", None], 1)
     await at.runner.cancel(again.id, "alice")
