@@ -1,6 +1,5 @@
 """The control API: what the commands ask the daemon, as HTTP on its Unix socket."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Protocol
@@ -8,10 +7,19 @@ from typing import Annotated, Any, Protocol
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 from starlette.exceptions import HTTPException
 
 from erpsync.control.body_limit import BodyLimit
+from erpsync.control.wish import (
+    BackfillRequest,
+    CancelRequest,
+    ClaimRequest,
+    Parameters,
+    PauseRequest,
+    ResumeRequest,
+    RetryRequest,
+    RunRequest,
+)
 from erpsync.core.errors import ConfigError, ErpsyncError, UnknownJobError, UnknownNameError, UnknownRunError
 from erpsync.core.event import Emit
 from erpsync.core.problem import Problem
@@ -20,105 +28,6 @@ from erpsync.core.run import Run
 from erpsync.version import __version__
 
 Document = dict[str, object]
-
-
-class Wish(BaseModel):
-    """What the body of a request holds: known keys, and text that can be written down."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_text(cls, wish: object) -> object:
-        try:
-            json.dumps(wish, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can spell
-            raise ValueError("not Unicode text") from error
-        except TypeError as error:  # bytes that nobody has called JSON
-            raise ValueError("not JSON") from error
-        return wish
-
-
-def in_order(window: tuple[datetime, datetime] | None) -> tuple[datetime, datetime] | None:
-    """Raises ValueError for a window that ends before it begins."""
-    if window is not None and window[0] >= window[1]:
-        raise ValueError("it ends before it begins")
-    return window
-
-
-class Parameters(BaseModel):
-    """What a run is asked to do differently; such a run never moves the watermark."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    set: dict[str, object] = Field(
-        default_factory=dict, description="parameters for the plugin (`ctx.params`)"
-    )
-    dry_run: bool = False
-    window: tuple[AwareDatetime, AwareDatetime] | None = Field(
-        default=None, description="the time that the run is about, its end excluded"
-    )
-
-    _check_window = field_validator("window")(in_order)
-
-
-_WISH = Field(
-    default=None,
-    pattern=r"^[A-Za-z0-9-]{8,64}$",
-    description="chosen by who asks: asked again with it, the same runs are given and no new ones",
-)
-
-
-class RunRequest(Wish):
-    """A run to be claimed now."""
-
-    job: str = Field(description="the name of one job")
-    params: Parameters = Parameters()
-    wish: str | None = _WISH
-
-
-class ClaimRequest(Wish):
-    """A run of each of several jobs to be claimed now, or of none."""
-
-    jobs: list[str] = Field(min_length=1, description="names of jobs")
-    params: Parameters = Parameters()
-    wish: str | None = _WISH
-
-
-class RetryRequest(Wish):
-    """A finished run to be done again."""
-
-    force: bool = Field(default=False, description="also where it has succeeded")
-
-
-class BackfillRequest(Wish):
-    """A part of the past to be worked through in slices."""
-
-    window: tuple[AwareDatetime, AwareDatetime]
-    slice_seconds: float = Field(ge=1, le=366 * 86_400)
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,60}$")
-
-    _check_window = field_validator("window")(in_order)
-
-
-class CancelRequest(Wish):
-    """Why a run is to end."""
-
-    reason: str | None = Field(default=None, max_length=500)
-
-
-class PauseRequest(Wish):
-    """Jobs that are to fire nothing until they are resumed, or until an instant."""
-
-    jobs: list[str] = Field(min_length=1, description="names of jobs")
-    until: AwareDatetime | None = None
-    reason: str | None = Field(default=None, max_length=500)
-
-
-class ResumeRequest(Wish):
-    """Jobs that are to go on; None means all that are paused."""
-
-    jobs: list[str] | None = Field(description="names of jobs")
 
 
 class Controls(Protocol):
@@ -220,11 +129,15 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
         default_response_class=Answer,
     )
     app.add_middleware(BodyLimit)
+    _add_identities(app, desk)
+    _add_runs(app, controls)
+    _add_jobs(app, controls)
+    _add_daemon(app, controls)
+    _answer_errors(app, Answer, emit)
+    return app
 
-    @app.get("/status", summary="What is true now")
-    async def status() -> Document:
-        return controls.status()
 
+def _add_identities(app: FastAPI, desk: Desk) -> None:
     @app.get("/identities", summary="The state of every identity")
     async def identities() -> list[Document]:
         return desk.identities()
@@ -241,6 +154,8 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
     async def examine(name: str, api: bool = False) -> list[Document]:
         return await desk.examine(name, api=api)
 
+
+def _add_runs(app: FastAPI, controls: Controls) -> None:
     @app.post("/runs", status_code=201, summary="Claim a run now")
     async def claim(request: Request, wish: RunRequest) -> Document:
         (run,) = await controls.claim([wish.job], _params(wish.params), _peer(request), wish.wish)
@@ -261,6 +176,12 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
     async def retry(request: Request, run_id: str, wish: RetryRequest) -> Document:
         return (await controls.retry(run_id, wish.force, _peer(request))).document()
 
+    @app.post("/runs/{run_id}/cancel", summary="End a run")
+    async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:
+        return {"cancelled": await controls.cancel(run_id, wish.reason, _peer(request))}
+
+
+def _add_jobs(app: FastAPI, controls: Controls) -> None:
     @app.post("/jobs/{job}/dead/retry", status_code=201, summary="Run a job for its dead letters")
     async def retry_dead(request: Request, job: str) -> Document:
         return (await controls.retry_dead(job, _peer(request))).document()
@@ -276,10 +197,6 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
         runs = await controls.backfill(job, wish.window, size, wish.name, _peer(request))
         return [run.document() for run in runs]
 
-    @app.post("/runs/{run_id}/cancel", summary="End a run")
-    async def cancel(request: Request, run_id: str, wish: CancelRequest) -> Document:
-        return {"cancelled": await controls.cancel(run_id, wish.reason, _peer(request))}
-
     @app.post("/pause", summary="Let jobs fire nothing")
     async def pause(request: Request, wish: PauseRequest) -> list[Document]:
         return await controls.pause(wish.jobs, wish.until, wish.reason, _peer(request))
@@ -288,15 +205,23 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
     async def resume(request: Request, wish: ResumeRequest) -> Document:
         return await controls.resume(wish.jobs, _peer(request))
 
+
+def _add_daemon(app: FastAPI, controls: Controls) -> None:
+    @app.get("/status", summary="What is true now")
+    async def status() -> Document:
+        return controls.status()
+
     @app.post("/reload", summary="Take the changed files over")
     async def reload(request: Request) -> Document:
         return await controls.reload(_peer(request))
 
+
+def _answer_errors(app: FastAPI, form: type[JSONResponse], emit: Emit) -> None:
     def answer(
         status: int, kind: str, message: str, hint: str, problems: Sequence[Problem] = ()
     ) -> JSONResponse:
         found = {"problems": [problem.document() for problem in problems]} if problems else {}
-        return Answer({"error": {"type": kind, "message": message, "hint": hint, **found}}, status)
+        return form({"error": {"type": kind, "message": message, "hint": hint, **found}}, status)
 
     @app.exception_handler(ConfigError)
     async def unusable(_request: Request, error: ConfigError) -> JSONResponse:
@@ -321,8 +246,6 @@ def control_application(controls: Controls, desk: Desk, emit: Emit, redact: Call
     async def failed(request: Request, error: Exception) -> JSONResponse:
         emit("control.failed", level="error", path=request.url.path, error_type=type(error).__name__)
         return answer(500, type(error).__name__, "a fault of erpsync itself", "the daemon's log")
-
-    return app
 
 
 def _params(parameters: Parameters) -> dict[str, object]:
