@@ -126,9 +126,12 @@ class SecretResolver:
             code, output, errors = _ran(command, self._base, self._environ)
         except subprocess.TimeoutExpired as error:
             message = f"{name} gave no secret within {_COMMAND_SECONDS:.0f}s"
-            raise SecretUnavailableError(message) from error
+            raise SecretUnavailableError(
+                message, hint="type it yourself: does it wait for an answer?"
+            ) from error
         except OSError as error:
-            raise SecretUnavailableError(f"{name} cannot be run: {error.strerror}") from error
+            hint = "is it installed, and may this user run it? No shell reads the command"
+            raise SecretUnavailableError(f"{name} cannot be run: {error.strerror}", hint=hint) from error
         if code != 0 and len(output) <= _LARGEST:
             printed = output.decode(errors="replace").splitlines()
             self.redactor.learn(*(line for line in printed if len(line) >= _SECRET_LIKE))
@@ -233,12 +236,14 @@ def _text_of(file: Path) -> str | None:
     try:
         with open(file, "rb", opener=_open_at_once) as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                raise SecretUnavailableError(f"cannot read {file}: it is not a regular file")
+                message = f"cannot read {file}: it is not a regular file"
+                raise SecretUnavailableError(message, hint="put the secret into a file, or name a command")
             content = opened.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SecretUnavailableError(f"cannot read {file}: {error.strerror}") from error
+        hint = "may the user of the daemon read it?"
+        raise SecretUnavailableError(f"cannot read {file}: {error.strerror}", hint=hint) from error
     return _decoded(content, str(file))
 
 
@@ -249,11 +254,11 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _decoded(content: bytes, origin: str) -> str:
     if len(content) > _LARGEST:
-        raise SecretUnavailableError(
-            f"{origin} holds more than {_LARGEST // 1024} KiB, too much for a secret"
-        )
+        message = f"{origin} holds more than {_LARGEST // 1024} KiB, too much for a secret"
+        raise SecretUnavailableError(message, hint="it is to hold the secret and nothing else")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
-        raise SecretUnavailableError(f"{origin} holds no UTF-8 text") from error
+        hint = "a secret is text; encode what is not, as in base 64"
+        raise SecretUnavailableError(f"{origin} holds no UTF-8 text", hint=hint) from error
     return text.removesuffix("\n").removesuffix("\r")

@@ -19,7 +19,8 @@ def bind_address(listen: tuple[str, int]) -> socket.socket:
         return socket.create_server(listen, family=family)
     except (OSError, ValueError) as error:  # ValueError: what is no name of a machine at all
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-            raise AddressTakenError(f"another process listens on {listen[0]}:{listen[1]}") from error
+            message = f"another process listens on {listen[0]}:{listen[1]}"
+            raise AddressTakenError(message, hint="another port in [metrics], or listen = false") from error
         why = error.strerror if isinstance(error, OSError) else "that is no address"
         message = f"cannot listen on {listen[0]}:{listen[1]}: {why}"
         help_ = "another port, or listen = false"

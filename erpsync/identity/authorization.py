@@ -217,7 +217,8 @@ async def _checked(
     """The claims of an id_token that is the server's answer to this sign-in."""
     server = await tokens.metadata()
     if server.jwks_uri is None:
-        raise SignInError("the server publishes no keys (jwks_uri), so its id_token proves nothing")
+        message = "the server publishes no keys (jwks_uri), so its id_token proves nothing"
+        raise SignInError(message, hint="ask who runs the identity server")
     client_id = tokens.identity.client_id
     rules = jwt.JWTClaimsRegistry(
         now=int(tokens.clock.now().timestamp() + tokens.skew(server)),
@@ -254,7 +255,8 @@ async def _keys(http: httpx2.AsyncClient, url: str, clock: Clock) -> KeySet:
     try:
         return KeySet.import_key_set(json.loads(answer.body))
     except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DiscoveryError(f"{url} answers {answer.status} and no keys") from error
+        hint = "open the address in a browser: the server's description names it as its jwks_uri"
+        raise DiscoveryError(f"{url} answers {answer.status} and no keys", hint=hint) from error
 
 
 def _refused(answer: Mapping[str, str]) -> SignInError:

@@ -60,7 +60,9 @@ class MetadataSource:
             return self._known
         if self._known is not None and not self._doubted and asked - self._read_at <= _USABLE.total_seconds():
             if self._refreshing is None or self._refreshing.done():
-                self._refreshing = asyncio.create_task(self._refresh(), context=contextvars.Context())
+                self._refreshing = asyncio.create_task(
+                    self._refresh(), name="metadata", context=contextvars.Context()
+                )
             return self._known
         async with self._asking:
             if self._known is not None and asked < self._fresh_until:

@@ -153,7 +153,8 @@ class PluginCatalog:
         self._require_proof(name, matches[0].module)
         plugin = _guarded(name, matches[0].load)
         if plugin.name != name:
-            raise PluginLoadError(f'{matches[0].info.origin} is called "{plugin.name}", not "{name}"')
+            message = f'{matches[0].info.origin} is called "{plugin.name}", not "{name}"'
+            raise PluginLoadError(message, hint=f'write plugin = "{plugin.name}", or rename it in @job')
         return plugin
 
     def _at_path(self, path: str) -> Plugin:
@@ -300,10 +301,12 @@ def _guarded(name: str, load: Callable[[], object]) -> Plugin:
         raise PluginLoadError(f'plugin "{name}": {error}', hint=_install_hint(error.name or "")) from error
     except BaseException as error:  # foreign code runs at import: it may raise anything, even leave
         raise PluginLoadError(
-            f'plugin "{name}" cannot be imported: {type(error).__name__}: {error}{_line(error)}'
+            f'plugin "{name}" cannot be imported: {type(error).__name__}: {error}{_line(error)}',
+            hint="erpsync plugins",
         ) from error
     if not isinstance(plugin, Plugin):
-        raise PluginLoadError(f'"{name}" leads to {type(plugin).__name__}, not to a function with @job')
+        message = f'"{name}" leads to {type(plugin).__name__}, not to a function with @job'
+        raise PluginLoadError(message, hint='write it as "package.module:function"')
     missing = [package for package in plugin.needs if importlib.util.find_spec(package) is None]
     if missing:
         raise PluginLoadError(

@@ -206,7 +206,8 @@ class SqlSink:
         changes = {**(state if self._moves else {}), **self._stamp()}
         if connection.execute(CURSOR.update().where(mine).values(**changes)).rowcount != 1:
             raise LostLeaseError(
-                f'table "{self._table.name}" was taken over by a younger attempt; this one writes nothing more'
+                f'table "{self._table.name}" was taken over by a younger attempt; this one writes nothing more',
+                hint="do two daemons, or two jobs, write into it?",
             )
 
     def _stamp(self) -> dict[str, str | None]:
@@ -344,7 +345,9 @@ def target_faults(target: Target) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         message = f'table "{target.table}" in {target.url}: {error.orig}'
-        raise TargetError(message, retryable=meaning_of(error) in RETRYABLE) from error
+        retryable = meaning_of(error) in RETRYABLE
+        hint = "" if retryable else "look at the database with its own tools"
+        raise TargetError(message, hint=hint, retryable=retryable) from error
     except OSError as error:
         message = f'table "{target.table}" in {target.url}: no file can be made there: {error.strerror}'
         raise TargetError(message, hint="give the target a folder that this user may write") from error

@@ -38,10 +38,11 @@ def build(name: str, columns: Sequence[Column], key: Sequence[str]) -> sa.Table:
     names = [column.name.casefold() for column in columns]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise TargetError(f'two attributes give the column "{min(twice)}"; select one of them only')
+        raise TargetError(f'two attributes give the column "{min(twice)}"', hint="select one of them only")
     missing = [name for name in key if name.casefold() not in names]
     if missing:
-        raise TargetError(f'the key "{missing[0]}" is not among the columns of table "{name}"')
+        message = f'the key "{missing[0]}" is not among the columns of table "{name}"'
+        raise TargetError(message, hint=f"its columns are {', '.join(column.name for column in columns)}")
     return sa.Table(
         name,
         sa.MetaData(),
@@ -125,7 +126,8 @@ def _column_values(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[An
     try:
         return [None if value is None else convert(value) for value in found]
     except (TypeError, ValueError, ArithmeticError) as error:
-        raise TargetError(f'column "{column.name}" got a value that is no {column.kind}') from error
+        message = f'column "{column.name}" got a value that is no {column.kind}'
+        raise TargetError(message, hint="another kind for the column, or leave it out") from error
 
 
 def _text(value: Any) -> str:

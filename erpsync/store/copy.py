@@ -81,7 +81,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             raise StoreCorruptError(
                 f"{path} is damaged: {error}", hint="erpsync store restore COPY"
             ) from error
-        raise StoreUnavailableError(f"{path} cannot be read: {error}") from error
+        hint = "may this user read it, and is it a database of SQLite?"
+        raise StoreUnavailableError(f"{path} cannot be read: {error}", hint=hint) from error
 
 
 @contextmanager
