@@ -10,7 +10,8 @@ from urllib.parse import quote, quote_plus
 from erpsync.core.escape import unescaped
 
 _SHAPES = re.compile(
-    r"(?<![\w-])eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*"  # a JWT; tried once a word, or long words would cost their square
+    # a JWT; a long header is tried once a word only, or long words would cost their square
+    r"(?:(?<![\w-])eyJ[\w-]{6,}+|eyJ[\w-]{6,400}+)\.[\w-]{6,}+\.[\w-]*"
     r"|enrt_[0-9A-Za-z]{8,}"  # an ERP.net reference token
     r"|(?i:\b(?:bearer|basic)\s+)[A-Za-z0-9+/=._~-]{8,}"
     r"|(?i:\b(?:client_secret|refresh_token|access_token|code_verifier|client_assertion)[\"']?\s*[=:]\s*[\"']?)[^\s\"'&,{}\[\]]+"
@@ -33,6 +34,8 @@ _MASK = "[redacted]"
 LONGEST_FOREIGN = 16 * 1024
 """Characters that are kept of foreign words until they have passed the redactor: they are cut short only after it,
 or half of a secret would be left that nobody knows."""
+_END_CUT = 4096
+"""Of foreign words that have been cut, the end that is not shown: it may hold the first half of a secret."""
 LONGEST_SHOWN = 2000
 """Characters of foreign words that are shown."""
 SHORTEST = 4
@@ -113,15 +116,9 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         """`text` without secrets, and such that it can be written down: lone surrogates become escapes."""
-        plain = text.isascii()
-        if not plain:
+        if not text.isascii():
             text = text.encode("utf-8", "backslashreplace").decode()
-        text = _masked(text, self._places(text))
-        low = text.lower()
-        # letters beyond ASCII may stand for some of them
-        if plain and not any(mark in low for mark in _MARKS):
-            return text
-        return _SHAPES.sub(_MASK, text)
+        return _masked(text, [*self._places(text), *_shaped(text)])
 
     def holds(self, text: str) -> bool:
         """Whether a text is a secret, or holds one long enough not to be there by chance."""
@@ -129,11 +126,14 @@ class Redactor:
 
     def before(self, text: str, at: int) -> int:
         """The last place up to `at` where `text` can be parted without parting a secret."""
-        return min((start for start, end in self._places(text) if start < at < end), default=at)
+        places = [*self._places(text), *_shaped(text)]
+        return min((start for start, end in places if start < at < end), default=at)
 
     def shortened(self, text: str, longest: int = LONGEST_SHOWN) -> str:
         """`text` without secrets, and then no longer than that."""
-        shown = self(text[:LONGEST_FOREIGN])
+        if len(text) >= LONGEST_FOREIGN:  # cut before, perhaps within a secret, or here
+            text = text[: self.before(text, LONGEST_FOREIGN - _END_CUT)]
+        shown = self(text)
         return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
     def _places(self, text: str) -> list[tuple[int, int]]:
@@ -166,6 +166,15 @@ class Redactor:
                     done = at + len(value)
                     places.append((at, done))
         return places
+
+
+def _shaped(text: str) -> list[tuple[int, int]]:
+    """Where something stands that looks like a token, begin and end."""
+    low = text.lower()
+    # letters beyond ASCII may stand for some of the marks
+    if text.isascii() and not any(mark in low for mark in _MARKS):
+        return []
+    return [match.span() for match in _SHAPES.finditer(text)]
 
 
 def _masked(text: str, places: list[tuple[int, int]]) -> str:

@@ -2,12 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable
 
 from erpsync.core.address import host_of
 from erpsync.core.errors import TokenEndpointError
 from erpsync.core.instance import Identity
-from erpsync.core.redaction import LONGEST_FOREIGN
+from erpsync.core.redaction import Redactor
 from erpsync.core.token import fingerprint
 from erpsync.identity.claims import claims_of
 from erpsync.identity.exchange import Answer
@@ -22,9 +21,7 @@ _LARGEST_KEPT = 16 * 1024  # of what goes into no header
 ABOUT_PEOPLE = frozenset({"openid", "profile", "offline_access"})
 
 
-def read_grant(
-    answer: Answer, identity: Identity, redact: Callable[[str], str], *, grant: str, sent: float
-) -> Grant:
+def read_grant(answer: Answer, identity: Identity, redactor: Redactor, *, grant: str, sent: float) -> Grant:
     """The token in the `answer` to a request by `grant`, strictly checked.
 
     `sent` is when that was, in seconds of the server's clock since 1970 as far as it is known.
@@ -37,12 +34,12 @@ def read_grant(
         raise _redirected(answer)
     fields = _fields(answer)
     if answer.status in TRANSIENT or "error" in fields or not 200 <= answer.status < 300:
-        raise _refusal(answer, fields, identity, redact, grant)
+        raise _refusal(answer, fields, identity, redactor, grant)
     doubts: list[str] = []
     token = _token(answer, fields, identity)
     _check_type(answer, fields, doubts)
     lifetime = _lifetime(fields, token, sent, doubts)
-    scope = _scope(fields, identity, doubts, redact)
+    scope = _scope(fields, identity, doubts, redactor)
     persons = (_kept(fields.get(name)) for name in ("refresh_token", "id_token"))
     return Grant(token, lifetime, scope, tuple(doubts), *persons)
 
@@ -142,7 +139,7 @@ def _jwt_seconds(token: str, sent: float | None) -> float | None:
 
 
 def _scope(
-    fields: dict[str, object], identity: Identity, doubts: list[str], redact: Callable[[str], str]
+    fields: dict[str, object], identity: Identity, doubts: list[str], redactor: Redactor
 ) -> tuple[str, ...]:
     """What was granted; cleaned as a whole, for a secret with blanks in it is in none of the words."""
     told = fields.get("scope")
@@ -150,7 +147,7 @@ def _scope(
         told = " ".join(str(part) for part in told)
     if not isinstance(told, str):
         return identity.scope
-    granted = tuple(redact(told).split())
+    granted = tuple(redactor(told).split())
     if missing := sorted(set(identity.scope) - set(granted) - ABOUT_PEOPLE):
         doubts.append(f"the server did not grant the scope {' '.join(missing)}")
     return granted
@@ -160,10 +157,10 @@ def _refusal(
     answer: Answer,
     fields: dict[str, object],
     identity: Identity,
-    redact: Callable[[str], str],
+    redactor: Redactor,
     grant: str,
 ) -> TokenEndpointError:
-    error, description = (_words(fields.get(name), redact) for name in ("error", "error_description"))
+    error, description = (_words(fields.get(name), redactor) for name in ("error", "error_description"))
     wait = answer.retry_after
     means = meaning(answer.status, error, identity, grant, waits=wait is not None)
     words = ": ".join(part for part in (error, description) if part)
@@ -205,6 +202,6 @@ def _malformed(answer: Answer, what: str) -> TokenEndpointError:
     )
 
 
-def _words(value: object, redact: Callable[[str], str]) -> str:
+def _words(value: object, redactor: Redactor) -> str:
     """A foreign string as one short line."""
-    return redact(" ".join(value[:LONGEST_FOREIGN].split()))[:300] if isinstance(value, str) else ""
+    return redactor.shortened(" ".join(value.split()), 300) if isinstance(value, str) else ""

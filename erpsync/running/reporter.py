@@ -66,7 +66,7 @@ class RunReporter:
     def _text(self, value: object) -> str:
         """Redacted before it is cut, lest half of a secret be left."""
         text = _plain(value)
-        shown = self._redactor(text[: 2 * _LONGEST])
+        shown = self._redactor(text[: self._redactor.before(text[: 4 * _LONGEST], 2 * _LONGEST)])
         return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(text)} characters)"
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from erpsync.core.redaction import Redactor
+from erpsync.core.redaction import LONGEST_FOREIGN, Redactor
 
 
 @given(st.text(min_size=6, max_size=30), st.text(), st.text())
@@ -155,6 +155,39 @@ def test_a_reference_to_a_secret_is_none() -> None:
     """Where a secret is found may be shown."""
     line = 'client_secret = { secret = "night" }'
     assert Redactor()(line) == line
+
+
+TOKEN = f"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJuaWdodCJ9{'Qx7' * 30}.{'sig-Nature_' * 30}"
+
+
+@pytest.mark.parametrize("before", ["\\n", "%20", "access_token", "_", "x-", "key", "eyJ"])
+def test_a_token_never_passes_whatever_stands_before_it(before: str) -> None:
+    """Escapes and names run into a token where nobody has put a blank."""
+    assert "sig-Nature_" not in Redactor()(f"said {before}{TOKEN} and more")
+
+
+def test_a_secret_that_chance_has_put_into_a_token_does_not_hide_it() -> None:
+    """Four characters of a token may be those of somebody's short secret: the token is removed all the same."""
+    redactor = Redactor()
+    redactor.learn("dCJ9")
+    assert redactor(f"said {TOKEN} and more") == "said [redacted] and more"
+
+
+@pytest.mark.parametrize("secret", [TOKEN, ("a secret with blanks, and of some length, " * 9).strip()])
+@pytest.mark.parametrize("before", range(0, 400, 57))
+def test_nothing_is_left_of_a_secret_where_long_text_is_cut(secret: str, before: int) -> None:
+    """Also not where all before it was removed, so that the place of the cut is shown."""
+    redactor = Redactor()
+    redactor.learn(secret)
+    text = "." * before + f" {secret}" * (LONGEST_FOREIGN // len(secret) + 2)
+    for cut in (text, text[:LONGEST_FOREIGN]):
+        assert set(redactor.shortened(cut).lstrip(".").split()) == {"[redacted]"}
+
+
+def test_a_long_line_is_parted_beside_a_token() -> None:
+    """Each part is redacted alone: the second half of a token would be none."""
+    text = "x" * 50 + TOKEN
+    assert Redactor().before(text, 200) == 50
 
 
 def test_hostile_text_is_searched_once() -> None:
