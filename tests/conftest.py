@@ -5,6 +5,7 @@ EXPLORE=1 (`make soak`) lets them look for new ones.
 """
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -17,6 +18,12 @@ __all__ = ["chromium", "openid_provider"]
 settings.register_profile("ordinary", derandomize=True, database=None, deadline=None)
 settings.register_profile("explore", database=None, deadline=None)
 settings.load_profile("explore" if os.environ.get("EXPLORE") else "ordinary")
+
+
+def pytest_configure() -> None:
+    """A shell that runs us in the background lets us ignore Ctrl-C, and what we start would, too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
