@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from erpsync.sandbox.server import Sandbox
+from tests.servers.program import Program, Start, started, typed
 
 SECRET = "sandbox-secret"
 PATIENCE = 60.0  # seconds until a condition that must come true is given up
@@ -40,6 +40,7 @@ class Site:
             **{name: value for name, value in os.environ.items() if not name.startswith("ERPSYNC_")},
             "BOX_SECRET": SECRET,
         }
+        self.start: Start = started
         self.outputs: list[str] = []
 
     def write(self, text: str, name: str = "erpsync.toml") -> Path:
@@ -53,14 +54,9 @@ class Site:
         self, *arguments: str, patience: float = PATIENCE, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Type a command and wait for its end."""
-        done = subprocess.run(
-            [sys.executable, "-m", "erpsync.cli.main", *arguments],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=patience,
-            check=False,
+        everything = {**self.environment, **environment}
+        done = typed(
+            *arguments, folder=self.folder, environment=everything, patience=patience, start=self.start
         )
         self.outputs += [done.stdout, done.stderr]
         return done
@@ -71,19 +67,14 @@ class Site:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def spawn(self, output: BinaryIO) -> "subprocess.Popen[bytes]":
-        """A daemon that may not be ready yet, and writes to `output`; to be ended by who asked."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "erpsync.cli.main", "daemon"],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+    def spawn(self, output: BinaryIO, *arguments: str) -> Program:
+        """A daemon that may not be ready yet, or another command, saying all to `output`; who asks ends it."""
+        return self.start(
+            *(arguments or ("daemon",)), folder=self.folder, environment=self.environment, out=output
         )
 
     @contextmanager
-    def daemon(self) -> Iterator["subprocess.Popen[bytes]"]:
+    def daemon(self) -> Iterator[Program]:
         """A daemon that is ready; killed at the end if it still runs. Its log is added to `outputs`."""
         log = self.folder / f"daemon-{len(self.outputs)}.log"
         with log.open("wb") as file:
@@ -101,7 +92,7 @@ class Site:
                 process.wait()
                 self.outputs.append(log.read_text())
 
-    def stop(self, process: "subprocess.Popen[bytes]") -> int:
+    def stop(self, process: Program) -> int:
         """End a daemon as systemd does, and its exit code."""
         process.send_signal(signal.SIGTERM)
         return process.wait(PATIENCE)

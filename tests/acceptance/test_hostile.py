@@ -70,15 +70,10 @@ def test_a_run_killed_without_a_daemon_is_ended_by_the_next(site: Site) -> None:
     site.write(
         BASE + f'[jobs.slow]\nplugin = "slow"\nschedule = "manual"\nwith = {{ marker = "{marker}" }}\n'
     )
-    first = subprocess.Popen(
-        [sys.executable, "-m", "erpsync.cli.main", "run", "slow"],
-        cwd=site.folder,
-        env=site.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with open(os.devnull, "wb") as nowhere:
+        first = site.spawn(nowhere, "run", "slow")
     eventually(marker.exists, "the plugin is entered")
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     first.wait()
     assert site.erpsync("run", "slow").returncode == 0
     newest, oldest = site.runs("slow")

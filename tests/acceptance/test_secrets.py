@@ -16,6 +16,7 @@ from erpsync.control.client import ControlClient
 from erpsync.core.errors import ErpsyncError
 from erpsync.sandbox.server import Sandbox
 from tests.acceptance.site import Site, eventually
+from tests.servers.program import executed
 
 UNUSUAL = {
     "percent": "p%41ss+&=?#%zz",
@@ -179,6 +180,7 @@ def key() -> str:
 def site(tmp_path: Path, sandbox: Sandbox, key: str, free_port: int) -> Site:
     """An application and an identity for each unusual secret, jobs that tell it, and identities of other kinds."""
     site = Site(tmp_path, sandbox)
+    site.start = executed  # others see how it was started
     secrets = tmp_path / "secrets"
     secrets.mkdir(mode=0o700)
     values = {

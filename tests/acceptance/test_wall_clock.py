@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.site import BASE, Site, eventually
+from tests.servers.program import executed
 
 INTERVAL = timedelta(minutes=10)
 STEPS = {2: "forward", -2: "back", -5: "correction"}
@@ -49,6 +50,7 @@ def test_each_step_of_the_wall_clock_is_told_once_and_no_fire_time_is_lost_or_do
     offset = tmp_path / "offset"
     offset.write_text("0")
     site.environment |= {"LD_PRELOAD": str(shim), "WALL_CLOCK": str(offset)}
+    site.start = executed  # only then is anything preloaded
     site.write(PLUGIN, "plugins/tick.py")
     site.write(BASE + JOB)
     hours, told = 0, []

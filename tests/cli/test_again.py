@@ -1,13 +1,13 @@
 """Runs done again: a finished run, the rows that failed in one, a part of the past; here and at a daemon."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Type
 from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
+from tests.servers.program import Program
 
 SORT = '''
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_a_run_is_about_a_part_of_the_past(erpsync: Type, sort: Path) -> None:
     assert erpsync("run", "sort", "--from", "2026-02-01", "--to", "2026-01-01").code == 2
 
 
-def test_the_daemon_does_runs_again(daemon: "subprocess.Popen[str]") -> None:  # noqa: F811
+def test_the_daemon_does_runs_again(daemon: Program) -> None:  # noqa: F811
     """`retry` goes through the daemon, which refuses what has not ended."""
     failed = json.loads(type_("run", "fail", "--format", "json").stdout)
     again = type_("retry", failed["id"], "--format", "json")

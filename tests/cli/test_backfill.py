@@ -1,7 +1,6 @@
 """`backfill`: slices of the past at a daemon, behind everything else."""
 
 import json
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +8,12 @@ import pytest
 
 from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
 from tests.daemon.conftest import eventually
+from tests.servers.program import Program
 
 PAST = ("--from", "2026-01-01", "--to", "2026-01-03T12:00", "--slice", "1d")
 
 
-def test_the_past_is_worked_through_in_slices(daemon: "subprocess.Popen[str]") -> None:  # noqa: F811
+def test_the_past_is_worked_through_in_slices(daemon: Program) -> None:  # noqa: F811
     """Each slice is one run with its window; asked again nothing is done twice, under another name it is."""
     done = type_("backfill", "say", *PAST, "--format", "json")
     runs = json.loads(done.stdout)
@@ -30,7 +30,7 @@ def test_the_past_is_worked_through_in_slices(daemon: "subprocess.Popen[str]") -
     assert type_("backfill", "nobody", *PAST).returncode == 2
 
 
-def test_slices_let_other_runs_go_before(daemon: "subprocess.Popen[str]", slow: Path) -> None:  # noqa: F811
+def test_slices_let_other_runs_go_before(daemon: Program, slow: Path) -> None:  # noqa: F811
     """A run that is asked for while slices wait is not skipped for overlap, and starts before the next slice."""
     slices = json.loads(type_("backfill", "slow", *PAST, "--no-wait", "--format", "json").stdout)
     eventually(lambda: "4 of 10" in type_("status").stdout, "the first slice has begun")

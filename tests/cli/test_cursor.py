@@ -1,7 +1,6 @@
 """`cursor`: where the next read begins, seen and reset, here and at a daemon."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from tests.cli.conftest import Type
 from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
 from tests.daemon.conftest import eventually
+from tests.servers.program import Program
 
 TALLY = '''
 import asyncio
@@ -65,7 +65,7 @@ def test_a_cursor_is_shown_and_reset(erpsync: Type, tally: Path) -> None:
     assert (line["cursor"], line["watermark"]) == (None, None)
 
 
-def test_the_daemon_resets_its_cursors(tally: Path, daemon: "subprocess.Popen[str]") -> None:  # noqa: F811
+def test_the_daemon_resets_its_cursors(tally: Path, daemon: Program) -> None:  # noqa: F811
     """Through the daemon the next run begins from nothing too; while a run is unfinished it is refused."""
     for _ in range(2):
         assert type_("run", "tally").returncode == 0

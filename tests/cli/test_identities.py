@@ -8,7 +8,7 @@ import pytest
 
 from erpsync.sandbox.server import Sandbox
 from tests.cli.conftest import Type
-from tests.cli.test_with_daemon import started, type_
+from tests.cli.test_with_daemon import begun, type_
 from tests.daemon.conftest import eventually
 
 CLIENT = "erpsync.sandbox/service"
@@ -28,7 +28,7 @@ def site(folder: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> San
 
 @pytest.fixture
 def daemon(site: Sandbox) -> Iterator[Sandbox]:
-    with started("daemon"):
+    with begun("daemon"):
         eventually(lambda: type_("status", "--check").returncode == 0, "the daemon is ready")
         yield site
 

@@ -9,16 +9,17 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from tests.daemon.conftest import eventually
-
-PROGRAM = [sys.executable, "-m", "erpsync.cli.main"]
+from tests.servers.program import COMMAND, Program, started, typed
 
 SLOW = '''
 import asyncio
@@ -48,41 +49,31 @@ def slow(folder: Path) -> Path:
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
+def begun(*arguments: str) -> Iterator[tuple[Program, TextIO]]:
+    """A command at work, and what it says on standard output; killed with the block if it still runs."""
+    ours, theirs = os.pipe()
+    with open(ours) as said, open(theirs, "wb") as out, tempfile.TemporaryFile() as err:
+        process = started(*arguments, folder=Path.cwd(), environment=os.environ, out=out, err=err)
+        out.close()
+        try:
+            yield process, said
+        finally:
             process.kill()
-        process.communicate()
+            process.wait()
 
 
 @pytest.fixture
-def daemon(slow: Path) -> Iterator["subprocess.Popen[str]"]:
-    with started("daemon") as process:
+def daemon(slow: Path) -> Iterator[Program]:
+    with begun("daemon") as (process, _):
         eventually(lambda: type_("status", "--check").returncode == 0, "the daemon is ready")
         yield process
 
 
 def type_(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [*PROGRAM, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
+    return typed(*arguments, folder=Path.cwd(), environment=os.environ)
 
 
-def test_run_and_trigger_through_the_daemon(daemon: "subprocess.Popen[str]") -> None:
+def test_run_and_trigger_through_the_daemon(daemon: Program) -> None:
     """`run` follows to the end with the exit code of the outcome; `trigger` returns at once; both name who asked."""
     done = type_("run", "fail", "--format", "json")
     assert (done.returncode, json.loads(done.stdout)["outcome"]) == (1, "failed")
@@ -95,36 +86,34 @@ def test_run_and_trigger_through_the_daemon(daemon: "subprocess.Popen[str]") -> 
     assert {run["requested_by"] for run in runs} == {json.loads(asked.stdout)["requested_by"]}
 
 
-def test_logs_are_followed_to_the_end(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+def test_logs_are_followed_to_the_end(daemon: Program, slow: Path) -> None:
     """`logs --follow` shows lines as they come and ends with the run, last words included."""
     run = json.loads(type_("trigger", "slow", "--format", "json").stdout)
-    with started("logs", run["id"], "--follow", "--format", "json") as logs:
-        assert logs.stdout is not None
-        assert json.loads(logs.stdout.readline())["event"] == "began"
+    with begun("logs", run["id"], "--follow", "--format", "json") as (logs, said):
+        assert json.loads(said.readline())["event"] == "began"
         (slow / "go").touch()
-        assert [json.loads(line)["event"] for line in logs.stdout] == ["ended"]
+        assert [json.loads(line)["event"] for line in said] == ["ended"]
         assert logs.wait(30) == 0
 
 
-def test_the_logs_of_a_job_are_followed_run_after_run(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+def test_the_logs_of_a_job_are_followed_run_after_run(daemon: Program, slow: Path) -> None:
     """Of a job `logs --follow` begins with what runs, goes on with the next run, and ends with Ctrl-C."""
     type_("trigger", "slow")
     with (
-        started("logs", "--tag", "words", "--follow") as none,
-        started("logs", "sl*", "-f", "--format", "json") as logs,
+        begun("logs", "--tag", "words", "--follow") as (none, _),
+        begun("logs", "sl*", "-f", "--format", "json") as (logs, said),
     ):
-        assert logs.stdout is not None
-        assert json.loads(logs.stdout.readline())["event"] == "began"
+        assert json.loads(said.readline())["event"] == "began"
         (slow / "go").touch()
-        assert json.loads(logs.stdout.readline())["event"] == "ended"
+        assert json.loads(said.readline())["event"] == "ended"
         type_("trigger", "slow", "--wait")
-        assert [json.loads(logs.stdout.readline())["event"] for _ in range(2)] == ["began", "ended"]
+        assert [json.loads(said.readline())["event"] for _ in range(2)] == ["began", "ended"]
         for process in (logs, none):
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130
 
 
-def test_status_names_what_runs(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+def test_status_names_what_runs(daemon: Program, slow: Path) -> None:
     """The text has the running run with its progress, what comes next, and the pid."""
     run = json.loads(type_("trigger", "slow", "--format", "json").stdout)
     said = eventually(lambda: "4 of 10" in (out := type_("status").stdout) and out, "the progress is shown")
@@ -135,9 +124,9 @@ def test_status_names_what_runs(daemon: "subprocess.Popen[str]", slow: Path) -> 
     assert document["daemon"]["running"][0]["progress"] == {"done": 4, "total": 10}
 
 
-def test_ctrl_c_ends_the_following_not_the_run(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+def test_ctrl_c_ends_the_following_not_the_run(daemon: Program, slow: Path) -> None:
     """Ctrl-C at a run that the daemon has exits 130; the run goes on."""
-    with started("run", "slow") as run:
+    with begun("run", "slow") as (run, _):
         eventually(lambda: json.loads(type_("runs", "slow", "--format", "json").stdout), "the run is claimed")
         run.send_signal(signal.SIGINT)
         assert run.wait(30) == 130
@@ -154,7 +143,7 @@ def test_ctrl_c_ends_the_following_not_the_run(daemon: "subprocess.Popen[str]", 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cancels_a_run_of_our_own(slow: Path, number: signal.Signals) -> None:
     """Without a daemon the run is cancelled, recorded, and the exit code names the signal."""
-    with started("run", "slow") as run:
+    with begun("run", "slow") as (run, _):
         eventually(lambda: list((slow / "data" / "logs").rglob("*.jsonl")), "the run has begun")
         run.send_signal(number)
         assert run.wait(30) == 128 + number
@@ -165,7 +154,7 @@ def test_a_terminal_sees_live_progress(slow: Path) -> None:
     """On a terminal a run of more than a second shows how far it is, in place."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen([*PROGRAM, "run", "slow"], stdout=follower, stderr=follower, stdin=follower)
+    process = subprocess.Popen([*COMMAND, "run", "slow"], stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)
     seen = _read_until(leader, b"running 4 of 10")
     (slow / "go").touch()
@@ -185,7 +174,7 @@ def _read_until(terminal: int, words: bytes) -> bytes:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody without rights")
-def test_no_right_to_the_socket_is_77(daemon: "subprocess.Popen[str]", slow: Path) -> None:
+def test_no_right_to_the_socket_is_77(daemon: Program, slow: Path) -> None:
     """A user whom the socket does not let in gets 77 and the remedy."""
     program = (
         "import os, sys\n"
@@ -204,7 +193,7 @@ def test_no_right_to_the_socket_is_77(daemon: "subprocess.Popen[str]", slow: Pat
     assert "group" in done.stdout
 
 
-def test_pause_and_resume_of_jobs(daemon: "subprocess.Popen[str]") -> None:
+def test_pause_and_resume_of_jobs(daemon: Program) -> None:
     """A paused job is shown with its reason, refuses to be triggered, and goes on when it is resumed."""
     paused = type_("pause", "sa*", "--until", "2h", "--reason", "audit", "--format", "json")
     (pause,) = json.loads(paused.stdout)
@@ -221,7 +210,7 @@ def test_pause_and_resume_of_jobs(daemon: "subprocess.Popen[str]") -> None:
     assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []
 
 
-def test_all_jobs_are_chosen_like_others(daemon: "subprocess.Popen[str]") -> None:
+def test_all_jobs_are_chosen_like_others(daemon: Program) -> None:
     """`pause --all` means every job, and no name beside it."""
     everything = json.loads(type_("pause", "--all", "--format", "json").stdout)
     jobs = json.loads(type_("jobs", "--format", "json").stdout)
@@ -230,14 +219,14 @@ def test_all_jobs_are_chosen_like_others(daemon: "subprocess.Popen[str]") -> Non
     assert type_("resume", "--all").returncode == 0
 
 
-def test_a_pause_is_for_all_or_none(daemon: "subprocess.Popen[str]") -> None:
+def test_a_pause_is_for_all_or_none(daemon: Program) -> None:
     """An unknown job pauses nobody: the daemon is asked for all or none."""
     unknown = type_("pause", "say", "nobody")
     assert unknown.returncode == 2
     assert json.loads(type_("status", "--format", "json").stdout)["daemon"]["paused"] == []
 
 
-def test_runs_are_cancelled_by_id_and_by_job(daemon: "subprocess.Popen[str]") -> None:
+def test_runs_are_cancelled_by_id_and_by_job(daemon: Program) -> None:
     """`cancel` ends what runs, of a job or by id, with who asked and why; what has ended stays as it is."""
     first = json.loads(type_("trigger", "slow", "--format", "json").stdout)
     eventually(lambda: "4 of 10" in type_("status").stdout, "the run has begun")

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ import pytest
 from erpsync.control.client import ControlClient
 from erpsync.core.errors import NoDaemonError
 from erpsync.sandbox.server import Sandbox
+from tests.servers.program import Program, started
 
 CONFIGURATION = """
 [daemon]
@@ -90,16 +89,11 @@ class Site:
         (folder / "plugins" / "mine.py").write_text(PLUGINS)
 
     @contextmanager
-    def daemon(self, **environment: str) -> Iterator["subprocess.Popen[bytes]"]:
+    def daemon(self, **environment: str) -> Iterator[Program]:
         """A daemon, perhaps not ready yet; killed with the block if it still runs."""
         with (self.folder / "daemon.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "erpsync.cli.main", "daemon"],
-                cwd=self.folder,
-                env={**self.environment, **environment},
-                stdout=log,
-                stderr=log,
-            )
+            everything = {**self.environment, **environment}
+            process = started("daemon", folder=self.folder, environment=everything, out=log)
         try:
             yield process
         finally:
@@ -135,7 +129,7 @@ class Site:
         """The runs that ended well so far."""
         return [event for event in self.events("run.finished") if event["outcome"] == "succeeded"]
 
-    def stop(self, process: "subprocess.Popen[bytes]") -> int:
+    def stop(self, process: Program) -> int:
         process.send_signal(signal.SIGTERM)
         return process.wait(30)
 
