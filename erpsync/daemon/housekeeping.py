@@ -1,4 +1,4 @@
-"""Once an hour: forgetting, as [daemon] retention says, and another generation for the state."""
+"""Once an hour: a look at the whole state, forgetting, as [daemon] retention says, and another generation."""
 
 import asyncio
 import shutil
@@ -41,6 +41,7 @@ async def tidy(
     now = clock.now()
     runs = 0
     try:
+        await store.look_through()  # nothing is forgotten of a state that is damaged
         letters = DeadLetters(data / "dead")
         left = await asyncio.to_thread(letters.run_ids)
         open_ = await store.read(open_letters, left)

@@ -12,6 +12,8 @@ from typing import Self
 
 URGENT = 1.0
 """Seconds that attempts have to end after a second signal."""
+DAMAGED = 78
+"""The exit code where the state is damaged, as that of a start which meets it: no service manager tries again."""
 _LATEST = 5.0  # seconds after a second signal until the process ends in the middle
 _LAST_WORDS = 2.0  # seconds for threads and tasks that are left when all has stopped
 

@@ -31,7 +31,7 @@ from erpsync.daemon.controls import DISPLACED, DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
-from erpsync.daemon.process_exit import URGENT, Signals, leaving
+from erpsync.daemon.process_exit import DAMAGED, URGENT, Signals, leaving
 from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
 from erpsync.daemon.warm_up import WarmUp
@@ -97,9 +97,10 @@ class Service:
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
         self._reloads: set[asyncio.Task[None]] = set()
+        self._damaged = asyncio.Event()
 
     async def run(self) -> int:
-        """Start, wait for a signal, drain and stop."""
+        """Start, wait for a signal or for damage, drain and stop."""
         adopt_foreign_logs(self._emit)
         loop = asyncio.get_running_loop()
         # not before all has started; until then it must not end the process
@@ -109,8 +110,9 @@ class Service:
             async with AsyncExitStack() as stack:
                 composition = await self._start(stack)
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up, composition)
-                await signals.next()
+                await self._wait(signals)
                 code = await self._drain(composition, signals)
+                code = DAMAGED if self._damaged.is_set() else code
             self._emit("daemon.stopped", code=code)
         return code
 
@@ -206,6 +208,13 @@ class Service:
         await server.start()
         stack.push_async_callback(server.stop)
 
+    async def _wait(self, signals: Signals) -> None:
+        """Serve, until a signal comes or the state is found to be damaged."""
+        ends = [asyncio.ensure_future(signals.next()), asyncio.ensure_future(self._damaged.wait())]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+
     async def _drain(self, composition: Composition, signals: Signals) -> int:
         """Let what runs end, for `drain` at most; a second signal ends it now."""
         assert self._controls is not None
@@ -257,11 +266,16 @@ class Service:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(composition.runner.running())} running")
 
     def _look_for_state(self, controls: DaemonControls, composition: Composition) -> None:
-        """Tell once that the state's file is not there any more: what is written on is lost with it."""
+        """Tell once that the state's file is not there any more, or damaged: what is written on is lost with it."""
         displaced = not composition.store.is_in_place()
         if displaced and not controls.displaced:
             self._emit("state.displaced", level="error", path=str(composition.store.path), hint=DISPLACED)
         controls.displaced = displaced
+        damage = composition.store.damage
+        if damage is not None and not self._damaged.is_set():
+            self._emit("state.damaged", level="error", error_message=damage.message, hint=damage.hint)
+            controls.faults.append(f"{damage.message}; {damage.hint}")
+            self._damaged.set()
 
     async def _watch_due(self, controls: DaemonControls) -> None:
         """Tell of jobs that are overdue, each once a day."""

@@ -52,6 +52,8 @@ class Store:
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._file = (0, 0)
+        self.damage: StoreCorruptError | None = None
+        """What was met first that says that the file is damaged: nothing of it can be relied on any more."""
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
@@ -123,7 +125,17 @@ class Store:
             with self._readers.begin() as connection:
                 return query(connection, *args, **kwargs)
         except DATABASE_FAULTS as error:
-            raise _translated(error, self.path) from error
+            raise self._known(error) from error
+
+    async def look_through(self) -> None:
+        """Read every page in a thread, for there may be damage that no query meets.
+
+        Raises:
+            StoreCorruptError: there is some.
+        """
+        if fault := await self.read(_first_fault):
+            self.damage = self.damage or _damaged(self.path, fault)
+            raise self.damage
 
     def close(self) -> None:
         """Commit what is queued, then close. Closing twice is fine."""
@@ -184,8 +196,15 @@ class Store:
             if len(tasks) > 1 and meaning_of(error) not in RETRYABLE:
                 return [answer for task in tasks for answer in self._commit(connection, [task])]
             # one alone, or the database itself: locked, full
-            return [Answer(task, error=_known(error, self.path)) for task in tasks]
+            return [Answer(task, error=self._known(error)) for task in tasks]
         return answers
+
+    def _known(self, error: Exception) -> Exception:
+        """An error in our words where it is one of the database."""
+        known = _translated(error, self.path) if isinstance(error, DATABASE_FAULTS) else error
+        if isinstance(known, StoreCorruptError) and self.damage is None:
+            self.damage = known
+        return known
 
 
 def _file(path: Path) -> tuple[int, int]:
@@ -272,8 +291,14 @@ def _newer(found: str) -> SchemaMismatchError:
     )
 
 
-def _known(error: Exception, path: Path) -> Exception:
-    return _translated(error, path) if isinstance(error, DATABASE_FAULTS) else error
+def _first_fault(connection: Connection) -> str:
+    found = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+    return "" if found == "ok" else found
+
+
+def _damaged(path: Path, words: str) -> StoreCorruptError:
+    message = f"the state database {path} is damaged: {words}"
+    return StoreCorruptError(message, hint="erpsync store restore COPY")
 
 
 def _translated(error: Exception, path: Path) -> StoreError:
@@ -281,8 +306,7 @@ def _translated(error: Exception, path: Path) -> StoreError:
     words = str(error.orig if isinstance(error, DBAPIError) else error)
     match meaning_of(error):
         case "damaged":
-            message = f"the state database {path} is damaged: {words}"
-            return StoreCorruptError(message, hint="erpsync store restore COPY")
+            return _damaged(path, words)
         case "locked":
             return StoreUnavailableError(
                 "the state database is locked", hint="is another program writing to it?"

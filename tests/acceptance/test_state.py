@@ -1,12 +1,13 @@
 """The state database as an operator handles it: looked through, copied, restored, moved, damaged."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.site import BASE, Site, eventually
+from tests.acceptance.site import BASE, PATIENCE, Site, eventually
 
 PLUGIN = '''
 from erpsync import JobContext, JobResult, Settings, job
@@ -74,18 +75,30 @@ def test_a_copied_folder_is_held(ticking: Site) -> None:
 
 
 @pytest.mark.slow
-def test_damage_is_told_with_its_remedy(ticking: Site) -> None:
-    """A damaged state ends `daemon` and `store check` with 78 and the command that restores a copy."""
-    site = ticking
-    assert site.erpsync("store", "backup", "copy.db").returncode == 0
+def test_damage_is_told_with_its_remedy(site: Site) -> None:
+    """A state that is damaged under a running daemon ends it, after what runs, with 78 and the command that restores
+    a copy; so it ends `store check` and the next `daemon`. With a copy all goes on."""
+    site.write(PLUGIN, "plugins/tick.py")
+    site.write(BASE + JOB)
     state = site.folder / "data" / "erpsync.db"
-    _overwrite(state)
+    with site.daemon() as daemon:
+        eventually(lambda: site.runs("tick", outcome="succeeded"), "the job runs")
+        assert site.erpsync("store", "backup", "copy.db").returncode == 0
+        _overwrite(state)
+        site.erpsync("status")  # so that the daemon reads
+        assert daemon.wait(PATIENCE) == 78
+    told = [json.loads(line) for line in site.outputs[-1].splitlines() if line.startswith("{")]
+    (damage,) = [line for line in told if line["event"] == "state.damaged"]
+    assert f"{state} is damaged" in damage["error_message"]
+    assert "erpsync store restore" in damage["hint"]
+    assert (told[-1]["event"], told[-1]["code"]) == ("daemon.stopped", 78)
     for command in (("store", "check"), ("daemon",)):
         done = site.erpsync(*command)
         assert done.returncode == 78, (command, done.stdout, done.stderr)
         assert "erpsync store restore" in done.stdout + done.stderr
     assert site.erpsync("store", "restore", "copy.db", "--yes").returncode == 0
     assert site.json("store", "check")["sound"] is True
+    assert site.runs("tick", outcome="succeeded")
 
 
 @pytest.mark.slow
@@ -105,9 +118,11 @@ def test_nobody_restores_under_a_running_daemon(ticking: Site) -> None:
 
 
 def _overwrite(state: Path) -> None:
-    """Damage that SQLite notices: the first pages are noise."""
-    with state.open("r+b") as file:
-        file.write(b"\x17" * 8192)
+    """Noise in place of the pages, in the file and in its log, of which an open database takes the newer."""
+    for file in (state, state.with_name(f"{state.name}-wal")):
+        size = file.stat().st_size
+        with file.open("r+b") as pages:
+            pages.write(b"\x17" * size)
 
 
 @pytest.mark.slow

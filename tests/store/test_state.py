@@ -1,11 +1,13 @@
 """The store: opening, group commit, durability, failures."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import wait
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,23 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"this is not a database" * 1000)
     with pytest.raises(StoreCorruptError, match="damaged"):
         Store.open(path)
+
+
+async def test_damage_that_nobody_meets_is_found(store: Store) -> None:
+    """Looking at every page finds what no query has read, and the store remembers it; what is sound passes."""
+    store.write_now(note, "sound")
+    await store.look_through()
+    with closing(sqlite3.connect(store.path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with store.path.open("r+b") as pages:
+        pages.seek(-4096, os.SEEK_END)
+        pages.write(b"\x17" * 4096)
+    assert store.read_now(count) == 1
+    assert store.damage is None
+    store.write_now(note, "what readers kept of the pages is old now")
+    with pytest.raises(StoreCorruptError, match="damaged"):
+        await store.look_through()
+    assert "store restore" in str(store.damage and store.damage.hint)
 
 
 def test_reading_before_any_state_says_what_to_do(tmp_path: Path) -> None:
