@@ -341,6 +341,7 @@ class DaemonControls:
             overdue=expected,
             config_refused=refused,
             config_stale=bool(self._stale()),
+            ready=not self.unready(),
             troubled={name: bool(trouble) for name, trouble in self._troubles().items()},
             sessions_open={use.instance: len(use.sessions) for use in slots},
             license_slots={use.instance: use.slots for use in slots},

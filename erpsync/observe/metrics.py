@@ -28,7 +28,8 @@ _NAMED_REASONS = frozenset({"skipped", "missed", "abandoned", "cancelled"})  # e
 class Snapshot:
     """What is true at this moment; instants are aware UTC. `waiting` counts runs by what they wait for, `overdue`
     holds each (job, instance) from which a success is expected by a time of day. The configuration is refused
-    where its files were broken at the last look, stale where they say something else than what runs. `troubled`
+    where its files were broken at the last look, stale where they say something else than what runs. Not `ready`:
+    nothing could start now, for the reasons that /readyz gives. `troubled`
     holds each identity in use and whether somebody should look at it; sessions and licence slots count by instance.
     """
 
@@ -40,6 +41,7 @@ class Snapshot:
     overdue: Mapping[tuple[str, str], bool] = field(default_factory=dict)
     config_refused: bool = False
     config_stale: bool = False
+    ready: bool = True
     troubled: Mapping[str, bool] = field(default_factory=dict)
     sessions_open: Mapping[str, int] = field(default_factory=dict)
     license_slots: Mapping[str, int] = field(default_factory=dict)
@@ -162,6 +164,9 @@ class _SnapshotCollector(Collector):
             "End of the token",
             "identity",
             _seconds(now.token_expiries),
+        )
+        yield GaugeMetricFamily(
+            "erpsync_ready", "0: nothing can start now, for the reasons that /readyz gives", value=now.ready
         )
         yield GaugeMetricFamily(
             "erpsync_config_last_reload_successful",

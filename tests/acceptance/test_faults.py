@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.acceptance.site import BASE, MIRROR, Site, eventually
@@ -58,21 +59,22 @@ WEATHER = {
     "503 for long": Weather(
         answered=(
             {"where": "token", "times": 1, "status": 503},
-            {"where": "api", "times": -1, "status": 503},
+            {"where": "api", "times": -1, "status": 503, "headers": {"Retry-After": "1"}},
         ),
-        told=(("token.renewal_failed", "503", 1), ("attempt.failed", "503", 2)),
+        told=(("token.renewal_failed", "503", 1), ("attempt.failed", "503", 1)),
     ),
 }
 
 
 @pytest.mark.parametrize("weather", WEATHER.values(), ids=WEATHER.keys())
 async def test_bad_weather_costs_time_only(site: Site, weather: Weather) -> None:
-    """A line that fails is told of, tried again, and in the end the target is the image of the instance."""
+    """A line that fails is told of, tried again, and in the end the target is the image of the instance; a job that
+    does not need it misses no second."""
     async with FaultProxy(site.sandbox.url) as proxy:
         base = BASE.replace('"info"', '"debug"')
-        site.write(
-            f'{base}proxy = "{proxy.url}"\nread_timeout = "500ms"\nconnect_timeout = "1s"\n{MIRROR}{PATIENT}'
-        )
+        line = f'proxy = "{proxy.url}"\nread_timeout = "500ms"\nconnect_timeout = "1s"\n'
+        site.write(f"{base}{line}{MIRROR}{PATIENT}{JOB}")
+        site.write(PLUGIN, "plugins/tick.py")
         for at, faults in weather.proxied.items():
             proxy.queue(*faults, at=at)
         for answer in weather.answered:
@@ -87,12 +89,12 @@ def _sit_it_out(site: Site, weather: Weather) -> None:
         for event, words, count in weather.told:
             eventually(lambda: len(_lines(site, event, words)) >= count, f"{event} {words}")  # noqa: B023
         site.sandbox.clear_faults()
-        eventually(lambda: _lines(site, "run.finished"), "the run ends")
+        eventually(lambda: _ends(site, "products"), "the run ends")
         _require_image(site)
         site.sandbox.touch(SET, count=3)
         assert site.erpsync("trigger", "products", "--wait").returncode == 0
         assert site.stop(daemon) == 0
-    first, second = _lines(site, "run.finished")
+    first, second = _ends(site, "products")
     failed = [line["error_message"] for line in _lines(site, "attempt.failed")]
     assert (first["outcome"], first["attempts"]) == ("succeeded", 1 + len(failed))
     assert (second["outcome"], second["attempts"], second["counts"]["written"]) == ("succeeded", 1, 3)
@@ -100,6 +102,19 @@ def _sit_it_out(site: Site, weather: Weather) -> None:
     stats = site.sandbox.stats()
     assert (stats["sessions_opened"], stats["violations"]) == (1, 0)
     _require_image(site)
+    _require_every_second(site)
+
+
+def _require_every_second(site: Site) -> None:
+    """Each fire time of the job that ticks has its run, which succeeded."""
+    fired = site.runs("tick")
+    assert {each["outcome"] for each in fired} == {"succeeded"}
+    times = sorted(datetime.fromisoformat(each["fire_at"]) for each in fired)
+    assert all(later - earlier == timedelta(seconds=1) for earlier, later in pairwise(times))
+
+
+def _ends(site: Site, job: str) -> list[dict[str, Any]]:
+    return [line for line in _lines(site, "run.finished") if line["job"] == job]
 
 
 def _require_image(site: Site) -> None:
@@ -180,6 +195,14 @@ def any_disk(site: Site) -> Iterator[None]:
     yield
 
 
+def _health(port: int) -> tuple[int, str]:
+    """What /readyz answers and /metrics says."""
+    url = f"http://127.0.0.1:{port}"
+    page = httpx2.get(f"{url}/metrics").text
+    line = next(line for line in page.splitlines() if line.startswith("erpsync_ready "))
+    return httpx2.get(f"{url}/readyz").status_code, line
+
+
 Trouble = Callable[[Site], AbstractContextManager[None]]
 
 
@@ -192,12 +215,14 @@ Trouble = Callable[[Site], AbstractContextManager[None]]
     ids=["locked", "full"],
 )
 def test_a_state_that_refuses_costs_time_only(
-    site: Site, disk: Trouble, trouble: Trouble, words: str
+    site: Site, free_port: int, disk: Trouble, trouble: Trouble, words: str
 ) -> None:
-    """While the state takes nothing the daemon says so and starts nothing; afterwards each fire time has its run."""
+    """While the state takes nothing the daemon says so everywhere and starts nothing; afterwards each fire time has
+    its run."""
     site.write(PLUGIN, "plugins/tick.py")
     ticks = 'catch_up = "all"\ncatch_up_limit = 1000\noverlap = "allow"\n'
-    site.write(BASE + JOB + ticks + MIRROR + PATIENT)
+    served = BASE.replace("listen = false", f'listen = "127.0.0.1:{free_port}"')
+    site.write(served + JOB + ticks + MIRROR + PATIENT)
     site.sandbox.fail(where="api", path=f"/api/domain/odata/{SET}", delay_ms=200, times=-1, **{"pass": True})
     with disk(site), site.daemon() as daemon:
         eventually(lambda: _lines(site, "run.finished"), "the job runs")
@@ -208,7 +233,9 @@ def test_a_state_that_refuses_costs_time_only(
             status = site.erpsync("status", "--check")
             assert status.returncode == 1
             assert words in status.stdout + status.stderr
+            assert _health(free_port) == (503, "erpsync_ready 0.0")
         eventually(lambda: _lines(site, "claim.recovered"), "claims are taken")
+        assert _health(free_port) == (200, "erpsync_ready 1.0")
         ended = eventually(
             lambda: [line for line in _lines(site, "run.finished") if line["run_id"] == run],
             "the mirror ends",
@@ -219,9 +246,6 @@ def test_a_state_that_refuses_costs_time_only(
         assert site.stop(daemon) == 0
         assert [line["outcome"] for line in ended] == ["succeeded"]
         _require_image(site)
-        fired = site.runs("tick")
+        _require_every_second(site)
         assert site.json("store", "check")["sound"] is True
-    assert {each["outcome"] for each in fired} == {"succeeded"}
-    times = sorted(datetime.fromisoformat(each["fire_at"]) for each in fired)
-    assert all(later - earlier == timedelta(seconds=1) for earlier, later in pairwise(times))
     assert "Traceback" not in site.outputs[-1]

@@ -82,6 +82,7 @@ def test_gauges_show_the_moment_of_the_scrape() -> None:
         troubled={"night@acme": True},
         sessions_open={"acme": 1},
         license_slots={"acme": 2},
+        ready=False,
     )
     metrics.look()
     found = samples(metrics.page())
@@ -90,6 +91,7 @@ def test_gauges_show_the_moment_of_the_scrape() -> None:
     assert found["erpsync_next_fire_timestamp_seconds", (("job_name", "products"),)] == at.timestamp()
     assert found["erpsync_token_expiry_timestamp_seconds", (("identity", "night@acme"),)] == at.timestamp()
     assert found["erpsync_loop_lag_seconds", ()] == 0.25
+    assert found["erpsync_ready", ()] == 0
     assert found["erpsync_identity_troubled", (("identity", "night@acme"),)] == 1
     assert found["erpsync_sessions_open", (("erp_instance", "acme"),)] == 1
     assert found["erpsync_license_slots", (("erp_instance", "acme"),)] == 2

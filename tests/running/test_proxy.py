@@ -9,10 +9,10 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-from erpsync.core.clock import SystemClock
+from erpsync.core.clock import ManualClock, SystemClock
 from erpsync.core.event import silent
 from erpsync.core.instance import Identity
-from erpsync.core.job import Job
+from erpsync.core.job import Job, RetryPolicy
 from erpsync.core.redaction import Redactor
 from erpsync.core.secret import SecretReference
 from erpsync.erpnet.sites import SiteDirectory
@@ -90,6 +90,39 @@ async def test_relative_addresses_lie_below_the_domain_api(
     run = await desk(job, connection=connection).run(job.name)
     assert run.outcome == "succeeded", run.error
     assert run.reason.startswith("200 ")
+
+
+async def test_an_instance_that_is_away_for_minutes_costs_time_only(
+    desk: MakeDesk, define: Define, connection: Connection, sandbox: Sandbox
+) -> None:
+    """503 to everything: each attempt waits as long as the server asks and holds no slot; in the end all is read."""
+    clock, asked = ManualClock(), timedelta(seconds=90)
+    options = {"isolation": "task", "retry": RetryPolicy(attempts=9)}
+    at = desk(
+        define("read-rows-async", options=options),
+        define("quick"),
+        connection=connection,
+        clock=clock,
+        max_runs=1,
+    )
+    sandbox.fail(where="api", status=503, headers={"Retry-After": "90"}, times=-1)
+    before = sandbox.stats()["api_requests"]
+    run = await at.offer("read-rows-async")
+    for attempt in range(1, 7):
+        failed = await at.hear("attempt.failed", attempt)
+        wait = failed["next_attempt_at"] - clock.now()
+        assert wait >= asked
+        assert (await at.run("quick")).outcome == "succeeded"
+        clock.advance(wait - timedelta(milliseconds=1))
+        await asyncio.sleep(0.01)
+        assert sandbox.stats()["api_requests"] - before == attempt
+        if attempt == 6:
+            sandbox.clear_faults()
+        clock.advance(timedelta(milliseconds=1))
+    ended = await at.finished(run)
+    assert (ended.outcome, ended.counts.read) == ("succeeded", 450)
+    assert clock.now() - ended.created_at > timedelta(minutes=9)
+    assert at.attempts(run) == ["failed"] * 6 + ["succeeded"]
 
 
 @pytest.mark.parametrize(

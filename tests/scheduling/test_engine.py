@@ -1,5 +1,6 @@
 """The engine over a real store: hints, claims, the clock, and a store that refuses."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ from erpsync.store.ledger import (
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.pauses import Pause, read_pauses
 from erpsync.store.state import Store
+from tests.running.conftest import impatient
 from tests.scheduling.conftest import Witness, until
 
 NOON = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -452,6 +454,47 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(store: Store, witnes
     assert {"debug"} == {told["level"] for told in failed[1:]}
     assert (failed[0]["jobs"], failed[0]["error_type"]) == (100, "StoreUnavailableError")
     assert len(witness.told("claim.recovered")) == 1
+
+
+@pytest.mark.parametrize("catch_up", ["last", "none", "all"])
+async def test_a_state_that_is_locked_for_a_minute_loses_no_second(
+    store: Store, witness: Witness, catch_up: Literal["last", "none", "all"]
+) -> None:
+    """Whatever becomes of the fire times under a lock, each is in the ledger once, and nothing starts meanwhile."""
+    clock = ManualClock(NOON)
+    job = Job(
+        "often",
+        "often",
+        "noop",
+        schedules=(Cron("* * * * * *"),),
+        overlap="allow",
+        catch_up=catch_up,
+        grace=5 * SECOND,
+    )
+    engine = _engine(witness, clock, job)
+    await engine.start()
+    await store.write(impatient, None)
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    for refusals in (1, 2):
+        clock.advance(30 * SECOND)
+        await until(lambda: len(witness.told("claim.failed")) >= refusals)  # noqa: B023
+    nothing = (witness.claimed[:], witness.ledger())
+    other.execute("ROLLBACK")
+    other.close()
+    await until(lambda: witness.told("claim.recovered"))
+    clock.advance(SECOND)
+    await until(lambda: max(run.fire_at for run in witness.claimed if run.fire_at) == NOON + 61 * SECOND)
+    await engine.stop()
+
+    assert nothing == ([], [])
+    covered = Counter(
+        run.fire_at + number * SECOND
+        for run in witness.ledger()
+        for number in range(run.fire_count)
+        if run.fire_at
+    )
+    assert covered == Counter(NOON + number * SECOND for number in range(1, 62))
 
 
 # -- pauses, overlap, names, blackouts -------------------------------------------------------------------
