@@ -1,8 +1,6 @@
 """Kill -9 at every commit: one life for each boundary, before and after, of the state and of a mirror's target.
 
-The injection is a program around the real `erpsync daemon`: it names the commits that write something by what they
-write, counts those of one name, and kills its own process at the one it is told. A second life without it must end
-with what a life without a kill ends with.
+A second life, that nobody kills, must end with what a life without a kill ends with.
 """
 
 import os
@@ -10,8 +8,6 @@ import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,49 +19,8 @@ from typing import Any
 import pytest
 
 from erpsync.sandbox.server import Sandbox
-from tests.acceptance.site import BASE, Site, eventually
-
-INJECTION = r"""
-import os, re, signal, sys, threading
-from collections import Counter, defaultdict
-from sqlalchemy import event
-from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.pool import Pool
-
-point, seen, guard = os.environ["KILL_POINT"], Counter(), threading.Lock()
-written = defaultdict(list)  # by connection: what its transaction has written so far
-commit = DefaultDialect.do_commit
-
-def connected(connection, record):
-    def trace(statement):
-        if found := re.match(r'(INSERT INTO|UPDATE|DELETE FROM) "?(\w+)', statement):
-            written[id(connection)].append(" ".join(found.groups()))
-        elif statement.startswith("ROLLBACK"):
-            written.pop(id(connection), None)
-    connection.set_trace_callback(trace)
-
-def reach(when, what):
-    with guard:
-        name = f"{when}: {', '.join(sorted(set(what)))}"
-        seen[name] += 1
-        with open("points", "a") as file:
-            file.write(f"{seen[name]} {name}\n")
-        if point == f"{seen[name]} {name}":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-def numbered(dialect, connection):
-    what = written.pop(id(connection.dbapi_connection), None)
-    if what:
-        reach("before", what)
-    commit(dialect, connection)
-    if what:
-        reach("after", what)
-
-event.listen(Pool, "connect", connected)
-DefaultDialect.do_commit = numbered
-from erpsync.cli.main import main
-main()
-"""
+from tests.acceptance.kill_points import NOWHERE, living, written_at
+from tests.acceptance.site import BASE, PATIENCE, Site, eventually
 
 PLUGINS = '''
 from erpsync import JobContext, JobResult, Retry, Settings, job
@@ -160,7 +115,6 @@ BOUNDARIES = (
 )
 """What one transaction writes: each is killed before and after its commit."""
 ROWS, PAGE = 50, 20
-NOWHERE = "nowhere"
 SLACK = 4
 """So many points another life may not come to: what is queued together commits together."""
 
@@ -209,7 +163,7 @@ def test_killed_at_any_commit_nothing_is_lost_or_done_twice(
     assert len(kills) >= len(points) - SLACK
     for boundary in BOUNDARIES:
         for when in ("before", "after"):
-            assert any(f" {when}: " in point and boundary <= _written(point) for point in kills), (
+            assert any(f" {when}: " in point and boundary <= written_at(point) for point in kills), (
                 f"nobody was killed {when} the commit of {boundary}"
             )
 
@@ -265,32 +219,23 @@ def _sweep(site: Site, point: str, clean: Life) -> bool:
 def _live(site: Site, kill_point: str | None = None) -> Life | None:
     """One life of the daemon until every run has ended, without the injection where no point is given; None: it
     was killed at the point."""
-    program = ["-m", "erpsync.cli.main"] if kill_point is None else ["-c", INJECTION]
     log = site.folder / ("second.log" if kill_point is None else "first.log")
-    with log.open("wb") as output:
-        daemon = subprocess.Popen(
-            [sys.executable, *program, "daemon"],
-            cwd=site.folder,
-            env={**site.environment, "KILL_POINT": kill_point or NOWHERE},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+    with living(site.folder, site.environment, log, kill_point) as daemon:
+        eventually(
+            lambda: not daemon.is_alive() or ("daemon.started" in _text(log) and _all_ended(site)),
+            f"every run ends: {log}",
         )
-        try:
-            eventually(
-                lambda: (
-                    daemon.poll() is not None or ("daemon.started" in log.read_text() and _all_ended(site))
-                ),
-                f"every run ends: {log}",
-            )
-            code = site.stop(daemon) if daemon.poll() is None else daemon.returncode
-        finally:
-            daemon.kill()
-            daemon.wait()
+        daemon.terminate()
+        daemon.join(PATIENCE)
+        code = daemon.exitcode
     if kill_point and code == -signal.SIGKILL:
         return None
-    assert code == 0, log.read_text()[-3000:]
+    assert code == 0, _text(log)[-3000:]
     return _read(site)
+
+
+def _text(log: Path) -> str:
+    return log.read_text() if log.exists() else ""
 
 
 def _all_ended(site: Site) -> bool:
@@ -306,10 +251,6 @@ def _all_ended(site: Site) -> bool:
 
 def _points(site: Site) -> list[str]:
     return (site.folder / "points").read_text().splitlines()
-
-
-def _written(point: str) -> set[str]:
-    return {*point.partition(": ")[2].split(", ")}
 
 
 def _left_behind(site: Site) -> tuple[set[str], set[str]]:
