@@ -1,7 +1,7 @@
 """Enters plugins: in a task of the daemon or in a child process, with everything their context holds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from erpsync.running.fork import ForkServer
 from erpsync.running.plugin_loop import Entered, enter
 from erpsync.running.preparation import Preparation, Prepared
 from erpsync.running.process import ProcessAttempt
-from erpsync.store.dead_letters import DeadLetters, taken_up
+from erpsync.store.dead_letters import DeadLetter, DeadLetters
 
 
 class PluginHost:
@@ -61,8 +61,7 @@ class PluginHost:
             prepared = await self._preparation.prepare(attempt.job)
             if prepared.cursor != attempt.run.cursor_before:
                 attempt.run = replace(attempt.run, cursor_before=prepared.cursor)
-            is_given_dead = "dead" in attempt.run.params
-            dead = await asyncio.to_thread(self._dead, attempt.run) if is_given_dead else None
+            dead = await self._dead(attempt.run) if "dead" in attempt.run.params else None
             connection = self._connections(attempt.job)
             await _require_scope(prepared.plugin, connection)
             if connection is not None and connection.ready is not None:
@@ -176,16 +175,20 @@ class PluginHost:
     def _artifacts(self, run_id: str) -> str:
         return f"{self._data}/artifacts/{run_id}"
 
-    def _dead(self, run: Run) -> list[dict[str, object]]:
-        """The rows that a run is given because they failed before. Blocks for the disk.
+    async def _dead(self, run: Run) -> list[dict[str, object]]:
+        """The rows that a run is given because they failed before.
 
         Raises Skip where another run has settled them meanwhile.
         """
-        self._letters.remove([run.id])  # an attempt before took the same rows up
-        letters = self._letters.read(taken_up(run))
+        given = await self._preparation.given_letters(run)
+        letters = await asyncio.to_thread(self._read_letters, run.id, given)
         if not letters:
             raise Skip("no dead letters are left")
         return [dict(letter.row) for letter in letters]
+
+    def _read_letters(self, run_id: str, given: Sequence[str]) -> list[DeadLetter]:
+        self._letters.remove([run_id])  # an attempt before took the same rows up
+        return self._letters.read(given)
 
 
 async def _require_scope(plugin: Plugin, connection: Connection | None) -> None:

@@ -8,12 +8,13 @@ from datetime import timedelta
 from math import ceil
 
 from erpsync.core.job import Job
-from erpsync.core.run import Outcome
+from erpsync.core.run import Outcome, Run
 from erpsync.core.secret import SecretReference
 from erpsync.plugins.contract import Plugin, Settings
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.plugins.settings import references, validate_settings
 from erpsync.store.cursors import read_cursor, read_cursors
+from erpsync.store.dead_letters import open_letters, taken_up
 from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.state import Store
 
@@ -97,6 +98,12 @@ class Preparation:
         if not took:
             return job.expected_duration or timedelta(0)
         return 1.5 * timedelta(seconds=took[ceil(0.95 * len(took)) - 1])
+
+    async def given_letters(self, run: Run) -> list[str]:
+        """Of the runs whose dead letters a run is to take up those that no other run has settled meanwhile, as the
+        ledger has it: a crash may leave their files."""
+        left = await self._store.read(open_letters, taken_up(run))
+        return [run_id for run_ids in left.values() for run_id in run_ids]
 
     def cursor_moved(self, job: str, cursor: str | None) -> None:
         """The ledger holds this cursor now."""
