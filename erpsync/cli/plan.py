@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
-    """What `reload` would change: compares the files with the configuration that was accepted last."""
+    """What `reload` would change: compares the files with the configuration that was accepted last.
+
+    With another `data` the socket is another one too, unless the configuration names it: then no daemon is found.
+    """
     from erpsync.config.load import load_configuration
     from erpsync.config.shelf import kept
     from erpsync.daemon.check import parked_jobs, require_schedules
@@ -41,6 +44,11 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     last = kept(after.path, data)
     if last is None:
         note(f"no daemon has accepted a configuration in {data} yet: all of it is new")
+        if not daemon:  # its socket may lie in the folder that the files named before
+            former = "ERPSYNC_DAEMON__DATA=FORMER erpsync"
+            note(
+                f"if [daemon] data has changed, ask the one in the former folder: {former} plan, or {former} reload"
+            )
         found = first_plan(after, datetime.now(UTC))
     else:
         before = load_configuration(after.path, os.environ, shelf=last)

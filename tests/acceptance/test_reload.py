@@ -1,5 +1,6 @@
 """Changed configurations under a running daemon: planned, taken over, refused; and starts with broken files."""
 
+import json
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -74,6 +75,26 @@ def test_a_reload_does_what_the_plan_says(talking: Site) -> None:
     fires = sorted(run["fire_at"] for run in runs)
     assert len(set(fires)) == len(fires)
     assert all(run["outcome"] == "succeeded" for run in runs)
+
+
+@pytest.mark.slow
+def test_a_plan_for_other_data_says_where_it_looked(talking: Site) -> None:
+    """With `data` the socket moves, so the daemon is not found: it is said, and how it is."""
+    site = talking
+    changed = BASE.replace('data = "data"', 'data = "elsewhere"') + STEADY + job("more", '"@daily"')
+    with site.daemon() as daemon:
+        site.write(changed)
+        lost = site.erpsync("plan")
+        assert f"no daemon has accepted a configuration in {site.folder}/elsewhere yet" in lost.stderr
+        assert "ERPSYNC_DAEMON__DATA=" in lost.stderr
+        found = site.erpsync("plan", "--format", "json", ERPSYNC_DAEMON__DATA="data")
+        assert [each["job"] for each in json.loads(found.stdout)["jobs"]] == ["more"]
+        assert "no daemon" not in found.stderr
+        site.write(changed.replace("[daemon]", '[control]\nsocket = "data/control.sock"\n[daemon]'))
+        told = site.json("plan")
+        assert [each["job"] for each in told["jobs"]] == ["more"]
+        assert "daemon.data" in told["restart"]
+        assert site.stop(daemon) == 0
 
 
 @pytest.mark.slow
