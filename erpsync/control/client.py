@@ -156,8 +156,14 @@ class ControlClient:
         except httpx2.TimeoutException as error:
             message = f"the daemon was asked and has not answered on {self._socket}"
             raise UnansweredError(message, hint="erpsync status, erpsync runs") from error
-        except httpx2.TransportError as error:
+        except httpx2.ConnectError as error:
             raise self._nobody() from error
+        except httpx2.TransportError as error:
+            message = (
+                f"the daemon has ended before it answered on {self._socket}: what was asked may be done yet"
+            )
+            hint = "its next start goes on with what it has claimed: erpsync daemon, then erpsync runs"
+            raise NoDaemonError(message, hint=hint) from error
         if answer.is_success:
             return answer.json()
         raise _refusal(answer)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pwd
+import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from erpsync.cli.exit_code import code_of_error
 from erpsync.control.client import ControlClient
+from erpsync.control.listener import bind_control_socket
 from erpsync.core.errors import (
     ConfigError,
     DaemonRefusedError,
@@ -230,6 +232,23 @@ def test_no_daemon_is_said_so(tmp_path: Path) -> None:
     """Where nothing listens the client says that there is no daemon."""
     with ControlClient(tmp_path / "absent.sock") as client, pytest.raises(NoDaemonError):
         client.status()
+
+
+def test_a_daemon_that_ends_over_a_question_is_no_daemon_that_was_never_asked(tmp_path: Path) -> None:
+    """Killed before it answers it may have claimed what was asked for: that is said, so that nobody asks twice."""
+    with bind_control_socket(tmp_path / "control.sock", 0o600, None) as listener:
+
+        def end() -> None:
+            for _ in range(2):  # the client's knock, and its question
+                listener.accept()[0].close()
+
+        ending = threading.Thread(target=end)
+        ending.start()
+        with ControlClient(tmp_path / "control.sock") as client, pytest.raises(NoDaemonError) as caught:
+            client.claim("products", {})
+        ending.join()
+    assert "ended before it answered" in str(caught.value)
+    assert "erpsync runs" in caught.value.hint
 
 
 async def test_identities_are_seen_and_asked(served: Any, socket_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
         run = client.claim("long", {})
         eventually(lambda: client.find(run["id"])["state"] == "running", "the run runs")
         daemon.send_signal(signal.SIGTERM)
-        eventually(lambda: site.events("daemon.draining"), "it drains")
+        eventually(lambda: len(site.events("daemon.draining")) == 2, "it drains")
         with pytest.raises(DaemonRefusedError, match="stopping"):
             client.reload()
         daemon.send_signal(signal.SIGTERM)
