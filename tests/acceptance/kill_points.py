@@ -3,17 +3,15 @@
 Commits that write something are named by what they write, and numbered among those of one name.
 """
 
-import multiprocessing
 import os
 import re
 import signal
 import sqlite3
-import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +19,22 @@ from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import Pool
 
-from erpsync.cli.main import run
+from tests.servers.program import Program, started
 
 NOWHERE = "nowhere"
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([__name__, "erpsync.daemon.service"])
 
 
 @contextmanager
-def living(
-    folder: Path, environment: Mapping[str, str], log: Path, point: str | None
-) -> Iterator[BaseProcess]:
+def living(folder: Path, environment: Mapping[str, str], log: Path, point: str | None) -> Iterator[Program]:
     """A daemon in a fresh process, killed at the end; with a `point` the commits are listed in the file `points`."""
-    log.unlink(missing_ok=True)
-    daemon = _FORKS.Process(target=_live, args=(folder, dict(environment), log, point))
-    daemon.start()
+    before = None if point is None else partial(_count_commits, point)
+    with log.open("wb") as out:
+        daemon = started("daemon", folder=folder, environment=environment, out=out, before=before)
     try:
         yield daemon
     finally:
         daemon.kill()
-        daemon.join()
-
-
-def _live(folder: Path, environment: dict[str, str], log: Path, point: str | None) -> None:
-    os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output, stream.fileno())
-    if point is not None:
-        _count_commits(point)
-    sys.exit(run(("daemon",)))
+        daemon.wait()
 
 
 def _count_commits(point: str) -> None:

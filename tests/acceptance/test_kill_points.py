@@ -20,7 +20,7 @@ import pytest
 
 from erpsync.sandbox.server import Sandbox
 from tests.acceptance.kill_points import NOWHERE, living, written_at
-from tests.acceptance.site import BASE, PATIENCE, Site, eventually
+from tests.acceptance.site import BASE, Site, eventually
 
 PLUGINS = '''
 from erpsync import JobContext, JobResult, Retry, Settings, job
@@ -222,12 +222,10 @@ def _live(site: Site, kill_point: str | None = None) -> Life | None:
     log = site.folder / ("second.log" if kill_point is None else "first.log")
     with living(site.folder, site.environment, log, kill_point) as daemon:
         eventually(
-            lambda: not daemon.is_alive() or ("daemon.started" in _text(log) and _all_ended(site)),
+            lambda: daemon.poll() is not None or ("daemon.started" in _text(log) and _all_ended(site)),
             f"every run ends: {log}",
         )
-        daemon.terminate()
-        daemon.join(PATIENCE)
-        code = daemon.exitcode
+        code = site.stop(daemon)
     if kill_point and code == -signal.SIGKILL:
         return None
     assert code == 0, _text(log)[-3000:]

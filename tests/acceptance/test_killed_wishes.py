@@ -163,8 +163,7 @@ def _seed(site: Site) -> Path:
         eventually(lambda: "daemon.started" in _text(site.folder / "seed.log"), "the daemon starts")
         for job in ("count", "sort", "products"):
             _fulfil(site, _run(job, "first"))
-        daemon.terminate()
-        daemon.join(PATIENCE)
+        assert site.stop(daemon) == 0
     data = site.folder / "data"
     for name, change in (
         ("products", "DELETE FROM products WHERE rowid % 2"),
@@ -201,17 +200,14 @@ def _live(site: Site, wishes: Sequence[Wish], kill_point: str | None = None) -> 
     """One life of the daemon, asked for one after the other; the wishes that are left because it was killed."""
     log = site.folder / ("second.log" if kill_point is None else "first.log")
     with living(site.folder, site.environment, log, kill_point) as daemon:
-        eventually(lambda: not daemon.is_alive() or "daemon.started" in _text(log), "the daemon starts")
+        eventually(lambda: daemon.poll() is not None or "daemon.started" in _text(log), "the daemon starts")
         for number, wish in enumerate(wishes):
             try:
                 _fulfil(site, wish)
             except NoDaemonError:
-                daemon.join(PATIENCE)
-                assert daemon.exitcode == -signal.SIGKILL, _text(log)[-3000:]
+                assert daemon.wait(PATIENCE) == -signal.SIGKILL, _text(log)[-3000:]
                 return wishes[number:]
-        daemon.terminate()
-        daemon.join(PATIENCE)
-        assert daemon.exitcode == 0, _text(log)[-3000:]
+        assert site.stop(daemon) == 0, _text(log)[-3000:]
     return ()
 
 

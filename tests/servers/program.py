@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol
@@ -46,10 +46,18 @@ class _Forked:
     """One process of the program, with nothing on standard input."""
 
     def __init__(
-        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], out: int, err: int
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        out: int,
+        err: int,
+        before: Callable[[], None] | None,
     ) -> None:
         ends = [Connection(os.dup(number), readable=False) for number in (out, err)]
-        self._process = _FORKS.Process(target=_be, args=([*arguments], folder, {**environment}, *ends))
+        self._process = _FORKS.Process(
+            target=_be, args=([*arguments], folder, {**environment}, *ends, before)
+        )
         self._process.start()
         for end in ends:
             end.close()
@@ -100,9 +108,10 @@ def started(
     environment: Mapping[str, str],
     out: IO[bytes],
     err: IO[bytes] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> Program:
-    """In a process that is forked."""
-    return _Forked(arguments, folder, environment, out.fileno(), (err or out).fileno())
+    """In a process that is forked; there `before` is called first."""
+    return _Forked(arguments, folder, environment, out.fileno(), (err or out).fileno(), before)
 
 
 def executed(
@@ -145,7 +154,12 @@ def typed(
 
 
 def _be(
-    arguments: list[str], folder: Path, environment: dict[str, str], out: Connection, err: Connection
+    arguments: list[str],
+    folder: Path,
+    environment: dict[str, str],
+    out: Connection,
+    err: Connection,
+    before: Callable[[], None] | None,
 ) -> None:
     os.chdir(folder)
     os.environ.clear()
@@ -160,6 +174,8 @@ def _be(
     sys.stderr = sys.__stderr__ = open(  # noqa: SIM115
         2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False
     )
+    if before is not None:
+        before()
     sys.argv = ["erpsync", *arguments]
     from erpsync.cli.main import main
 
