@@ -58,14 +58,14 @@ CLOCK = NightClock()
 
 
 class Busy:
-    """What is under way outside of the event loop: requests and writes."""
+    """What is under way outside of the event loop: requests, writes, and what waits for a thread."""
 
     def __init__(self) -> None:
         self.count = 0
 
     @contextmanager
-    def watching(self, house: Composition, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        send, submit = httpx2.AsyncHTTPTransport.handle_async_request, house.store.submit
+    def watching(self, composition: Composition, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        send, submit = httpx2.AsyncHTTPTransport.handle_async_request, composition.store.submit
 
         async def sending(transport: Any, request: Any) -> Any:
             self.count += 1
@@ -80,9 +80,19 @@ class Busy:
             future.add_done_callback(lambda _: self._less())
             return future
 
+        loop = asyncio.get_running_loop()
+        execute = loop.run_in_executor
+
+        def executing(executor: Any, function: Any, *arguments: Any) -> Any:
+            self.count += 1
+            future = execute(executor, function, *arguments)
+            future.add_done_callback(lambda _: self._less())
+            return future
+
         with monkeypatch.context() as patch:
             patch.setattr(httpx2.AsyncHTTPTransport, "handle_async_request", sending)
-            patch.setattr(house.store, "submit", submitting)
+            patch.setattr(composition.store, "submit", submitting)
+            patch.setattr(loop, "run_in_executor", executing)
             yield
 
     def _less(self) -> None:
@@ -152,24 +162,24 @@ async def test_a_night_of_forty_jobs_on_two_slots(
             if event == "run.waiting":
                 waited[fields["waiting_for"]] += 1
 
-        house = compose(load_configuration(tmp_path / "erpsync.toml", {}), Redactor(), CLOCK, emit)
+        composition = compose(load_configuration(tmp_path / "erpsync.toml", {}), Redactor(), CLOCK, emit)
         try:
             busy = Busy()
-            with busy.watching(house, monkeypatch):
-                await house.start()
-                await _pass(sandbox, busy, house, timedelta(hours=HOURS))
-                await house.engine.stop()
-                await _pass(sandbox, busy, house, timedelta(hours=HOURS), until_done=True)
-                await house.stop()
-            runs = house.store.read_now(list_runs, RunFilter(limit=10_000))
-            uses = house.connections.slots()
+            with busy.watching(composition, monkeypatch):
+                await composition.start()
+                await _pass(sandbox, busy, composition, timedelta(hours=HOURS))
+                await composition.engine.stop()
+                await _pass(sandbox, busy, composition, timedelta(hours=HOURS), until_done=True)
+                await composition.stop()
+            runs = composition.store.read_now(list_runs, RunFilter(limit=10_000))
+            uses = composition.connections.slots()
         finally:
-            await house.close()
+            await composition.close()
         stats = sandbox.stats()
     record_property("runs of the night", str(len(runs)))
     record_property("sessions of the night", str(stats["sessions_opened"]))
     assert len(runs) >= 2 * JOBS - 1
-    assert Counter(run.outcome for run in runs) == {Outcome.SUCCEEDED: len(runs)}
+    assert [run.error for run in runs if run.outcome != Outcome.SUCCEEDED] == []
     assert (stats["max_sessions_open"], stats["violations"], stats["licenses_refused"]) == (2, 0, 0)
     assert waited["licence"] > 0
     assert [(use.instance, use.slots) for use in uses] == [("box", 2)]
@@ -177,14 +187,16 @@ async def test_a_night_of_forty_jobs_on_two_slots(
 
 
 async def _pass(
-    sandbox: Sandbox, busy: Busy, house: Composition, span: timedelta, *, until_done: bool = False
+    sandbox: Sandbox, busy: Busy, composition: Composition, span: timedelta, *, until_done: bool = False
 ) -> None:
     """Let time pass on both sides alike, in steps no longer than to the next thing that waits for it."""
     end = CLOCK.boot() + span.total_seconds()
     while CLOCK.boot() < end:
         await busy.over()
-        if until_done and not house.runner.running():
-            unfinished = house.store.read_now(list_runs, RunFilter(states=(State.PENDING, State.WAITING)))
+        if until_done and not composition.runner.running():
+            unfinished = composition.store.read_now(
+                list_runs, RunFilter(states=(State.PENDING, State.WAITING))
+            )
             if not unfinished:
                 return
         step = max(0.001, min(CLOCK.next_wake(), LONGEST_STEP))
