@@ -43,7 +43,7 @@ class Person:
             SignInError: refused, or nobody signed in within five minutes (then retryable).
             DiscoveryError, TokenEndpointError, SecretUnavailableError, StoreUnavailableError: as they say.
         """
-        server = await self._tokens.metadata()
+        server = await self._prepared()
         async with loopback(self.identity.redirect_uri or ANY_PORT) as listener:
             sign_in = self._begin(server, listener.redirect_uri)
             show(sign_in.url)
@@ -58,7 +58,7 @@ class Person:
         self, show: Callable[[str], None], ask: Callable[[], Awaitable[str]]
     ) -> tuple[StoredToken, tuple[str, ...]]:
         """By a browser anywhere: `ask` gives the address at which it ended. Raises as `sign_in_here`."""
-        server = await self._tokens.metadata()
+        server = await self._prepared()
         sign_in = self._begin(server, self.identity.redirect_uri or ANY_PORT)
         show(sign_in.url)
         try:
@@ -78,6 +78,11 @@ class Person:
             stored = await asyncio.to_thread(self._drawer.load)
             await asyncio.to_thread(self._drawer.clear)
         return None if stored is None else await self._end(stored)
+
+    async def _prepared(self) -> ServerMetadata:
+        """What may fail does so before somebody takes the trouble; a refusal may repeat the secret, known by then."""
+        await self._tokens.secrets()
+        return await self._tokens.metadata()
 
     def _begin(self, server: ServerMetadata, redirect_uri: str) -> SignIn:
         consent = self._site.instance.kind != "erpnet"  # ERP.net knows no such prompt, and needs none

@@ -22,7 +22,7 @@ from erpsync.daemon.person import PATIENCE, person
 from erpsync.daemon.place import resolver_of
 from erpsync.identity.claims import claims_of
 from erpsync.identity.sealed import Drawer, StoredToken
-from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET, NATIVE
+from erpsync.sandbox.identity import CLIENT_ID, CLIENT_SECRET, NATIVE, WEB
 from erpsync.sandbox.people import PASSWORD
 from erpsync.sandbox.server import Sandbox
 
@@ -224,3 +224,24 @@ async def test_nobody_signs_in_for_five_minutes(
     assert caught.value.retryable
     assert len(shown) == 1
     assert house.drawer().load() is None
+
+
+async def test_a_refusal_that_repeats_the_secret(house: House) -> None:
+    """Who is refused never comes so far as to send it: it is known before somebody is asked for anything."""
+    service, ann = (house.configuration.identities[name] for name in ("night@box", "ann@box"))
+    identity = replace(
+        ann, client_id=WEB, client_secret=service.client_secret, auth_method=service.auth_method
+    )
+    shown: list[str] = []
+
+    async def refused() -> str:
+        state = httpx2.URL(shown[0]).params["state"]
+        issuer = f"{house.sandbox.url}/id"
+        words = {"error": "access_denied", "error_description": CLIENT_SECRET, "state": state, "iss": issuer}
+        return f"?{httpx2.QueryParams(words)}"
+
+    async with person(house.configuration, house.redactor, identity, silent) as somebody:
+        with pytest.raises(SignInError) as caught:
+            await somebody.sign_in_elsewhere(shown.append, refused)
+    assert CLIENT_SECRET in str(caught.value)
+    assert CLIENT_SECRET not in house.redactor(str(caught.value))
