@@ -15,6 +15,7 @@ from erpsync.core.problem import Problem
 from erpsync.scheduling.cron import CronTrigger
 from erpsync.scheduling.explain import latest_start, next_start
 from erpsync.scheduling.gap import parts_of, shortest_gap
+from erpsync.scheduling.lineage import parents_first, parents_of
 from erpsync.scheduling.timetable import Timetable, timetable
 from erpsync.scheduling.trigger import MOMENT, Trigger, build_schedule, combine, newest_until, next_after
 from erpsync.scheduling.zone import clock_changes, find_zone
@@ -54,7 +55,7 @@ def schedule_problems(configuration: Configuration, *, now: datetime | None = No
     for job in configuration.jobs.values():
         faults = [*_faults(configuration, job)]
         problems += faults
-        if job.enabled and not faults:
+        if job.enabled and job.schedules and not faults:
             tables.append(timetable(job))
     dead = _never_due(configuration.jobs, tables, instant)
     for table in tables:
@@ -88,13 +89,14 @@ def _faults(configuration: Configuration, job: Job) -> Iterator[Problem]:
 def _never_due(jobs: Mapping[str, Job], tables: Iterable[Timetable], now: datetime) -> frozenset[str]:
     """The jobs that neither fire from now on nor come after any that do; who is started by hand may run."""
     dead = {name for name, job in jobs.items() if not job.enabled}
-    waiting = [
-        table.job
+    waiting = {
+        table.job.name: table.job
         for table in tables
         if next_after(table.trigger, now) is None and Manual() not in table.job.schedules
-    ]
-    while found := [job for job in waiting if job.name not in dead and not _comes_after_living(job, dead)]:
-        dead |= {job.name for job in found}
+    }
+    for job in parents_first(waiting):
+        if not _comes_after_living(job, dead):
+            dead.add(job.name)
     return frozenset(dead)
 
 
@@ -110,7 +112,7 @@ def _doubts(table: Timetable, now: datetime, dead: Container[str]) -> Iterator[D
     yield from doubts
     if not table.schedule:
         if job.name in dead:
-            parent = next(each for each in _parents(job) if each in dead)
+            parent = next(each for each in parents_of(job) if each in dead)
             yield NEVER_FIRES, "schedule", f"it comes after {parent}, which never fires"
         return
     fire = next_after(table.trigger, now)
@@ -144,15 +146,16 @@ def _long_timeouts(
     """Jobs that may still be running when they are due again; that of [defaults] is said once."""
     shared: list[tuple[timedelta, Job]] = []
     named = {table.job.name: table for table in tables}
+    gaps = _gaps(named, now)
     for table in named.values():
         job = table.job
-        gap = None if job.overlap == "allow" else _gap(table, named, now, job.timeout)
+        gap = gaps.get(job.name) if job.overlap != "allow" else None
         if gap is None or gap >= job.timeout:
             continue
         if configuration.origin(job, "timeout").layer == "defaults":
             shared.append((gap, job))
         else:
-            of = "fire times" if table.schedule else f"runs of {' and '.join(_parents(job))}"
+            of = "fire times" if table.schedule else f"runs of {' and '.join(parents_of(job))}"
             between = f"{format_duration(gap)} between {of}"
             message = f"the time-out of {format_duration(job.timeout)} is longer than the {between}: {_COST}"
             yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
@@ -165,25 +168,31 @@ def _long_timeouts(
         yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
 
 
-def _gap(
-    table: Timetable, named: Mapping[str, Timetable], now: datetime, unless: timedelta
-) -> timedelta | None:
-    """The shortest time between two runs of a job: its own, and as often as all those that it comes after have some.
+def _gaps(tables: Mapping[str, Timetable], now: datetime) -> dict[str, timedelta | None]:
+    """The shortest time between two runs of each job; None where it has no two, or no time-out is as long."""
+    order = [*parents_first({name: table.job for name, table in tables.items()})]
+    longest = {job.name: job.timeout for job in order}  # time-out of a job and of all that come after it
+    for job in reversed(order):
+        for parent in parents_of(job):
+            if parent in longest:
+                longest[parent] = max(longest[parent], longest[job.name])
+    gaps: dict[str, timedelta | None] = {}
+    for job in order:
+        own = shortest_gap(tables[job.name].schedule, now, unless=longest[job.name])
+        gaps[job.name] = _shortest([own, *_gaps_of_parents(job, gaps)])
+    return gaps
 
-    None where it has no two, or where it is easily seen to be `unless` at least.
-    """
-    gaps = [shortest_gap(table.schedule, now, unless=unless)]
-    for after in table.job.schedules:
+
+def _gaps_of_parents(job: Job, gaps: Mapping[str, timedelta | None]) -> Iterator[timedelta | None]:
+    """It runs as often as all those of one `after` have run, which is as often as the rarest of them."""
+    for after in job.schedules:
         if isinstance(after, After):
-            parents = [named[each] for each in after.jobs if each in named]
-            each = [_gap(parent, named, now, unless) for parent in parents]
-            if each and None not in each:
-                gaps.append(max(gap for gap in each if gap is not None))
+            each = [gaps[parent] for parent in after.jobs if parent in gaps]
+            yield max((gap for gap in each if gap is not None), default=None) if None not in each else None
+
+
+def _shortest(gaps: Iterable[timedelta | None]) -> timedelta | None:
     return min((gap for gap in gaps if gap is not None), default=None)
-
-
-def _parents(job: Job) -> list[str]:
-    return [each for after in job.schedules if isinstance(after, After) for each in after.jobs]
 
 
 # -- windows ------------------------------------------------------------------------------------------

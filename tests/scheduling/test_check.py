@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cronsim import CronSim
 
-from erpsync.config.load import load_configuration
+from erpsync.config.load import examine_configuration, load_configuration
 from erpsync.core.problem import Problem
 from erpsync.scheduling.check import schedule_problems
 
@@ -32,6 +32,31 @@ def _problems(folder: Path, text: str, now: datetime = NOW) -> list[Problem]:
     path = folder / "erpsync.toml"
     path.write_text(HEAD + text, encoding="utf-8")
     return schedule_problems(load_configuration(path, {"HOME": str(folder)}), now=now)
+
+
+@pytest.mark.parametrize(
+    "schedules",
+    [
+        ('{ after = "two" }', '{ after = "one" }'),
+        ('{ after = "one" }', '"manual"'),
+        ("[]", '{ after = "one" }'),
+        ('{ after = "nobody" }', '{ after = ["one", "three"] }'),
+        ("{ fortnightly = true }", '{ after = "one" }'),
+    ],
+)
+def test_what_files_with_errors_make_of_schedules_is_looked_at(
+    tmp_path: Path, schedules: tuple[str, str]
+) -> None:
+    """Circles, empty lists and parents that do not exist are told where they are found, and what others say is
+    told beside them."""
+    noop = '[jobs.%s]\nplugin = "noop"\nschedule = %s\n'
+    pairs = zip(("one", "two", "never"), (*schedules, '"0 0 30 2 *"'), strict=True)
+    path = tmp_path / "erpsync.toml"
+    path.write_text("".join(noop % pair for pair in pairs), encoding="utf-8")
+    examined = examine_configuration(path, {"HOME": str(tmp_path)})
+
+    assert "error" in {problem.severity for problem in examined.problems}
+    assert [each.key for each in schedule_problems(examined, now=NOW)] == ["jobs.never.schedule"]
 
 
 def test_a_good_schedule_is_no_problem(tmp_path: Path) -> None:
@@ -327,3 +352,20 @@ def test_a_blackout_that_keeps_the_window_shut_is_told(tmp_path: Path) -> None:
         "the fire time 23:30 of 2026-11-27 waits 2d for its window, and is missed after 1d" in problem.message
     )
     assert _problems(tmp_path, text + '"30 23 * * SUN-THU"' + calendar) == []
+
+
+def test_chains_and_meshes_of_jobs_are_checked_in_bounded_work(tmp_path: Path) -> None:
+    """Hundreds of jobs one after the other, and two after both of two on each of many levels, cost a step a job."""
+    noop = '[jobs.%s]\nplugin = "noop"\nschedule = %s\ntimeout = "5m"\n'
+    jobs = noop % ("c0", '{ every = "10m" }') + noop % ("l0", '"0 2 * * *"') + noop % ("r0", '"0 3 * * *"')
+    jobs += "".join(noop % (f"c{n}", f'{{ after = "c{n - 1}" }}') for n in range(1, 1200))
+    jobs += "".join(
+        noop % (f"{side}{n}", f'{{ after = ["l{n - 1}", "r{n - 1}"] }}')
+        for n in range(1, 40)
+        for side in "lr"
+    )
+    last = noop.replace("5m", "11m") % ("last", '{ after = "c1199" }')
+
+    (problem,) = _problems(tmp_path, 'schedule = "manual"\n' + jobs + last)
+    assert (problem.code, problem.key) == ("W303", "jobs.last.timeout")
+    assert "11m is longer than the 10m between runs of c1199" in problem.message
