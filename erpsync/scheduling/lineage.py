@@ -1,6 +1,6 @@
 """Which jobs come after which, and an order in which parents are before their children."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
 
@@ -11,6 +11,18 @@ def parents_of(job: Job) -> list[str]:
     """The names of all jobs that a job comes after, by any of its schedules, each once."""
     afters = (schedule for schedule in job.schedules if isinstance(schedule, After))
     return [*dict.fromkeys(parent for after in afters for parent in after.jobs)]
+
+
+def lineage(job: Job, named: Callable[[str], Job | None]) -> list[Job]:
+    """A job, last, and all that it comes after, directly or not, parents first; `named` has no job for others."""
+    found: dict[str, Job] = {}
+    wanted = [job]
+    while wanted:
+        each = wanted.pop()
+        if each.name not in found:
+            found[each.name] = each
+            wanted += filter(None, map(named, parents_of(each)))
+    return [*parents_first(found)]
 
 
 def parents_first(jobs: Mapping[str, Job]) -> Iterator[Job]:

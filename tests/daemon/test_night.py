@@ -275,6 +275,24 @@ def test_what_comes_after_others_is_due_when_they_are(parent: Job) -> None:
     assert late_of(own, friday, since, datetime(2026, 5, 11, 6, tzinfo=UTC), parent) is None
 
 
+def test_long_chains_and_meshes_of_jobs_are_overdue_like_short_ones() -> None:
+    """A step a job, with a blackout on the way too."""
+    chain = [replace(NIGHTLY, name="0")]
+    chain += [
+        replace(REPORT, name=f"{n}", schedules=(After((f"{n - 1}",)),), due_by=None) for n in range(1, 1200)
+    ]
+    chain[600] = replace(chain[600], blackout=(WEEKEND,))
+    mesh = [replace(NIGHTLY, name=f"{side}0") for side in "lr"]
+    for n in range(1, 40):
+        parents = (After((f"l{n - 1}", f"r{n - 1}")),)
+        mesh += [replace(REPORT, name=f"{side}{n}", schedules=parents, due_by=None) for side in "lr"]
+    report = replace(REPORT, schedules=(After(("1199", "l39")),))
+    friday, sunday = datetime(2026, 5, 8, 2, 20, tzinfo=UTC), datetime(2026, 5, 10, 7, tzinfo=UTC)
+
+    assert late_of(report, friday, SINCE, sunday, *chain, *mesh) is None
+    assert late_of(report, friday, SINCE, sunday + timedelta(days=1), *chain, *mesh) is not None
+
+
 def test_what_comes_after_two_is_due_when_both_have_work() -> None:
     """A weekly and a nightly parent make a weekly child; one that a person starts alone is due every day."""
     weekly = replace(NIGHTLY, name="stock", schedules=(Cron("0 4 * * MON"),))
