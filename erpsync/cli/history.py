@@ -150,12 +150,12 @@ def _list(
 
 
 def _since(workspace: Workspace, text: str | None) -> datetime | None:
-    from erpsync.cli.instant import parse_instant
+    from erpsync.cli.instant import parse_since
 
     if text is None:
         return None
     try:
-        return parse_instant(text, workspace.configuration.daemon.timezone, datetime.now(UTC))
+        return parse_since(text, workspace.configuration.daemon.timezone, datetime.now(UTC))
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
 

@@ -6,6 +6,14 @@ from zoneinfo import ZoneInfo
 from erpsync.core.duration import parse_duration
 
 
+def parse_since(text: str, zone: str, now: datetime) -> datetime:
+    """An instant as `parse_instant` reads it that is not later than `now`. ValueError says what is accepted."""
+    instant = parse_instant(text, zone, now)
+    if instant > now:
+        raise ValueError(f'"{text}" lies ahead')
+    return instant
+
+
 def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -> datetime:
     """An aware UTC instant from "2026-03-29T03:30" (in `zone` where it names none), "18:00" or "24h" (ago).
 

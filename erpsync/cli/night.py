@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erpsync.cli.instant import parse_instant
+from erpsync.cli.instant import parse_since
 from erpsync.cli.options import FormatOption, workspace_of
 from erpsync.cli.output import Times, print_json, say, table
 from erpsync.core.duration import format_duration
@@ -28,7 +28,7 @@ def night(
     require_schedules(configuration)
     zone, now = configuration.daemon.timezone, datetime.now(UTC)
     try:
-        start = parse_instant(since, zone, now)
+        start = parse_since(since, zone, now)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--since") from error
     evidence = workspace.read(read_evidence, Evidence(), start)

@@ -140,6 +140,16 @@ def test_night_begins_at_the_second_that_is_asked_for(erpsync: Type) -> None:
     assert erpsync("night", "--since", "4:5:30:1").code == 2
 
 
+@pytest.mark.parametrize("command", ["night", "runs"])
+def test_since_lies_behind(erpsync: Type, command: str) -> None:
+    """Of a time ahead nothing is known yet: a year typed wrong is a usage error, and never a night that was fine."""
+    said = erpsync(command, "--since", "2099-01-01")
+    assert said.code == 2
+    assert "--since" in said.err
+    assert '"2099-01-01" lies ahead' in said.err
+    assert erpsync(command, "--since", "0s").code == 0
+
+
 def test_next_names_the_parents_of_what_comes_after(erpsync: Type, shifted: Path) -> None:
     """A job that follows others has no fire time of its own; beside the table it is said whom it follows."""
     alone = erpsync("next", "later")
