@@ -10,7 +10,10 @@ from erpsync.scheduling.timetable import Timetable
 
 @dataclass(frozen=True, slots=True)
 class SimulatedRun:
-    """One run, or a range of skips; `waits` says what it waited for, and how long for each."""
+    """One run, or a range of skips; `waits` says what it waited for, and how long for each.
+
+    `held_until` is when a window or a blackout let go of it, or of what it came after or waited behind.
+    """
 
     job: str
     instance: str | None
@@ -23,6 +26,7 @@ class SimulatedRun:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     waits: Mapping[str, timedelta] = field(default_factory=dict)
+    held_until: datetime | None = None
 
     def document(self) -> dict[str, object]:
         """The public JSON form; the keys that a run has too mean the same."""
@@ -53,12 +57,15 @@ class Course:
     started_at: datetime | None = None
     runs: bool = False
     outcome: Outcome | None = None
+    held_until: datetime | None = None
 
     def wait(self, reason: str | None, now: datetime) -> None:
         """It waits for `reason` from now on, None: for nothing any more."""
         if self.waiting is not None:
             before, since = self.waiting
             self.waits[before] = self.waits.get(before, timedelta(0)) + (now - since)
+            if before in ("blackout", "window"):
+                self.held_until = now
         self.waiting = (reason, now) if reason else None
 
     def ended(self, outcome: Outcome, reason: str | None, now: datetime) -> SimulatedRun:
@@ -77,4 +84,5 @@ class Course:
             started_at=self.started_at,
             finished_at=now if self.started_at else None,
             waits={reason: waited for reason, waited in self.waits.items() if waited},
+            held_until=self.held_until,
         )

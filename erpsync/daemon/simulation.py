@@ -61,9 +61,17 @@ def simulate(
 
 
 def expected_end(runs: Iterable[SimulatedRun], end: datetime) -> datetime | None:
-    """When all is over that starts before `end`; what is postponed beyond it belongs to another night."""
-    over = (run.finished_at for run in runs if run.started_at is not None and run.started_at < end)
+    """When all is over that is due before `end`, however long it waits for slots.
+
+    What a window or a blackout holds beyond `end` belongs to another night, with what comes after it.
+    """
+    over = (run.finished_at for run in runs if not _is_of_another_night(run, end))
     return max((at for at in over if at is not None), default=None)
+
+
+def _is_of_another_night(run: SimulatedRun, end: datetime) -> bool:
+    late = run.started_at is not None and run.started_at >= end
+    return late and run.held_until is not None and run.held_until >= end
 
 
 class _Play:
@@ -221,7 +229,9 @@ class _Play:
         if (table.job.name, fire) not in self._known:
             self._claim(table, fire, RunTrigger.SCHEDULE)
 
-    def _claim(self, table: Timetable, fire: datetime, trigger: RunTrigger) -> None:
+    def _claim(
+        self, table: Timetable, fire: datetime, trigger: RunTrigger, held_until: datetime | None = None
+    ) -> None:
         job, others = table.job, self._in_the_way(table.job.name)
         if job.on_blackout == "skip" and blackout_end(job, fire) is not None:
             self._skip(job, fire, trigger, BLACKOUT)
@@ -234,7 +244,7 @@ class _Play:
                 self._finish(live, Outcome.CANCELLED, "replaced")
         number = f"{next(self._numbers):020}"
         run = new_run(job, number, trigger, self._now, id=number, fire_at=fire)
-        course = Course(run, table, self._expected[job.name].duration)
+        course = Course(run, table, self._expected[job.name].duration, held_until=held_until)
         self._growing.pop(job.name, None)
         self._live[job.name].append(course)
         self._stand_in_line(course)
@@ -363,26 +373,27 @@ class _Play:
         self._live[name].remove(course)
         following = self._turns.leave(course.run)
         self._found.append(ended)
-        self._hand_over(name, outcome)
+        self._hand_over(name, outcome, course.held_until)
         for other in [
             each for each in self._live[name] if following is not None and each.run.id == following.id
         ]:
+            other.held_until = course.held_until or other.held_until
             self._offer(other)
 
-    def _hand_over(self, parent: str, outcome: Outcome) -> None:
-        """Claim the children whose last missing parent this was."""
+    def _hand_over(self, parent: str, outcome: Outcome, held_until: datetime | None = None) -> None:
+        """Claim the children whose last missing parent this was, which a blackout or a window held until then."""
         for rule in self._rules.get(parent, ()):
             self._left[rule.child.name, parent] = outcome
         for rule in self._rules.get(parent, ()):
-            self._take(rule)
+            self._take(rule, held_until)
 
-    def _take(self, rule: Succession) -> None:
+    def _take(self, rule: Succession, held_until: datetime | None = None) -> None:
         keys = [(rule.child.name, each) for each in dict.fromkeys(rule.after.jobs)]
         if not all(key in self._left for key in keys) or not self._takes_runs(rule.child):
             return
         outcomes = {self._left.pop(key) for key in keys}
         if outcomes <= rule.after.on:
-            self._claim(self._tables[rule.child.name], self._now, RunTrigger.AFTER)
+            self._claim(self._tables[rule.child.name], self._now, RunTrigger.AFTER, held_until)
         else:
             self._skip(rule.child, self._now, RunTrigger.AFTER, PARENT)
 

@@ -311,6 +311,26 @@ def test_what_is_postponed_to_another_night_is_not_this_ones_end(tmp_path: Path)
     assert expected_end(runs, MORNING) == datetime(2026, 5, 1, 23, 1, tzinfo=UTC)
 
 
+def test_what_waits_longer_than_the_night_is_its_end(tmp_path: Path) -> None:
+    """Runs that wait for slots beyond the time looked at belong to it, and what comes after them; those that a
+    window or a blackout holds beyond it do not, nor what comes after those or waits behind them."""
+    hour = 'schedule = "0 22 * * *"\nexpected_duration = "1h"'
+    text = "".join(job(f"j{number}", hour) for number in range(10)) + job(
+        "last", 'schedule = { after = "j9" }'
+    )
+    config = configuration(tmp_path, text, "max_runs = 1")
+    runs = night(config)
+    assert runs[-1].started_at == MORNING
+    assert expected_end(runs, EVENING + timedelta(hours=12)) == MORNING + timedelta(minutes=1)
+
+    keys = 'schedule = "0,10 5 * * *"\noverlap = "queue"\nstart_by = "20h"\nwindow = { from = "22:00", to = "05:00" }'
+    text += job("held", keys) + job("after", 'schedule = { after = "held" }')
+    runs = night(configuration(tmp_path, text, "max_runs = 1"))
+    starts = {run.job: run.started_at for run in runs if run.started_at}
+    assert min(starts["held"], starts["after"]) > MORNING + timedelta(hours=12)
+    assert expected_end(runs, EVENING + timedelta(hours=12)) == MORNING + timedelta(minutes=1)
+
+
 async def test_the_situation_is_read_from_the_state(tmp_path: Path) -> None:
     """Pauses in force, runs that are not finished, and what parents left."""
     store = Store.open(tmp_path / "state.db")
