@@ -37,6 +37,7 @@ from erpsync.running.reporter import RunReporter
 _LAST_WORDS = 5.0  # seconds for a child that has said its result, or closed its channel, to be gone
 _FORK_SERVER_DIED = "the fork server died and took the child process with it"
 _LINE = 64 * 1024  # bytes; a longer line of output becomes several
+_AT_ONCE = 100  # lines or messages of a child in one turn of the loop, which others share
 
 
 class ProcessAttempt:
@@ -133,10 +134,14 @@ class ProcessAttempt:
         return self._answer or self._obituary(status, broken)
 
     async def _converse(self, reader: asyncio.StreamReader) -> None:
+        heard = 0
         async for message in messages_of_child(reader):
             self._hear(message)
             if self._answer is not None:
                 return
+            heard += 1
+            if heard % _AT_ONCE == 0:  # what has arrived is read without a pause
+                await asyncio.sleep(0)
 
     def _hear(self, message: FromChild) -> None:
         match message:
@@ -160,14 +165,18 @@ class ProcessAttempt:
         try:
             rest = b""
             while chunk := await reader.read(_LINE):
+                if self._reporter.is_full():
+                    rest = b""
+                    await asyncio.sleep(0)
+                    continue
                 *lines, rest = (rest + chunk).split(b"\n")
                 if (
                     len(rest) > 2 * _LINE
                 ):  # the second half is longer than any secret that begins in the first
                     begun, rest = self._parted(rest)
                     lines.append(begun)
-                self._print(lines, stream)
-            self._print([rest], stream)
+                await self._print(lines, stream)
+            await self._print([rest], stream)
         finally:
             transport.close()
 
@@ -177,10 +186,12 @@ class ProcessAttempt:
         at = self._reporter.parting(text, _LINE)
         return text[:at].encode(errors="surrogateescape"), text[at:].encode(errors="surrogateescape")
 
-    def _print(self, lines: list[bytes], stream: str) -> None:
-        for line in lines:
-            if text := line.decode(errors="replace").rstrip():
-                self._reporter.log("info" if stream == "stdout" else "warning", text, {"stream": stream})
+    async def _print(self, lines: list[bytes], stream: str) -> None:
+        for begin in range(0, len(lines), _AT_ONCE):
+            some = lines[begin : begin + _AT_ONCE]
+            texts = [text for line in some if (text := line.decode(errors="replace").rstrip())]
+            self._reporter.printed(texts, "info" if stream == "stdout" else "warning", stream)
+            await asyncio.sleep(0)
 
     def _obituary(self, status: int | None, broken: BaseException | None) -> Fault:
         """Why there is no result."""

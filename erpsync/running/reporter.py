@@ -1,6 +1,7 @@
 """What an attempt tells while it runs: lines for the run's log without secrets, rows so far, progress."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 
 from erpsync.core.clock import Clock
@@ -26,12 +27,26 @@ class RunReporter:
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         """Append to the run's log; a full disk takes the line, never the run."""
-        said = {self._text(name): self._clean(value) for name, value in fields.items()}
-        record = {"at": utc_text(self._clock.now()), "level": level, "event": self._text(event)}
-        try:
-            self._run_logs.append(self._run_id, {**record, **said, **record})
-        except OSError:
-            return
+        if not self.is_full():
+            said = {self._text(name): self._clean(value) for name, value in fields.items()}
+            self._append(level, [self._text(event)], said)
+
+    def printed(self, lines: Sequence[str], level: Level, stream: str) -> None:
+        """The same for lines of output: one look for secrets in all of them, for a plugin may print without end."""
+        if not self.is_full():
+            whole = "\n".join(lines)
+            clean = _cut if self._redactor(whole) == whole else self._text
+            self._append(level, map(clean, lines), {"stream": stream})
+
+    def is_full(self) -> bool:
+        """Whether what is said now is thrown away."""
+        return self._run_logs.is_full(self._run_id)
+
+    def _append(self, level: Level, events: Iterable[str], said: Mapping[str, object]) -> None:
+        at = utc_text(self._clock.now())
+        records = ({"at": at, "level": level, "event": event} for event in events)
+        with suppress(OSError):
+            self._run_logs.append(self._run_id, *({**record, **said, **record} for record in records))
 
     def counted(self, counts: Counts) -> None:
         self.counts = counts
@@ -66,8 +81,15 @@ class RunReporter:
     def _text(self, value: object) -> str:
         """Redacted before it is cut, lest half of a secret be left."""
         text = _plain(value)
-        shown = self._redactor(text[: self._redactor.before(text[: 4 * _LONGEST], 2 * _LONGEST)])
-        return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}… ({len(text)} characters)"
+        end = 2 * _LONGEST
+        if len(text) > end:
+            end = self._redactor.before(text[: 2 * end], end)
+        return _cut(self._redactor(text[:end]), len(text))
+
+
+def _cut(text: str, length: int = 0) -> str:
+    """`text`, of what was `length` characters long, where people can still read it."""
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({length or len(text)} characters)"
 
 
 def _plain(value: object) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -23,30 +23,41 @@ class RunLog:
         self._limit = limit
         self._sizes: dict[str, int] = {}
 
-    def append(self, run_id: str, record: Mapping[str, object]) -> None:
-        """Add a record {"at", "level", "event", ...}; plain values only, already without secrets."""
-        size = self._sizes.get(run_id, 0)
-        if size > self._limit:
+    def append(self, run_id: str, *records: Mapping[str, object]) -> None:
+        """Add records {"at", "level", "event", ...}; plain values only, already without secrets."""
+        lines = b"".join(self._within_limit(run_id, records))
+        if not lines:
             return
-        line = json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
-        if size + len(line) > self._limit:
-            note = {
-                "at": record.get("at"),
-                "level": "warning",
-                "event": "log.truncated",
-                "limit_bytes": self._limit,
-            }
-            line = json.dumps(note, default=str).encode() + b"\n"
-            self._sizes[run_id] = self._limit + 1
-        else:
-            self._sizes[run_id] = size + len(line)
         path = self._path(run_id)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line)
+            os.write(descriptor, lines)
         finally:
             os.close(descriptor)
+
+    def is_full(self, run_id: str) -> bool:
+        """Whether what comes now is thrown away."""
+        return self._sizes.get(run_id, 0) > self._limit
+
+    def _within_limit(self, run_id: str, records: Iterable[Mapping[str, object]]) -> Iterator[bytes]:
+        """The lines for which there is room, and in place of the first of the others a note."""
+        for record in records:
+            if self.is_full(run_id):
+                return
+            line = _line(record)
+            size = self._sizes.get(run_id, 0) + len(line)
+            if size > self._limit:
+                line = _line(
+                    {
+                        "at": record.get("at"),
+                        "level": "warning",
+                        "event": "log.truncated",
+                        "limit_bytes": self._limit,
+                    }
+                )
+            self._sizes[run_id] = size
+            yield line
 
     def close(self, run_id: str) -> None:
         """Nothing more comes from this run for now."""
@@ -80,6 +91,10 @@ class RunLog:
 
     def _path(self, run_id: str) -> Path:
         return self._folder / run_id[:_FOLDER] / f"{run_id}.jsonl"
+
+
+def _line(record: Mapping[str, object]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, default=str).encode() + b"\n"
 
 
 def _record(line: bytes) -> dict[str, object] | None:

@@ -83,6 +83,12 @@ def behave(ctx: JobContext[Behaviour]) -> None:
         case "floods":
             while True:
                 print("x" * 1000)
+        case "floods-short":
+            while True:
+                print("x")
+        case "floods-logs":
+            while True:
+                ctx.log.info("x")
         case "forks":
             os.fork()
         case "leaks":
@@ -151,6 +157,8 @@ IMPORTS = {
 BLOCKER = "blocks-task"
 """It stops the daemon for ten seconds, in which time-outs of the others would pass before they are entered."""
 BRIEF = 'timeout = "3s"'
+LATEST = timedelta(seconds=2)
+"""After its fire time a run of the good job has started by then, forty processes beside it or not."""
 UNENDED = "SELECT job FROM run WHERE job <> 'tick' AND state <> 'finished'"
 
 
@@ -202,7 +210,11 @@ CASES = [
     *in_children("os-exit", "the child process exited with status 3 and without a result"),
     *in_children("segfault", "the child process was killed by SIGSEGV"),
     *in_children("leaks", "the plugin reached the job's memory limit of 32 MiB", 'memory = "32MiB"'),
-    *in_children("floods", "time-out of 3s; the plugin ignored its cancellation", BRIEF),
+    *[
+        case
+        for how in ("floods", "floods-short", "floods-logs")
+        for case in in_children(how, "time-out of 3s; the plugin ignored its cancellation", BRIEF)
+    ],
     Case("blocks", "the plugin blocked the daemon's event loop for", "task"),
     *in_children("blocks", "time-out of 3s; the plugin ignored its cancellation", BRIEF),
     Case("deaf", "the plugin ignored its cancellation and goes on unseen in the daemon", "task", BRIEF),
@@ -251,6 +263,10 @@ def _write_imports(site: Site, when: str) -> None:
         site.write((site.folder / "erpsync.toml").read_text() + table)
 
 
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.job)
 def test_each_says_what_it_was(night: Night, case: Case) -> None:
     """The run has failed, and its message names the behaviour."""
@@ -278,5 +294,18 @@ def test_the_good_job_misses_no_second(night: Night) -> None:
     """Every second of the good job has its run, which succeeded."""
     ticks = night["tick"]
     assert {each["outcome"] for each in ticks} == {"succeeded"}
-    fires = sorted(datetime.fromisoformat(each["fire_at"]) for each in ticks)
+    fires = sorted(_instant(each["fire_at"]) for each in ticks)
     assert all(b - a == timedelta(seconds=1) for a, b in itertools.pairwise(fires))
+
+
+def test_the_good_job_starts_in_time(night: Night) -> None:
+    """Only a plugin that blocks the loop makes the good job late, and nothing else that is done beside it."""
+    (blocker,) = night[BLOCKER]
+    begin, end = (_instant(blocker[name]) for name in ("started_at", "finished_at"))
+    late = {
+        each["fire_at"]: each["started_at"]
+        for each in night["tick"]
+        if _instant(each["started_at"]) - _instant(each["fire_at"]) > LATEST
+        and not (begin <= _instant(each["fire_at"]) <= end)
+    }
+    assert not late
