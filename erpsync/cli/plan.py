@@ -63,7 +63,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
 
 
 def _history(before: "Configuration") -> "dict[str, History]":
-    """What the state of that configuration has of its jobs; nothing where nothing has run yet."""
+    """What the state of that configuration has of jobs; nothing where nothing has run yet."""
     from erpsync.store.cursors import read_history
     from erpsync.store.state import Store
 
@@ -71,7 +71,7 @@ def _history(before: "Configuration") -> "dict[str, History]":
         return {}
     store = Store.open(before.daemon.state, read_only=True)
     try:
-        return store.read_now(read_history, before.jobs)
+        return store.read_now(read_history)
     finally:
         store.close()
 
@@ -125,9 +125,8 @@ _SIGNS = {"added": "+", "removed": "-", "renamed": "→", "changed": "~"}
 
 
 def _what(job: Mapping[str, Any]) -> str:
-    if job["change"] == "renamed":
-        return f"was {job['former']}"
-    return ", ".join(_change(each) for each in job["keys"])
+    was = [f"was {job['former']}"] if job["change"] == "renamed" else []
+    return ", ".join([*was, *(_change(each) for each in job["keys"])])
 
 
 def _change(change: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """What separates two configurations: the jobs, and all that running jobs depend on. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -31,6 +31,8 @@ _SETTINGS = (
     ("pools", lambda c: dict(c.pools)),
 )
 """What a reload takes over and is no job's."""
+_NAME = ("name", "definition", "formerly")
+"""What a renamed job has another of in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Names, each tuple in order. `renamed` maps a former name to the job that takes it over.
+    """Names, each tuple in order. `renamed` maps a former name to the job that takes it over, which is among the
+    `changed` too where more than its name is another; `unable` maps those to the job that would and cannot.
 
     `connected` names the instances and identities whose connections change; `settings` are keys of the daemon that
     change, `restart` names those that only a restart takes over.
@@ -54,29 +57,34 @@ class Difference:
     removed: tuple[str, ...]
     changed: Mapping[str, tuple[Change, ...]]
     renamed: Mapping[str, str]
+    unable: Mapping[str, str]
     connected: tuple[str, ...]
     settings: tuple[Change, ...]
     restart: tuple[str, ...]
 
 
-def difference(before: Configuration, after: Configuration) -> Difference:
-    """From `before` to `after`; whether files are written differently does not matter."""
-    renamed = {
+def difference(before: Configuration, after: Configuration, known: Collection[str] = ()) -> Difference:
+    """From `before` to `after`; whether files are written differently does not matter. `known` are the names of which
+    the state holds anything: none of them takes a former name over."""
+    wished = {
         former: job.name
         for job in after.jobs.values()
         for former in job.formerly
-        if former in before.jobs and former not in after.jobs
+        if former in before.jobs or former in known
     }
-    both = [name for name in after.jobs if name in before.jobs]
+    former_of = _heirs(wished, known)
+    renamed = {former: name for name, former in former_of.items()}
+    was = {name: former_of.get(name, name) for name in after.jobs}
     return Difference(
-        added=tuple(name for name in after.jobs if name not in before.jobs and name not in renamed.values()),
+        added=tuple(name for name in after.jobs if name not in before.jobs and name not in former_of),
         removed=tuple(name for name in before.jobs if name not in after.jobs and name not in renamed),
         changed={
             name: changes
-            for name in both
-            if (changes := tuple(_changes(before, before.jobs[name], after, after.jobs[name])))
+            for name, job in after.jobs.items()
+            if (old := before.jobs.get(was[name])) and (changes := tuple(_changes(before, old, after, job)))
         },
         renamed=renamed,
+        unable={former: name for former, name in wished.items() if former not in renamed and former in known},
         connected=(
             *_unequal(before.instances, after.instances),
             *_unequal(before.identities, after.identities),
@@ -88,6 +96,15 @@ def difference(before: Configuration, after: Configuration) -> Difference:
     )
 
 
+def _heirs(wished: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+    """The former name that each job takes over: the first of which something is known, for it can take one."""
+    heirs: dict[str, str] = {}
+    for former, name in wished.items():
+        if name not in known and (name not in heirs or heirs[name] not in known):
+            heirs[name] = former
+    return heirs
+
+
 def _unequal(before: Mapping[str, V], after: Mapping[str, V]) -> Iterator[str]:
     return (name for name in {**before, **after} if before.get(name) != after.get(name))
 
@@ -97,10 +114,12 @@ def _changes(before: Configuration, old: Job, after: Configuration, new: Job) ->
         return
     was, is_ = _flat(before.document(old, mask=False)), _flat(after.document(new, mask=False))
     unequal = [key for key in {**was, **is_} if was.get(key) != is_.get(key)]
+    if old.name != new.name:
+        unequal = [key for key in unequal if key not in _NAME]
     shown_was, shown_is = _flat(before.document(old)), _flat(after.document(new))
     for key in unequal:
         yield Change(key, shown_was.get(key), shown_is.get(key))
-    if not unequal:  # a calendar of the same name with other days
+    if not unequal and old.name == new.name:  # a calendar of the same name with other days
         hidden = (part.name for part in fields(Job) if getattr(old, part.name) != getattr(new, part.name))
         yield Change(next(hidden), None, None)
 

@@ -27,6 +27,7 @@ from erpsync.daemon.reload import Reload
 from erpsync.daemon.rerun import MOST_SLICES, Window, backfill_name, require_repeat, slices
 from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot, is_success
+from erpsync.scheduling.engine import LEFT_BEHIND
 from erpsync.store.cursors import reset_cursors
 from erpsync.store.dead_letters import DeadLetters, open_letters
 from erpsync.store.history import find_run, unfinished_runs
@@ -108,7 +109,11 @@ class DaemonControls:
         late = [
             f"job {each.job} is overdue: no success by {utc_text(each.due_at)}" for each in self.overdue()
         ]
-        return [*self.unready(), *self.faults, *stale, *parked, *troubled, *late]
+        left = [
+            f"job {name} has not taken over what the state holds of {former}: it knows {name} already; {LEFT_BEHIND}"
+            for former, name in self._house.engine.left_behind.items()
+        ]
+        return [*self.unready(), *self.faults, *stale, *parked, *left, *troubled, *late]
 
     def _troubles(self) -> dict[str, str]:
         """Of each identity in use what is wrong with it. That nobody signs in whom no job needs is all right."""

@@ -9,6 +9,7 @@ from erpsync.config.configuration import Configuration
 from erpsync.config.difference import Change, Difference, difference
 from erpsync.core.job import Job
 from erpsync.core.run import utc_text
+from erpsync.scheduling.engine import LEFT_BEHIND
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.timetable import timetable
 from erpsync.scheduling.trigger import next_after
@@ -86,13 +87,13 @@ def plan_change(
     now: datetime,
     cursor_of: CursorOf = lambda plugin: (),
 ) -> Plan:
-    """From `before` to `after`; `history` is that of the jobs of `before`. Pure, as far as `cursor_of` is.
+    """From `before` to `after`; `history` is that of all names that the state knows. Pure, as far as `cursor_of` is.
 
     Raises:
         ValueError: a schedule is not valid.
     """
-    found = difference(before, after)
-    jobs = [*_new(found, after, now), *_renamed(found, before, after, now)]
+    found = difference(before, after, history)
+    jobs = [*_new(found, after, history, now)]
     jobs += _kept(found, before, after, history, now, cursor_of)
     jobs += _gone(found, before, history, now)
     jobs.sort(key=lambda each: each.job)
@@ -105,19 +106,17 @@ def first_plan(configuration: Configuration, now: datetime) -> Plan:
     return Plan(tuple(sorted(jobs, key=lambda each: each.job)), (), ())
 
 
-def _new(found: Difference, after: Configuration, now: datetime) -> Iterable[PlannedJob]:
-    for name in found.added:
-        yield PlannedJob(name, "added", next_after=_next(after.jobs[name], now))
-
-
-def _renamed(
-    found: Difference, before: Configuration, after: Configuration, now: datetime
+def _new(
+    found: Difference, after: Configuration, history: Mapping[str, History], now: datetime
 ) -> Iterable[PlannedJob]:
-    for former, name in found.renamed.items():
-        was, becomes = before.jobs[former], after.jobs[name]
-        yield PlannedJob(
-            name, "renamed", former=former, next_before=_next(was, now), next_after=_next(becomes, now)
-        )
+    for name in found.added:
+        goes_on = _goes_on(history.get(name))
+        yield PlannedJob(name, "added", next_after=_next(after.jobs[name], now), at_stake=goes_on)
+
+
+def _goes_on(left: History | None) -> str:
+    """What a job begins with that was not there before, from what the state has of it."""
+    return f"it goes on from its cursor {left.cursor}" if left is not None and left.cursor else ""
 
 
 def _kept(
@@ -128,17 +127,21 @@ def _kept(
     now: datetime,
     cursor_of: CursorOf,
 ) -> Iterable[PlannedJob]:
-    for name, changes in found.changed.items():
-        cursor = history[name].cursor if name in history else None
-        doubt = (
-            _doubt(cursor, [one.key for one in changes], cursor_of(after.jobs[name].plugin)) if cursor else ""
-        )
-        was, becomes = before.jobs[name], after.jobs[name]
+    """Jobs that were there before, perhaps under another name."""
+    former_of = {name: former for former, name in found.renamed.items()}
+    for name in {**found.changed, **former_of}:
+        changes, former = found.changed.get(name, ()), former_of.get(name)
+        was, becomes, left = before.jobs.get(former or name), after.jobs[name], history.get(former or name)
+        doubt = _goes_on(left)
+        if was is not None:
+            keys = [one.key for one in changes]
+            doubt = _doubt(left.cursor, keys, cursor_of(becomes.plugin)) if left and left.cursor else ""
         yield PlannedJob(
             name,
-            "changed",
+            "renamed" if former else "changed",
             changes,
-            next_before=_next(was, now),
+            former,
+            next_before=_next(was, now) if was else None,
             next_after=_next(becomes, now),
             at_stake=doubt,
         )
@@ -159,12 +162,20 @@ def _gone(
     found: Difference, before: Configuration, history: Mapping[str, History], now: datetime
 ) -> Iterable[PlannedJob]:
     for name in found.removed:
-        left = history.get(name)
-        lost = ""
-        if left is not None:
-            cursor = f" and its cursor {left.cursor}" if left.cursor else ""
-            lost = f'the history of {left.runs} runs{cursor}, unless a job says formerly = ["{name}"]'
+        lost = _lost(name, history.get(name), found.unable.get(name))
         yield PlannedJob(name, "removed", next_before=_next(before.jobs[name], now), at_stake=lost)
+
+
+def _lost(name: str, left: History | None, unable: str | None) -> str:
+    """What the removal of a job costs, `unable` being the job that would take it over and cannot."""
+    if left is None or not (left.runs or left.cursor):
+        return ""
+    runs = "1 run" if left.runs == 1 else f"{left.runs} runs"
+    what = f"the history of {runs}" + (f" and its cursor {left.cursor}" if left.cursor else "")
+    if unable is None:
+        return f'{what}, unless a job has this name again or says formerly = ["{name}"]'
+    verb = "are" if left.cursor else "is"
+    return f"{what} {verb} left behind, for the state knows {unable} already; {LEFT_BEHIND}"
 
 
 def _next(job: Job, now: datetime) -> datetime | None:

@@ -52,7 +52,7 @@ class Reload:
         async with self._one_at_a_time:
             composition = self._house
             try:
-                history = await composition.store.read(read_history, composition.configuration.jobs)
+                history = await composition.store.read(read_history)
                 prepared = await asyncio.to_thread(self._prepare, history)
             except ConfigError as error:
                 self._refuse(error, requested_by)

@@ -30,7 +30,7 @@ from erpsync.scheduling.trigger import MOMENT, next_after
 from erpsync.store.history import last_runs
 from erpsync.store.marks import Mark, read_marks
 from erpsync.store.pauses import Pause, read_pauses, write_pauses
-from erpsync.store.rename import Rename, rename_job
+from erpsync.store.rename import Rename, Renamed, rename_job
 from erpsync.store.state import Store
 
 SWEEP = timedelta(seconds=10)
@@ -39,6 +39,8 @@ JUMP = timedelta(seconds=1)
 """Two clocks differ by more than this since the last look: one of them jumped."""
 PACE = 0.002
 """Seconds from one claim's beginning to the next's at least: many a second share their transactions."""
+LEFT_BEHIND = "give the job a name that is new to the state, or take the former name out of `formerly`"
+"""What to do where the state knows a job already that would take its former name over."""
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 10.0  # seconds between tries while the store refuses
 
 
@@ -59,7 +61,8 @@ class Engine:
     The runs of one call are in the order in which they should start: by priority, then by fire time. They are
     durable before the call. Where the store refuses nothing starts; the engine tells and tries again. Runs that
     end as skipped or missed are told as `run.finished`. `on_replace` is called with the ids of runs that are to be
-    cancelled (reason "replaced") before those that take their place are handed over.
+    cancelled (reason "replaced") before those that take their place are handed over. `left_behind` maps former names
+    of which the state holds something to the jobs that cannot take it over.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Engine:
         self._has_nobody = has_nobody
         self._parked = parked
         self._were_parked: set[str] = set()  # when they were looked at last
+        self.left_behind: dict[str, str] = {}
         self._rules: Mapping[str, Sequence[Succession]] = successions(jobs.values(), parked)
         self._pauses: dict[str, Pause] = {}
         self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
@@ -476,11 +480,16 @@ class Engine:
         former_names = {former: name for name, job in jobs.items() for former in job.formerly}
         follow = {name: self._rules[former] for former, name in former_names.items() if former in self._rules}
         self._rules = {**self._rules, **follow}  # a parent that ends meanwhile has either name
-        renamed = {}
+        renamed: dict[str, str] = {}
+        self.left_behind = {}
         for former, name in former_names.items():
-            if await self._store.write(rename_job, Rename(former, name)):
+            became = await self._store.write(rename_job, Rename(former, name))
+            if became is Renamed.DONE:
                 renamed[former] = name
                 self._emit("job.renamed", job=name, former=former)
+            elif became is Renamed.REFUSED:
+                self.left_behind[former] = name
+                self._emit("rename.refused", level="warning", job=name, former=former, hint=LEFT_BEHIND)
         return renamed
 
     async def _learn_again(self) -> None:

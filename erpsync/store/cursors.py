@@ -1,6 +1,6 @@
 """Cursors: where the next incremental read of a job begins; written in the transaction that ends its run."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,6 +8,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from erpsync.store import schema
 from erpsync.store.history import live_counts
+from erpsync.store.rename import known_names
 from erpsync.store.upsert import upsert
 
 _CURSOR = schema.cursor.c
@@ -57,15 +58,15 @@ def reset_cursors(connection: Connection, jobs: Sequence[str]) -> list[bool]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the ledger has of a job: how many runs, and the cursor that its last success left."""
+    """What the state has of a job: how many runs, and the cursor that its last success left."""
 
     runs: int
     cursor: str | None
 
 
-def read_history(connection: Connection, jobs: Collection[str]) -> dict[str, History]:
-    """The history of those of `jobs` that have any."""
+def read_history(connection: Connection) -> dict[str, History]:
+    """The history of every name that the state knows, those of jobs that were removed too; some have no runs."""
     query = select(schema.run.c.job, func.count().label("runs")).group_by(schema.run.c.job)
+    runs = {row.job: row.runs for row in connection.execute(query)}
     cursors = read_cursors(connection)
-    rows = connection.execute(query)
-    return {row.job: History(row.runs, cursors.get(row.job)) for row in rows if row.job in jobs}
+    return {job: History(runs.get(job, 0), cursors.get(job)) for job in known_names(connection)}

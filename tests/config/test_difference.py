@@ -15,7 +15,7 @@ from erpsync.core.errors import ConfigError
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 START = '[daemon]\ndata = "data"\ninclude = ["jobs.d/*.toml"]\n'
 JOB = '[jobs.{name}]\nplugin = "mirror"\nschedule = "0 3 * * *"\n'
-NOTHING = Difference((), (), {}, {}, (), (), ())
+NOTHING = Difference((), (), {}, {}, {}, (), (), ())
 
 
 def load(folder: Path, text: str) -> Configuration:

@@ -765,6 +765,28 @@ async def test_a_renamed_job_goes_on_where_it_was(witness: Witness) -> None:
     assert witness.told("job.renamed") == [{"level": "info", "job": "sales", "former": "orders"}]
 
 
+async def test_a_name_that_is_known_already_takes_nothing_over_and_says_so(witness: Witness) -> None:
+    """At a start and at a reload, as long as the files want what cannot be."""
+    heir = replace(HOURLY, name="sales", formerly=("orders",))
+    engine = _engine(witness, ManualClock(NOON), HOURLY, replace(HOURLY, name="sales"))
+    await engine.start()
+    await engine.adopt(engine.prepare({"sales": heir}), lambda renamed: None)
+    await engine.stop()
+    assert engine.left_behind == {"orders": "sales"}
+    again = _engine(witness, ManualClock(NOON), heir)
+    await again.adopt_former()
+
+    assert again.left_behind == {"orders": "sales"}
+    assert witness.told("job.renamed") == []
+    told = witness.told("rename.refused")
+    assert [(each["level"], each["job"], each["former"]) for each in told] == [
+        ("warning", "sales", "orders")
+    ] * 2
+    assert {"orders", "sales"} <= witness.store.read_now(read_marks).keys()
+    await again.adopt(again.prepare({"sales": replace(heir, formerly=())}), lambda renamed: None)
+    assert again.left_behind == {}
+
+
 async def test_what_passed_under_a_wrong_clock_is_given_back_by_its_correction(witness: Witness) -> None:
     """Down for two hours, up with a clock ten hours ahead: of the misses those stay that had really passed, the one
     that was caught up stays a run, and all others run when their time has come, after a restart too."""

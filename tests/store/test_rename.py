@@ -10,12 +10,12 @@ from sqlalchemy import Connection, insert
 from erpsync.core.run import Run, RunTrigger
 from erpsync.scheduling.handover import read_left
 from erpsync.store import schema
-from erpsync.store.cursors import read_cursors
+from erpsync.store.cursors import History, read_cursors, read_history
 from erpsync.store.history import RunFilter, list_runs
 from erpsync.store.ledger import insert_runs
 from erpsync.store.marks import Mark, read_marks, write_marks
 from erpsync.store.pauses import Pause, read_pauses, write_pauses
-from erpsync.store.rename import Rename, rename_job
+from erpsync.store.rename import Rename, Renamed, rename_job
 from erpsync.store.state import Store
 
 NOW = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -53,7 +53,7 @@ async def test_a_renamed_job_keeps_all_that_is_known_of_it(old: Store) -> None:
     """Nothing is left under the former name, and a second time there is nothing to do."""
     answers = [await old.write(rename_job, Rename("old", "new")) for _ in range(2)]
 
-    assert answers == [True, False]
+    assert answers == [Renamed.DONE, Renamed.NOTHING]
     assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["new"]
     assert old.read_now(read_marks) == {"new": Mark("new", "s", NOW)}
     assert old.read_now(read_pauses) == {"new": Pause("new", NOW)}
@@ -65,7 +65,8 @@ async def test_a_job_with_a_mark_of_its_own_takes_nothing_over(old: Store) -> No
     """Two histories are not mixed."""
     await old.write(write_marks, Mark("new", "s", NOW))
 
-    assert await old.write(rename_job, Rename("old", "new")) is False
+    assert await old.write(rename_job, Rename("old", "new")) is Renamed.REFUSED
+    assert await old.write(rename_job, Rename("unknown", "new")) is Renamed.NOTHING
     assert [run.job for run in old.read_now(list_runs, RunFilter())] == ["old"]
 
 
@@ -74,9 +75,19 @@ async def test_a_name_with_runs_or_a_pause_of_its_own_inherits_nothing(old: Stor
     await old.write(insert_runs, Run("r2", "heir", "at:x", "noop", RunTrigger.SCHEDULE, NOW, fire_at=NOW))
     await old.write(write_pauses, Pause("resting", NOW))
 
-    assert [await old.write(rename_job, Rename("old", name)) for name in ("heir", "resting")] == [
-        False,
-        False,
-    ]
+    for name in ("heir", "resting"):
+        assert await old.write(rename_job, Rename("old", name)) is Renamed.REFUSED
     assert {run.job for run in old.read_now(list_runs, RunFilter())} == {"old", "heir"}
     assert set(old.read_now(read_pauses)) == {"old", "resting"}
+
+
+async def test_every_name_that_the_state_knows_has_a_history(old: Store) -> None:
+    """As far as a rename is concerned: a pause or a cursor without runs too, whose runs retention has forgotten."""
+    await old.write(write_pauses, Pause("resting", NOW))
+    await old.write(_leave_behind, "forgotten")
+
+    found = old.read_now(read_history)
+    assert found["old"] == History(1, "w9")
+    assert found["forgotten"] == History(0, "w9")
+    assert found["resting"] == History(0, None)
+    assert "new" not in found
