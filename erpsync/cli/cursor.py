@@ -1,5 +1,6 @@
 """`cursor`: where the next incremental read of a job begins, and letting it begin anew."""
 
+import asyncio
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -75,11 +76,13 @@ def _reset_here(workspace: Workspace, jobs: Sequence[Job]) -> None:
     from erpsync.daemon.cursors import reset_targets
     from erpsync.plugins.discovery import PluginCatalog
     from erpsync.store.cursors import reset_cursors
+    from erpsync.store.installation import require_released
     from erpsync.store.state import Store
 
     daemon = workspace.configuration.daemon
     catalog, store = PluginCatalog(daemon.plugins), Store.open(daemon.state)
     try:
+        asyncio.run(require_released(store, datetime.now(UTC)))
         for job in jobs:
             if not store.write_now(reset_cursors, job.name):
                 hint = f"erpsync runs {job.name}"

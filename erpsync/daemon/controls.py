@@ -227,9 +227,9 @@ class DaemonControls:
         return await self._house.engine.claim_manual(found.name, requested_by, params)
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
-        """Let the next run of a job read everything. RunRefusedError while a run of it is not finished."""
+        """Let the next run of a job read everything. RunRefusedError while a run of it is not finished, HeldError."""
         composition = self._house
-        found = find_job(composition.configuration.jobs, job)
+        found = self._planned(job)
         if not await composition.store.write(reset_cursors, found.name):
             hint = f"erpsync cancel {found.name}"
             raise RunRefusedError(f"a run of {found.name} is not finished", hint=hint)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from erpsync.config.configuration import Configuration
 from erpsync.control.listener import user_name
 from erpsync.core.clock import SystemClock
-from erpsync.core.errors import HeldError
 from erpsync.core.event import Emit
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Run, State
@@ -18,7 +17,7 @@ from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.process_exit import URGENT, Signals
 from erpsync.running.loop_watch import LoopWatch
 from erpsync.running.runner import Runner
-from erpsync.store.installation import take_over
+from erpsync.store.installation import require_released
 
 _LOOK = 0.2  # seconds between two looks at the progress
 
@@ -59,9 +58,7 @@ async def run_jobs(
         watch_loop = LoopWatch(emit)
         watch_loop.start()
         stack.callback(watch_loop.stop)
-        if held := await take_over(composition.store, composition.clock.now()):
-            hint = "start the daemon here, then: erpsync resume --all"
-            raise HeldError(f"the state is held: {held.reason}", hint=hint)
+        await require_released(composition.store, composition.clock.now())
         controls = DaemonControls(composition)
         requested_by = user_name(os.getuid())
         await composition.engine.adopt_former()

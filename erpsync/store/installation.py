@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from erpsync.core.errors import HeldError
 from erpsync.store.copy import settle_folder
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import installation
@@ -66,6 +67,20 @@ async def take_over(store: Store, now: datetime) -> Hold | None:
     held = await store.write(settle, settled)
     _write(beside, settled.renewal.generation)  # a crash before this is no reason to hold: see `_is_older`
     return held
+
+
+async def require_released(store: Store, now: datetime) -> None:
+    """Go on with the state for a command that no daemon does.
+
+    The caller owns the state.
+
+    Raises:
+        HeldError: it waits for a person to let it go on here.
+        StoreError: as with `take_over`.
+    """
+    if held := await take_over(store, now):
+        hint = "start the daemon here, then: erpsync resume --all"
+        raise HeldError(f"the state is held: {held.reason}", hint=hint)
 
 
 async def renew_generation(store: Store) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Type
-from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
+from tests.cli.test_with_daemon import begun, daemon, slow, type_  # noqa: F401 - fixtures
 from tests.daemon.conftest import eventually
 from tests.servers.program import Program
 
@@ -77,6 +77,30 @@ def test_the_daemon_resets_its_cursors(tally: Path, daemon: Program) -> None:  #
     eventually(lambda: "running" in {run["state"] for run in runs()}, "the run has begun")
     refused = type_("cursor", "tally", "--reset", "--yes")
     assert (refused.returncode, "not finished" in refused.stderr) == (2, True), refused
+
+
+@pytest.mark.usefixtures("tally")
+def test_a_held_state_keeps_its_cursors(erpsync: Type) -> None:
+    """Neither the ledger nor the target, which another machine may share, is touched: here and at a daemon."""
+    assert erpsync("run", "tally").code == 0
+    assert erpsync("store", "backup", "copy.db").code == 0
+    assert erpsync("store", "restore", "copy.db", "--yes").code == 0
+    before = cursors()
+    alone = type_("cursor", "tally", "--reset", "--yes")
+    assert (alone.returncode, "resume --all" in alone.stderr) == (75, True), alone
+    with begun("daemon"):
+        eventually(lambda: "is held" in type_("status").stdout, "the daemon holds the state")
+        asked = type_("cursor", "tally", "--reset", "--yes")
+        assert (asked.returncode, "resume --all" in asked.stderr) == (75, True), asked
+        assert cursors() == before
+        assert type_("resume", "--all").returncode == 0
+        assert type_("cursor", "tally", "--reset", "--yes").returncode == 0
+        assert cursors() == (None, [])
+
+
+def cursors() -> tuple[str | None, list[str]]:
+    (found,) = json.loads(type_("cursor", "tally", "--format", "json").stdout)
+    return found["cursor"], [each["watermark"] for each in found["targets"] if each["watermark"]]
 
 
 def runs() -> list[dict[str, str]]:
