@@ -47,7 +47,7 @@ def simulate(
     jobs = [job for job in configuration.jobs.values() if job.enabled]
     unknown = {job.name: configured_duration(job) for job in jobs}
     expected: Mapping[str, Expected] = workspace.read(expected_durations, unknown, jobs)
-    situation = workspace.read(read_situation, Situation(), now)
+    situation = workspace.read(read_situation, Situation(now), now)
     runs = play(configuration, expected, begin, until, situation)
     over = expected_end(runs, until)
     if format == "json":

@@ -17,6 +17,7 @@ from erpsync.core.calendar import HORIZON, blackout_end, next_blackout, opens_at
 from erpsync.core.errors import SimulationTooLargeError
 from erpsync.core.job import Job, new_run
 from erpsync.core.run import Outcome, RunTrigger, State
+from erpsync.daemon.first_claim import first_claims
 from erpsync.daemon.licence_slots import LICENCE, LicenceSlots
 from erpsync.daemon.simulated_run import Course, SimulatedRun
 from erpsync.daemon.situation import ASSUMED, Expected, Situation
@@ -44,9 +45,10 @@ def simulate(
     end: datetime,
     situation: Situation | None = None,
 ) -> list[SimulatedRun]:
-    """All runs whose fire time lies from `begin` on and before `end`, and those that come after them, by start.
+    """All runs that are due before `end` and not over at `begin`, and those that come after them, by start.
 
-    Pauses of the `situation` stay in force; what lives now and is not over at `begin` goes on, unless that is past.
+    Pauses of the `situation` stay in force, and what lives at its `now` goes on, unless `begin` is before that. What
+    is due between then and `begin` is played, too, as far back as anything of it may live on.
 
     Raises:
         SimulationTooLargeError: more than MOST_RUNS fire times.
@@ -56,7 +58,7 @@ def simulate(
     admission = Admission(configuration.daemon.max_runs, limits, configuration.pools)
     slots = LicenceSlots({each.name: each.license_slots for each in instances if each.kind == "erpnet"})
     tables = [timetable(job) for job in configuration.jobs.values() if job.enabled]
-    runs = _Play(tables, expected, admission, slots, situation or Situation(), end).runs(begin)
+    runs = _Play(tables, expected, admission, slots, situation or Situation(), begin, end).runs()
     return sorted(runs, key=lambda run: (run.started_at or run.fire_at, run.fire_at, run.job))
 
 
@@ -84,6 +86,7 @@ class _Play:
         admission: Admission,
         slots: LicenceSlots,
         situation: Situation,
+        begin: datetime,
         end: datetime,
     ) -> None:
         self._tables = {table.job.name: table for table in tables}
@@ -91,6 +94,7 @@ class _Play:
         self._admission = admission
         self._slots = slots
         self._situation = situation
+        self._begin = begin
         self._end = end
         self._rules: Mapping[str, tuple[Succession, ...]] = successions(table.job for table in tables)
         self._events: list[tuple[datetime, int, int, Callable[[], object]]] = []
@@ -107,18 +111,19 @@ class _Play:
         ] = {}  # where the record is in _found that each job's next skip may continue
         self._known: set[tuple[str, datetime | None]] = set()  # fire times that have a run already
         self._fired = 0
-        self._now = end
-
-    def runs(self, begin: datetime) -> list[SimulatedRun]:
         self._now = begin
-        self._take_up(begin)
+
+    def runs(self) -> list[SimulatedRun]:
+        starts = self._first_claims()
+        self._now = min(starts.values(), default=self._begin)
+        self._take_up(self._now)
         self._admit()
-        for table in self._tables.values():
-            pause = self._pause(table.job.name)
+        for name, table in self._tables.items():
+            pause = self._pause(name)
             if pause is not None:
-                self._hold(table, pause, begin)
+                self._hold(table, pause, starts[name])
             else:
-                self._await_fire(table, table.trigger.after(begin - MOMENT))
+                self._await_fire(table, table.trigger.after(starts[name] - MOMENT))
         for _ in range(_MOST_EVENTS):
             if not self._events:
                 return self._found
@@ -130,10 +135,22 @@ class _Play:
 
     # -- how things stand ------------------------------------------------------------------------------
 
+    @property
+    def _known_from(self) -> datetime | None:
+        """When it is known what lives, where that is of use: `begin` is not before it."""
+        now = self._situation.now
+        return now if now is not None and now <= self._begin + _JUST_NOW else None
+
+    def _first_claims(self) -> dict[str, datetime]:
+        """From when on each job's fire times are played: as far back as they may matter, and not before now."""
+        since = first_claims(self._tables, self._expected, self._begin)
+        now = self._known_from
+        return since if now is None else {name: max(at, min(now, self._begin)) for name, at in since.items()}
+
     def _take_up(self, begin: datetime) -> None:
         """What lives now and is not over by `begin`: what runs goes on, what waits goes on waiting."""
-        now = self._situation.now
-        if now is None or begin + _JUST_NOW < now:
+        now = self._known_from
+        if now is None:
             return
         known = [run for run in self._situation.live if run.job in self._tables]
         for run in sorted(known, key=lambda run: run.state is not State.RUNNING):
@@ -180,7 +197,7 @@ class _Play:
         """Nothing of a paused job is planned; when the pause is over, what passed follows its catch-up."""
         if pause.until is not None and pause.until < self._end:
             self._at(pause.until, _GATE, partial(self._resume, table, pause, begin))
-        elif (span := span_of(table.trigger, begin - MOMENT, self._end - MOMENT)) is not None:
+        elif (span := span_of(table.trigger, self._begin - MOMENT, self._end - MOMENT)) is not None:
             self._pass(table.job, Outcome.SKIPPED, PAUSED, span.first, span.last, span.count)
 
     def _resume(self, table: Timetable, pause: Pause, begin: datetime) -> None:
@@ -212,7 +229,12 @@ class _Play:
         until = last if last != first else None
         run = SimulatedRun(job.name, job.instance, RunTrigger.SCHEDULE, first, outcome, reason, until, number)
         self._growing.pop(job.name, None)
-        self._found.append(run)
+        if self._is_shown(last):
+            self._found.append(run)
+
+    def _is_shown(self, due: datetime) -> bool:
+        """Whether what was due then, and is over now, belongs to the time that is looked at."""
+        return due >= self._begin or self._now > self._begin
 
     # -- fire times ------------------------------------------------------------------------------------
 
@@ -223,7 +245,7 @@ class _Play:
 
     def _fire(self, table: Timetable, fire: datetime, fires: Iterator[datetime]) -> None:
         self._await_fire(table, fires)
-        self._fired += 1
+        self._fired += fire >= self._begin
         if self._fired > MOST_RUNS:
             raise _too_large()
         if (table.job.name, fire) not in self._known:
@@ -273,7 +295,7 @@ class _Play:
         before = self._found[last] if last is not None else None
         if last is not None and before is not None and (before.reason, before.trigger) == (reason, trigger):
             self._found[last] = replace(before, fire_until=fire, fire_count=before.fire_count + 1)
-        else:
+        elif self._is_shown(fire):
             self._growing[job.name] = len(self._found)
             self._found.append(SimulatedRun(job.name, job.instance, trigger, fire, Outcome.SKIPPED, reason))
         self._hand_over(job.name, Outcome.SKIPPED)
@@ -372,7 +394,8 @@ class _Play:
             self._leave_slots(course)
         self._live[name].remove(course)
         following = self._turns.leave(course.run)
-        self._found.append(ended)
+        if self._is_shown(ended.fire_at):
+            self._found.append(ended)
         self._hand_over(name, outcome, course.held_until)
         for other in [
             each for each in self._live[name] if following is not None and each.run.id == following.id

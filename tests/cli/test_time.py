@@ -85,12 +85,12 @@ def test_simulate_draws_the_night(erpsync: Type, shifted: Path) -> None:
 
 
 def test_simulate_tells_the_many_runs_of_a_job_as_one(erpsync: Type, folder: Path) -> None:
-    """A night of every second is one line with its sum."""
+    """A night of every second is one line with its sum; one runs already when it begins."""
     job = '[jobs.tick]\nplugin = "http_call"\nwith = { url = "https://example.org/" }\nschedule = { every = "1s" }\n'
     (folder / "erpsync.toml").write_text(f'[daemon]\ndata = "data"\n{job}expected_duration = "1500ms"\n')
     text = erpsync("simulate", "--from", "2026-05-01T18:00Z", "--to", "2026-05-02T06:30Z").out
     line = next(line for line in text.splitlines() if line.startswith("tick"))
-    assert line.endswith("22500 run, 22500 skipped (overlap)")
+    assert line.endswith("22501 run, 22500 skipped (overlap)")
     assert text.count("tick") == 1
     assert "more than 200000 runs" in erpsync("simulate", "--from", "2026-05-01", "--to", "2026-05-05").err
 

@@ -39,7 +39,8 @@ def configuration(folder: Path, text: str, daemon: str = "") -> Configuration:
     return load_configuration(file, {})
 
 
-def night(config: Configuration, situation: Situation | None = None) -> list[SimulatedRun]:
+def night(config: Configuration, situation: Situation | None = Situation(EVENING)) -> list[SimulatedRun]:
+    """The night as simulated in the evening; without a situation, at some other time."""
     expected = {name: configured_duration(job) for name, job in config.jobs.items()}
     return simulate(config, expected, EVENING, MORNING, situation)
 
@@ -331,6 +332,47 @@ def test_what_waits_longer_than_the_night_is_its_end(tmp_path: Path) -> None:
     assert expected_end(runs, EVENING + timedelta(hours=12)) == MORNING + timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            job("a", 'schedule = "0 12 * * *"\nwindow = { from = "22:00", to = "06:00" }'),
+            ["a 22:00-22:01 window 600"],
+        ),
+        (
+            job("a", 'schedule = "0 17 * * *"\nexpected_duration = "3h"')
+            + job("b", 'schedule = { after = "a" }'),
+            ["a 17:00-20:00", "b 20:00-20:01"],
+        ),
+        (
+            '[calendars.free]\nweekdays = ["WED", "THU"]\n'
+            + job("a", 'schedule = "30 3 29 4 *"\nblackout = "free"\non_blackout = "postpone"\n')
+            + job("b", 'schedule = { after = "a" }\nwindow = { from = "18:00", to = "19:00" }'),
+            ["b 18:00-18:01 window 1079"],
+        ),
+        (job("a", 'schedule = "0 17 * * *"') + job("b", 'schedule = { after = "a" }'), []),
+        (
+            job(
+                "a",
+                'schedule = "0 17 29 4 *"\nexpected_duration = "4h15m"\n'
+                'window = { from = "17:00", to = "18:30", at_end = "checkpoint" }',
+            ),
+            ["a 17:00-18:15 window 2700"],
+        ),
+        (
+            job("a", 'schedule = "30 17 * * *"\nwindow = { from = "22:00", to = "23:00" }\nstart_by = "1h"'),
+            ["a missed: window x1 window 60"],
+        ),
+    ],
+)
+def test_what_was_due_before_may_live_in_the_night(tmp_path: Path, text: str, expected: list[str]) -> None:
+    """What waits or runs when the night begins is part of it, and what comes after it; what is over is not."""
+    assert lines(night(configuration(tmp_path, text), None)) == expected
+    days_before = Situation(EVENING - timedelta(days=9))
+    assert lines(night(configuration(tmp_path, text), days_before)) == expected
+    assert lines(night(configuration(tmp_path, text))) == [], "now that is known from the state"
+
+
 async def test_the_situation_is_read_from_the_state(tmp_path: Path) -> None:
     """Pauses in force, runs that are not finished, and what parents left."""
     store = Store.open(tmp_path / "state.db")
@@ -373,6 +415,7 @@ def test_runs_beside_each_other_use_every_slot(tmp_path: Path) -> None:
         {"tick": Expected(timedelta(seconds=10), "assumed")},
         EVENING,
         EVENING + timedelta(minutes=30),
+        Situation(EVENING),
     )
     assert [(run.outcome, run.started_at == run.fire_at) for run in runs] == [
         (Outcome.SUCCEEDED, True)

@@ -16,7 +16,7 @@ import pytest
 
 from erpsync.core.job import Job, RetryPolicy
 from erpsync.daemon.simulation import simulate
-from erpsync.daemon.situation import Expected
+from erpsync.daemon.situation import Expected, Situation
 from erpsync.running.attempt import LiveAttempt
 from erpsync.running.channel import Done
 from erpsync.running.fault import Fault, fault_of
@@ -35,7 +35,8 @@ DAYS = timedelta(days=9)
 AFTERWARDS = timedelta(days=4)
 """So much longer both are watched: what begins before the end is over by then."""
 _FATES = """
-SELECT job, outcome, reason, fire_at, fire_until, started_at, CASE WHEN started_at IS NOT NULL THEN finished_at END
+SELECT job, outcome, reason, fire_at, fire_until, started_at, CASE WHEN started_at IS NOT NULL THEN finished_at END,
+       finished_at
 FROM run
 """
 CLOSE = timedelta(seconds=2)
@@ -53,6 +54,7 @@ class Fate:
     fire_until: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    over_at: datetime | None = None  # whether it started or not
 
     def is_like(self, other: "Fate") -> bool:
         mine, theirs = (
@@ -126,7 +128,9 @@ class QuietWorld(World):
         ]
         return _until(fates, before)
 
-    def foretold(self, begin: datetime, end: datetime, before: datetime) -> list[Fate]:
+    def foretold(
+        self, begin: datetime, end: datetime, before: datetime, situation: Situation | None = None
+    ) -> list[Fate]:
         """The same as simulated."""
         limits = self.conduct.limits
         configuration = SimpleNamespace(
@@ -139,7 +143,7 @@ class QuietWorld(World):
             pools=limits.pools,
         )
         expected = {name: Expected(duration, "assumed") for name, duration in self.durations.items()}
-        runs = simulate(cast("Configuration", configuration), expected, begin + MICROSECOND, end)
+        runs = simulate(cast("Configuration", configuration), expected, begin + MICROSECOND, end, situation)
         fates = [
             Fate(
                 run.job,
@@ -178,7 +182,21 @@ def test_what_is_foretold_happens(seed: int, tmp_path: Path) -> None:
     world.live_until((DAYS + AFTERWARDS).total_seconds())
 
     happened = world.happened(begin + DAYS)
-    foretold = world.foretold(begin, begin + DAYS + AFTERWARDS, begin + DAYS)
+    foretold = world.foretold(begin, begin + DAYS + AFTERWARDS, begin + DAYS, Situation(begin))
+    _compare(world, happened, foretold)
+    for days in (3, 5):
+        later = begin + timedelta(days=days)
+        lives = [fate for fate in happened if fate.over_at is None or fate.over_at > later]
+        told = world.foretold(later, begin + DAYS + AFTERWARDS, begin + DAYS)
+        _compare(world, _not_skipped(lives), _not_skipped(told))
+
+
+def _not_skipped(fates: Sequence[Fate]) -> list[Fate]:
+    """Without ranges, which may begin before the time looked at."""
+    return [fate for fate in fates if fate.outcome != "skipped"]
+
+
+def _compare(world: QuietWorld, happened: Sequence[Fate], foretold: Sequence[Fate]) -> None:
     differing = [pair for pair in zip_longest(happened, foretold) if not _is_alike(*pair)]
     assert not differing, "\n".join(
         [*map(str, world.jobs), *(f"{real}\n  {told}" for real, told in differing[:5])]
