@@ -38,7 +38,6 @@ CODES = {
 }
 """One stable code for each kind of problem that this room finds."""
 _YEAR, _DAY = timedelta(days=366), timedelta(days=1)
-_COST = "a run that hangs costs the next ones"
 
 Doubt = tuple[str, str, str]
 """A code, the key it is about, and what to say."""
@@ -58,8 +57,9 @@ def schedule_problems(configuration: Configuration, *, now: datetime | None = No
         if job.enabled and job.schedules and not faults:
             tables.append(timetable(job))
     dead = _never_due(configuration.jobs, tables, instant)
+    named = {table.job.name: table for table in tables}
     for table in tables:
-        for code, key, message in _doubts(table, instant, dead):
+        for code, key, message in (*_doubts(table, instant, dead), *_follower_doubts(table, named, instant)):
             problems.append(_warning(configuration, table.job, code, key, message))
     problems += _long_timeouts(configuration, tables, instant)
     return list(dict.fromkeys(problems))
@@ -133,8 +133,14 @@ def _doubts(table: Timetable, now: datetime, dead: Container[str]) -> Iterator[D
         if isinstance(schedule, Cron):
             zone, dst = schedule.timezone or job.timezone, schedule.dst or job.dst
             since, until = max(now, job.start or now), min(now + _YEAR, job.end or now + _YEAR)
-            if changes := _clock_changes(schedule.expression, zone, dst, since, until):
-                yield CLOCK_CHANGE, "schedule", changes
+            changes = [
+                f"{day} ({what})"
+                for at, day, what in _clock_changes(schedule.expression, zone, dst, since, until)
+                if blackout_end(job, at) is None
+            ]
+            if changes:
+                text = f'"{schedule.expression}" falls into the clock change of {", ".join(changes)}'
+                yield CLOCK_CHANGE, "schedule", text
 
 
 # -- time-outs ----------------------------------------------------------------------------------------
@@ -157,15 +163,23 @@ def _long_timeouts(
         else:
             of = "fire times" if table.schedule else f"runs of {' and '.join(parents_of(job))}"
             between = f"{format_duration(gap)} between {of}"
-            message = f"the time-out of {format_duration(job.timeout)} is longer than the {between}: {_COST}"
+            timeout = f"the time-out of {format_duration(job.timeout)}"
+            message = f"{timeout} is longer than the {between}: {_cost([job])}"
             yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
     if shared:
         gap, job = min(shared, key=lambda each: each[0])
         between = f"{format_duration(gap)} between fire times of {job.name}"
         more = f", and too long for {len(shared) - 1} more" if len(shared) > 1 else ""
         timeout = f"the time-out of {format_duration(job.timeout)} in [defaults]"
-        message = f"{timeout} is longer than the {between}{more}: {_COST}"
+        message = f"{timeout} is longer than the {between}{more}: {_cost(each for _, each in shared)}"
         yield _warning(configuration, job, LONG_TIMEOUT, "timeout", message)
+
+
+def _cost(jobs: Iterable[Job]) -> str:
+    """What a run that hangs until its time-out does to those that are due meanwhile."""
+    if all(job.overlap == "replace" for job in jobs):
+        return "the next run replaces one that hangs before"
+    return "a run that hangs costs the next ones"
 
 
 def _gaps(tables: Mapping[str, Timetable], now: datetime) -> dict[str, timedelta | None]:
@@ -209,7 +223,7 @@ def _window_doubts(table: Timetable, now: datetime) -> Iterator[Doubt]:
     length = (_since_midnight(window.closes) - _since_midnight(window.opens)) % _DAY or _DAY
     least, of = length, ""
     late = None
-    today = datetime.combine(now.astimezone(UTC).date(), time(), UTC)
+    today = _today(now)
     changes = [*clock_changes(ZoneInfo(job.timezone), today, today + _YEAR)]
     for part in parts_of(table.trigger):
         for since in (today, *(change - _DAY for change in changes)):
@@ -281,9 +295,46 @@ def _missed(table: Timetable, job: Job, fire: datetime | None, wall: Callable[[d
     return f"the fire time {wall(fire)} waits {waits} for its window, and is missed after {after}"
 
 
+def _follower_doubts(table: Timetable, tables: Mapping[str, Timetable], now: datetime) -> Iterator[Doubt]:
+    """Whether what comes after one job lives to see its window, whenever its parent ends; said of the first that
+    does not, by the first fire time of a day."""
+    job = replace(table.job, blackout=())
+    if job.window is None or job.start_by is None:
+        return
+    alone = [after.jobs[0] for after in job.schedules if isinstance(after, After) and len(after.jobs) == 1]
+    for parent in (tables[name] for name in alone if name in tables):
+        fires = (next_after(part, _today(now) - MOMENT) for part in parts_of(parent.trigger))
+        for fire in filter(None, fires):
+            waits = _least_wait(job, parent, fire)
+            if waits is not None and waits >= job.start_by:
+                due = f"what comes after {parent.job.name}, due at {_wall(parent.job, fire, dated=False)},"
+                fate = f"and is missed after {format_duration(job.start_by)}"
+                text = f"{due} waits {format_duration(waits)} at least for its window, {fate}"
+                yield SHORT_START_BY, "start_by", text
+                return
+
+
+def _least_wait(job: Job, parent: Timetable, fire: datetime) -> timedelta | None:
+    """How long a job waits for its window at least after its parent's run; None: the window may be open by then."""
+    opening = opens_at(parent.job, fire + parent.delay)
+    start = fire + parent.delay if opening is None else opening.at
+    if start is None:
+        return None
+    again = parent.job.retry.budget if parent.job.retry.attempts > 1 else timedelta(0)
+    end = start + parent.job.timeout + again
+    early, late = opens_at(job, start), opens_at(job, end)
+    if early is None or late is None or late.at is None or early.at != late.at:
+        return None
+    return late.at - end
+
+
 def _wall(job: Job, fire: datetime, *, dated: bool) -> str:
     at = fire.astimezone(ZoneInfo(job.timezone))
     return at.time().isoformat("minutes") + (f" of {at.date()}" if dated else "")
+
+
+def _today(now: datetime) -> datetime:
+    return datetime.combine(now.astimezone(UTC).date(), time(), UTC)
 
 
 def _since_midnight(wall: time) -> timedelta:
@@ -294,14 +345,13 @@ def _since_midnight(wall: time) -> timedelta:
 
 
 @lru_cache(maxsize=4096)
-def _clock_changes(expression: str, zone: str, dst: Dst, since: datetime, until: datetime) -> str:
-    """Each clock change in that time that an expression falls into, and what happens; empty: none."""
+def _clock_changes(
+    expression: str, zone: str, dst: Dst, since: datetime, until: datetime
+) -> tuple[tuple[datetime, date, str], ...]:
+    """Each clock change in that time that an expression falls into: when, on which day, and what happens."""
     trigger = CronTrigger(expression, find_zone(zone), dst)
-    changes = (
-        f"{at.astimezone(trigger.zone).date()} ({what})" for at, what in trigger.clock_changes(since, until)
-    )
-    dates = ", ".join(changes)
-    return f'"{expression}" falls into the clock change of {dates}' if dates else ""
+    changes = trigger.clock_changes(since, until)
+    return tuple((at, at.astimezone(trigger.zone).date(), what) for at, what in changes)
 
 
 _HELP = {

@@ -369,3 +369,53 @@ def test_chains_and_meshes_of_jobs_are_checked_in_bounded_work(tmp_path: Path) -
     (problem,) = _problems(tmp_path, 'schedule = "manual"\n' + jobs + last)
     assert (problem.code, problem.key) == ("W303", "jobs.last.timeout")
     assert "11m is longer than the 10m between runs of c1199" in problem.message
+
+
+@pytest.mark.parametrize("on_blackout", ["skip", "postpone"])
+def test_a_clock_change_on_a_day_without_runs_does_not_matter(tmp_path: Path, on_blackout: str) -> None:
+    """Clocks change on Sundays, and weekends are blacked out; a blackout of one such day leaves the other."""
+    text = f'timezone = "Europe/Sofia"\nschedule = "30 3 * * *"\nblackout = "free"\non_blackout = "{on_blackout}"\n'
+    assert _problems(tmp_path, text + '[calendars.free]\nweekdays = ["SAT", "SUN"]') == []
+    (left,) = _problems(tmp_path, text + '[calendars.free]\ndates = ["2027-03-28"]')
+    assert left.message.endswith(
+        "the clock change of 2027-10-31 (03:30 comes twice, it runs the first time only)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_missed"),
+    [
+        ('start_by = "1h"', True),
+        ('start_by = "14h"', True),
+        ('start_by = "15h"', False),
+        ("", False),
+    ],
+)
+def test_what_comes_after_a_job_may_not_live_to_see_its_window(
+    tmp_path: Path, keys: str, is_missed: bool
+) -> None:
+    """Its parent ends between its start and its last time-out; where all of that is too early it is said."""
+    jobs = (
+        '[jobs.noon]\nplugin = "noop"\nschedule = "0 12 * * *"\ntimeout = "30m"\nretry = { attempts = 1 }\n'
+    )
+    jobs += '[jobs.next]\nplugin = "noop"\n'
+    jobs += f'schedule = {{ after = "noon" }}\ntimeout = "30m"\nwindow = {{ from = "03:00", to = "05:00" }}\n{keys}'
+
+    found = _problems(tmp_path, 'schedule = "manual"\n' + jobs)
+    assert [(each.code, each.key, each.message) for each in found] == [
+        (
+            "W305",
+            "jobs.next.start_by",
+            f"what comes after noon, due at 12:00, waits 14h30m at least for its window, and is missed after "
+            f"{keys[12:-1]}",
+        )
+    ] * is_missed
+
+
+def test_a_run_that_is_replaced_costs_no_other(tmp_path: Path) -> None:
+    """With overlap = "replace" it is the run that hangs that pays."""
+    text = 'timeout = "30m"\nschedule = "0,20 3 * * *"\noverlap = "replace"'
+    (problem,) = _problems(tmp_path, text)
+    assert problem.message == (
+        "the time-out of 30m is longer than the 20m between fire times: the next run replaces one that hangs before"
+    )
