@@ -29,7 +29,7 @@ from erpsync.identity.status import TokenState
 from erpsync.observe.metrics import Snapshot, is_success
 from erpsync.scheduling.engine import LEFT_BEHIND
 from erpsync.store.cursors import reset_cursors
-from erpsync.store.dead_letters import DeadLetters, open_letters
+from erpsync.store.dead_letters import DeadLetters, open_letters, taken_up
 from erpsync.store.history import find_run, unfinished_runs
 from erpsync.store.installation import Hold, release
 from erpsync.store.pauses import Pause
@@ -206,25 +206,38 @@ class DaemonControls:
         return await asyncio.gather(*claims)
 
     async def retry(self, run_id: str, force: bool, requested_by: str) -> Run:
-        """The run that does a finished one again, with its params. RunRefusedError where it should not be."""
+        """The run that does a finished one again, with its params. RunRefusedError where it should not be.
+
+        Where that was for dead letters, those that are left of it: its own, and what it was given and settled not.
+        """
         run, _ = await self.find(run_id, 0)
         require_repeat(run, force=force)
-        found = self._runnable(run.job)
-        return await self._house.engine.claim_manual(found.name, requested_by, run.params, retry_of=run.id)
+        found, params = self._runnable(run.job), dict(run.params)
+        if given := taken_up(run):
+            left = [each for each in await self._open_letters(found) if each in (*given, run.id)]
+            if not left:
+                message = f"no dead letters are left of run {run.id} of {run.job}"
+                raise RunRefusedError(message, hint=f"those of other runs: erpsync dead {run.job} --retry")
+            params["dead"] = left
+        return await self._house.engine.claim_manual(found.name, requested_by, params, retry_of=run.id)
 
     async def retry_dead(self, job: str, requested_by: str) -> Run:
         """A run of a job that is given all its dead letters. RunRefusedError where there is none, or no use."""
         found = self._runnable(job)
+        left = await self._open_letters(found)
+        if not left:
+            raise RunRefusedError(f"job {found.name} has no dead letters", hint=f"erpsync runs {found.name}")
+        return await self._house.engine.claim_manual(found.name, requested_by, {"dead": left})
+
+    async def _open_letters(self, found: Job) -> list[str]:
+        """The runs of a job whose dead letters wait. RunRefusedError where its plugin takes none back."""
         plugin = await asyncio.to_thread(self._house.catalog.find, found.plugin)
         if not plugin.takes_dead:
             hint = f"see to the rows, then: erpsync run {found.name}"
             raise RunRefusedError(f'plugin "{plugin.name}" takes no dead letters back', hint=hint)
         letters = DeadLetters(self._house.configuration.daemon.data / "dead")
         open_ = await self._house.store.read(open_letters, await asyncio.to_thread(letters.run_ids))
-        if found.name not in open_:
-            raise RunRefusedError(f"job {found.name} has no dead letters", hint=f"erpsync runs {found.name}")
-        params = {"dead": open_[found.name]}
-        return await self._house.engine.claim_manual(found.name, requested_by, params)
+        return open_.get(found.name, [])
 
     async def reset_cursor(self, job: str, requested_by: str) -> None:
         """Let the next run of a job read everything. RunRefusedError while a run of it is not finished, HeldError."""

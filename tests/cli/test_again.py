@@ -95,6 +95,23 @@ def test_a_retry_that_crashes_loses_no_letter(erpsync: Type, sort: Path) -> None
     assert [each["row"]["Id"] for each in erpsync("dead", "--format", "json").json] == ["a"]
 
 
+def test_the_retry_of_a_run_for_dead_letters_takes_what_it_left(erpsync: Type, sort: Path) -> None:
+    """The rows that failed in it once more, or all it was given where it came to no result."""
+    bad(sort, "a", "b")
+    erpsync("run", "sort")
+    bad(sort, "crash")
+    crashed = erpsync("dead", "sort", "--retry", "--format", "json").json
+    bad(sort, "b")
+    again = erpsync("retry", crashed["id"], "--format", "json")
+    assert (again.code, given(erpsync), again.json["retry_of"]) == (1, ["a", "b"], crashed["id"])
+    last = erpsync("retry", again.json["id"], "--format", "json")
+    assert (last.code, given(erpsync)) == (1, ["b"])
+    assert [each["row"]["Id"] for each in erpsync("dead", "--format", "json").json] == ["b"]
+    for run in (crashed, again.json):
+        refused = erpsync("retry", run["id"])
+        assert (refused.code, "erpsync dead sort --retry" in refused.err) == (2, True), refused
+
+
 def test_dead_letters_need_a_plugin_that_takes_them(erpsync: Type) -> None:
     """A plugin that does not know dead letters is not run for them: it would do everything and forget them."""
     said = erpsync("dead", "say", "--retry")
