@@ -1,6 +1,8 @@
 """`backfill`: the daemon is asked to work through a part of the past, slice by slice."""
 
+import re
 from collections import Counter
+from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
@@ -26,16 +28,13 @@ def backfill(
 ) -> int:
     """Run a job for each slice of the past. Slices let every other run go before; asked again it goes on."""
     from erpsync.control.selection import find_job
-    from erpsync.core.duration import parse_duration
 
     workspace = workspace_of(context)
     found = find_job(workspace.configuration.jobs, job)
     window = window_of(workspace, first, last)
     assert window is not None
-    try:
-        seconds = parse_duration(size).total_seconds()
-    except (ValueError, OverflowError) as error:
-        raise typer.BadParameter(str(error), param_hint="--slice") from error
+    seconds = _slice_of(size).total_seconds()
+    _check_name(name)
     with workspace.client() as client:
         runs: list[dict[str, Any]] = client.backfill(found.name, window, seconds, name)
     if not wait:
@@ -47,6 +46,29 @@ def backfill(
     finish(workspace, [run for run in runs if run["outcome"] != "succeeded"], refused, False, format)
     _say_outcomes(found.name, runs)
     return max(code_of_run(run, refused) for run in runs)
+
+
+def _slice_of(text: str) -> timedelta:
+    from erpsync.control.wish import LONGEST_SLICE, SHORTEST_SLICE
+    from erpsync.core.duration import parse_duration
+
+    try:
+        size = parse_duration(text)
+    except (ValueError, OverflowError) as error:
+        raise typer.BadParameter(str(error), param_hint="--slice") from error
+    if not SHORTEST_SLICE <= size <= LONGEST_SLICE:
+        raise typer.BadParameter(
+            f"{text} is no slice; from 1s to {LONGEST_SLICE.days}d", param_hint="--slice"
+        )
+    return size
+
+
+def _check_name(name: str | None) -> None:
+    from erpsync.control.wish import BACKFILL_NAME
+
+    if name is not None and not re.fullmatch(BACKFILL_NAME, name):
+        message = "60 letters, digits, dots, dashes and underscores at most"
+        raise typer.BadParameter(message, param_hint="--name")
 
 
 def _say_outcomes(job: str, runs: list[dict[str, Any]]) -> None:

@@ -1,7 +1,7 @@
 """What the bodies of requests hold, as pydantic models; from these the OpenAPI document tells clients."""
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -75,12 +75,16 @@ class RetryRequest(Wish):
     force: bool = Field(default=False, description="also where it has succeeded")
 
 
+SHORTEST_SLICE, LONGEST_SLICE = timedelta(seconds=1), timedelta(days=366)
+BACKFILL_NAME = r"^[A-Za-z0-9._-]{1,60}$"
+
+
 class BackfillRequest(Wish):
     """A part of the past to be worked through in slices."""
 
     window: tuple[AwareDatetime, AwareDatetime]
-    slice_seconds: float = Field(ge=1, le=366 * 86_400)
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,60}$")
+    slice_seconds: float = Field(ge=SHORTEST_SLICE.total_seconds(), le=LONGEST_SLICE.total_seconds())
+    name: str | None = Field(default=None, pattern=BACKFILL_NAME)
 
     _check_window = field_validator("window")(in_order)
 

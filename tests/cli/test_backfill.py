@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Type
 from tests.cli.test_with_daemon import daemon, slow, type_  # noqa: F401 - fixtures
 from tests.daemon.conftest import eventually
 from tests.servers.program import Program
@@ -42,6 +43,17 @@ def test_slices_let_other_runs_go_before(daemon: Program, slow: Path) -> None:  
     order = sorted(runs, key=lambda run_id: str(runs[run_id]["started_at"]))
     assert order == [slices[0]["id"], other["id"], slices[1]["id"], slices[2]["id"]]
     assert {run["outcome"] for run in runs.values()} == {"succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--slice", "0s"), ("--slice", "999ms"), ("--slice", "367d"), ("--name", "a b")]
+)
+def test_what_is_no_slice_and_no_name_is_refused_by_its_option(
+    erpsync: Type, option: str, value: str
+) -> None:
+    """Before anybody is asked: 2, with the option and what it takes."""
+    said = erpsync("backfill", "say", *PAST[:4], option, value)
+    assert (said.code, option in said.err, "body" in said.err) == (2, True, False), said
 
 
 @pytest.mark.usefixtures("folder")
