@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from erpsync.core.errors import StoreUnavailableError
+from erpsync.core.errors import StoreUnavailableError, UsageError
 from erpsync.store.copy import cleared, copy_database, faults, opened, settle_folder
 from erpsync.store.installation import Hold, hold
 from erpsync.store.place_fault import place_faults
@@ -51,6 +51,7 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
     The caller owns the state. A crash leaves the old state or the new one, never a mixture.
 
     Raises:
+        UsageError: `copy` is the state itself.
         StoreUnavailableError: there is no such copy, or no room.
         StoreCorruptError, SchemaMismatchError: the copy is damaged, or of a newer erpsync; nothing was changed.
     """
@@ -58,6 +59,8 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
     with place_faults(state), cleared(fresh):
         if not copy.is_file():
             raise StoreUnavailableError(f"there is no file {copy}", hint="erpsync store backup makes one")
+        if state.exists() and copy.samefile(state):
+            raise UsageError(f"{copy} is the state itself", hint="name a copy that erpsync store backup made")
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         copy_database(copy, fresh)
         faults(fresh, raise_them=True)

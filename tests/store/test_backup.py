@@ -7,14 +7,20 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreError, StoreUnavailableError
+from erpsync.core.errors import (
+    SchemaMismatchError,
+    StoreCorruptError,
+    StoreError,
+    StoreUnavailableError,
+    UsageError,
+)
 from erpsync.store.backup import back_up, put_back
 from erpsync.store.copy import faults
 from erpsync.store.history import RunFilter, list_runs
@@ -298,3 +304,18 @@ def make_old(path: Path, revision: str) -> None:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
     engine.dispose()
+
+
+@pytest.mark.parametrize("other", [Path.symlink_to, Path.hardlink_to, None])
+def test_a_state_is_no_copy_of_itself(
+    store: Store, tmp_path: Path, other: Callable[[Path, Path], None] | None
+) -> None:
+    """Under whatever path: it is refused with words, nothing is held and nothing set aside."""
+    store.close()
+    path = tmp_path / "link.db" if other else store.path
+    if other:
+        other(path, store.path)
+    with pytest.raises(UsageError, match="is the state itself"):
+        put_back(path, store.path, NOW)
+    assert summarize(store.path).held_since is None
+    assert not list(tmp_path.glob("*.replaced-*"))
