@@ -27,7 +27,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     """
     from erpsync.config.load import load_configuration
     from erpsync.config.shelf import kept
-    from erpsync.daemon.check import parked_jobs, require_schedules
+    from erpsync.daemon.check import parked_jobs, require_fitting, require_schedules
     from erpsync.daemon.place import resolver_of
     from erpsync.daemon.plan import first_plan, plan_change
     from erpsync.daemon.reload import reasons
@@ -40,6 +40,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     catalog = PluginCatalog(after.daemon.plugins)
     parked = parked_jobs(after, catalog, resolver_of(after, workspace.redactor))
     daemon = _daemon(workspace)
+    require_fitting(parked, [each["job"] for each in daemon["parked"]] if daemon else [])
     data = Path(daemon["state"]).parent if daemon else after.daemon.data  # which the files may have changed
     last = kept(after.path, data)
     if last is None:

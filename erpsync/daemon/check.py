@@ -1,6 +1,6 @@
 """What can be found out about a configuration without running anything, and which jobs a problem parks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -21,6 +21,8 @@ from erpsync.plugins.settings import Resolve, validate_settings
 from erpsync.scheduling.check import schedule_faults, schedule_problems
 
 UNREACHABLE_SOCKET = "W401"
+_OF_THE_FILES = {"E202", "E203"}
+"""Settings that do not fit the plugin, a scope that it needs and the identity does not ask for."""
 
 
 def all_problems(
@@ -73,6 +75,22 @@ def require_service(configuration: Configuration) -> None:
     """Raises ConfigError where no daemon can start with this: a schedule, or what it cannot have on this machine."""
     if faults := [*schedule_faults(configuration), *machine_problems(configuration)]:
         raise ConfigError(faults)
+
+
+def require_fitting(parked: Mapping[str, Sequence[Problem]], known: Collection[str]) -> None:
+    """Raises ConfigError where files ask for what a job's plugin refuses, but for jobs that are parked already.
+
+    A missing secret or a broken plugin may be mended elsewhere; these are mistakes in the files themselves.
+    """
+    faults = [
+        problem
+        for job, problems in parked.items()
+        if job not in known
+        for problem in problems
+        if problem.code in _OF_THE_FILES
+    ]
+    if faults:
+        raise ConfigError([*dict.fromkeys(faults)])
 
 
 def machine_doubts(configuration: Configuration) -> list[Problem]:

@@ -10,7 +10,7 @@ from erpsync.core.errors import ConfigError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
 from erpsync.daemon.acceptance import Accepted, accept
-from erpsync.daemon.check import parked_jobs
+from erpsync.daemon.check import parked_jobs, require_fitting
 from erpsync.daemon.compose import Composition, instance_limits
 from erpsync.daemon.plan import Plan, plan_change
 from erpsync.scheduling.engine import Adoption
@@ -73,6 +73,7 @@ class Reload:
         )
         changed_files = composition.catalog.refresh()
         parked = parked_jobs(after, composition.catalog, composition.resolver)
+        require_fitting(parked, composition.parked)
         adoption = composition.engine.prepare(after.jobs, parked)
         plan = plan_change(
             before, accepted.configuration, history, composition.clock.now(), composition.catalog.cursor_of

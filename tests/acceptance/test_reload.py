@@ -168,6 +168,31 @@ def test_what_cannot_run_is_said_before_and_after_a_reload(talking: Site) -> Non
         assert site.stop(daemon) == 0
 
 
+def test_settings_that_do_not_fit_are_refused(talking: Site) -> None:
+    """`plan` and `reload` end with 78 and the place; the job goes on. A start with them parks that job alone, and
+    then they are in the way of no other change."""
+    site = talking
+    wrong = BASE + STEADY + "with = { bogus = 1 }\n"
+    with site.daemon() as daemon:
+        site.write(wrong)
+        for command in ("plan", "reload"):
+            refused = site.erpsync(command)
+            assert (refused.returncode, "E202" in refused.stderr, "bogus" in refused.stderr) == (
+                78,
+                True,
+                True,
+            )
+        before = len(succeeded(site, "steady")())
+        eventually(lambda: len(succeeded(site, "steady")()) > before, "it goes on")
+        assert site.stop(daemon) == 0
+    with site.daemon() as daemon:
+        assert [each["job"] for each in site.json("status")["parked"]] == ["steady"]
+        site.write(wrong + job("other", '"manual"'))
+        assert site.erpsync("plan").returncode == 0
+        assert site.erpsync("reload").returncode == 0
+        assert site.stop(daemon) == 0
+
+
 def test_before_any_daemon_everything_is_new(talking: Site) -> None:
     """`plan` shows each job as added, with its first fire time."""
     plan = talking.json("plan")
