@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from itertools import count as counted
-from itertools import islice
+from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 from erpsync.core.calendar import HORIZON, blackout_end, covers, opens_at, start_deadline
@@ -14,6 +14,7 @@ from erpsync.core.run import Run, RunTrigger, utc_text
 from erpsync.scheduling.timetable import Timetable
 from erpsync.scheduling.trigger import MOMENT, Trigger, newest_until, next_after
 
+_MOST_WAITING = 2000  # fire times that may wait already
 _TRIES = 30  # fire times looked at beyond the horizon; 29 February has had every weekday by then
 
 
@@ -35,15 +36,32 @@ def fire_times(
 ) -> list[FireTime]:
     """The first `count` fire times later than `after`; fewer where the schedule ends.
 
-    They are nominal: a spread (`delay`) and the job's blackout and window move the start or forbid it, which the
-    note says.
+    They are nominal: a spread (`delay`) and the job's blackout and window move the start or forbid it, and where
+    runs may not overlap one that waits takes those that follow: the note says so.
     """
     spread = f"spread +{format_duration(delay)}" if delay else ""
     found = []
-    for fire in islice(trigger.after(after), count):
-        notes = (trigger.note(fire), _shift(job, trigger, fire, delay) if job else "", spread)
-        found.append(FireTime(fire.astimezone(trigger.zone), fire, "; ".join(filter(None, notes))))
+    wait: _Wait | None = None
+    before = _waiting(job, trigger, after, delay) if job else []
+    for fire in (*before, *islice(trigger.after(after), count)):
+        shift, wait = _shift(job, trigger, fire, delay, wait) if job else ("", None)
+        if fire > after:
+            notes = (trigger.note(fire), shift, spread)
+            found.append(FireTime(fire.astimezone(trigger.zone), fire, "; ".join(filter(None, notes))))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A fire time waits until then, when it starts or is missed."""
+
+    fire: datetime
+    until: datetime
+    starts: bool
+
+    def takes(self, due: datetime) -> bool:
+        """Whether what is due then finds it alive."""
+        return due < self.until or (self.starts and due == self.until)
 
 
 def latest_start(job: Job, trigger: Trigger, fire: datetime, delay: timedelta) -> datetime:
@@ -52,24 +70,54 @@ def latest_start(job: Job, trigger: Trigger, fire: datetime, delay: timedelta) -
     return start_deadline(job, run, partial(next_after, trigger))
 
 
-def _shift(job: Job, trigger: Trigger, fire: datetime, delay: timedelta) -> str:
-    """What blackout, window and latest start do to the start of a fire time."""
-    zone = ZoneInfo(job.timezone)
-    day = fire.astimezone(zone).date()
-    names = ", ".join(calendar.name for calendar in job.blackout if covers(calendar, day))
-    if names and job.on_blackout == "skip":
-        return f"blackout {names}: skipped"
+def _waiting(job: Job, trigger: Trigger, instant: datetime, delay: timedelta) -> list[datetime]:
+    """The fire times up to an instant that may still wait then for a window or the end of a blackout."""
+
+    def waits(fire: datetime) -> bool:
+        opening = opens_at(job, fire + delay)
+        return opening is not None and (opening.at is None or opening.at >= instant)
+
+    if job.overlap != "skip":
+        return []
+    return [*islice(takewhile(waits, trigger.until(instant)), _MOST_WAITING)][::-1]
+
+
+def _shift(
+    job: Job, trigger: Trigger, fire: datetime, delay: timedelta, wait: _Wait | None
+) -> tuple[str, _Wait | None]:
+    """What blackout, window and latest start do to the start of a fire time, and what waits from then on.
+
+    `wait` is what waits before it.
+    """
+    if job.on_blackout == "skip" and (names := _dark_by(job, fire)):
+        return f"blackout {names}: skipped", wait
+    if wait is not None and job.overlap == "skip" and wait.takes(fire + delay):
+        return (
+            f"overlap: skipped, that of {_local(job, wait.fire)} waits until {_local(job, wait.until)}",
+            wait,
+        )
     opening = opens_at(job, fire + delay)
     if opening is None:
-        return ""
-    what = f"blackout {names}".strip() if opening.reason == "blackout" else "window"
-    if opening.at is None:
-        return f"{what}: no start within {HORIZON.days} days"
-    opens = opening.at.astimezone(zone).isoformat(timespec="minutes")
+        return "", None
+    names = _dark_by(job, fire) or _dark_by(job, fire + delay)
+    what = f"blackout {names}" if opening.reason == "blackout" else "window"
     deadline = latest_start(job, trigger, fire, delay)
+    if opening.at is None:
+        return f"{what}: no start within {HORIZON.days} days", _Wait(fire, deadline, starts=False)
+    opens = _local(job, opening.at)
     if opening.at < deadline:
-        return f"{what}: starts {opens}"
-    return f"{what}: opens {opens}, missed {deadline.astimezone(zone).isoformat(timespec='minutes')}"
+        return f"{what}: starts {opens}", _Wait(fire, opening.at, starts=True)
+    return f"{what}: opens {opens}, missed {_local(job, deadline)}", _Wait(fire, deadline, starts=False)
+
+
+def _dark_by(job: Job, instant: datetime) -> str:
+    """The names of the calendars that black out the day of an instant."""
+    day = instant.astimezone(ZoneInfo(job.timezone)).date()
+    return ", ".join(calendar.name for calendar in job.blackout if covers(calendar, day))
+
+
+def _local(job: Job, instant: datetime) -> str:
+    return instant.astimezone(ZoneInfo(job.timezone)).isoformat(timespec="minutes")
 
 
 def next_start(table: Timetable, fire: datetime) -> datetime | None:

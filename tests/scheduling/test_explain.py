@@ -220,6 +220,48 @@ def test_a_start_that_never_comes_is_not_promised() -> None:
     assert next_start(timetable(often), friday.replace(hour=7)) == friday.replace(hour=22, minute=0)
 
 
+def test_a_start_that_overlap_skips_is_not_promised() -> None:
+    """While the first fire time waits for the window, those that follow are skipped, whenever one asks; one that is
+    missed meanwhile lets the next one wait."""
+    hourly = Job(
+        "h",
+        "h",
+        "p",
+        schedules=(Every(timedelta(hours=1)),),
+        window=Window(time(22), time(6)),
+        start_by=timedelta(hours=24),
+    )
+
+    def notes(job: Job, after: str, count: int) -> list[str]:
+        found = fire_times(build_trigger(job), datetime.fromisoformat(after), count, job=job)
+        return [fire.note for fire in found]
+
+    starts = "window: starts 2026-11-26T22:00+00:00"
+    skipped = "overlap: skipped, that of 2026-11-26T06:00+00:00 waits until 2026-11-26T22:00+00:00"
+    assert notes(hourly, "2026-11-26T04:30:00Z", 19) == ["", starts, *[skipped] * 16, ""]
+    assert notes(hourly, "2026-11-26T20:30:00Z", 3) == [skipped, skipped, ""]
+    assert notes(replace(hourly, overlap="queue"), "2026-11-26T20:30:00Z", 1) == [starts]
+
+    short = replace(hourly, start_by=timedelta(hours=2, minutes=30))
+    missed = "window: opens 2026-11-26T22:00+00:00, missed 2026-11-26T08:30+00:00"
+    assert notes(short, "2026-11-26T05:30:00Z", 2) == [missed, skipped.replace("T22:00", "T08:30")]
+    assert notes(short, "2026-11-26T19:30:00Z", 3) == [
+        skipped.replace("T06", "T18").replace("T22:00", "T20:30"),
+        starts,
+        skipped.replace("T06", "T21"),
+    ]
+
+
+def test_a_spread_into_a_blackout_is_told_by_its_name() -> None:
+    """The fire time is on the day before, the start would be on the one that is blacked out."""
+    free = Calendar("free", dates=frozenset({date(2026, 3, 30)}))
+    patient = timedelta(days=2)
+    job = Job("o", "o", "p", schedules=(Cron("30 23 * * *"),), blackout=(free,), start_by=patient)
+    after = datetime.fromisoformat("2026-03-29T12:00:00Z")
+    (fire,) = fire_times(build_trigger(job), after, 1, delay=timedelta(hours=1), job=job)
+    assert fire.note == "blackout free: starts 2026-03-31T00:00+00:00; spread +1h"
+
+
 def test_rare_fire_times_are_looked_for_beyond_the_horizon() -> None:
     """29 February 2028 is a Tuesday and blacked out; that of 2032 is not, and starts."""
     tuesdays = Calendar("tuesdays", weekdays=frozenset({1}))
