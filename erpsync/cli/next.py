@@ -18,7 +18,9 @@ def next_(
     jobs: JobArguments = None,
     expr: Annotated[str | None, typer.Option("--expr", help="A cron expression instead of a job.")] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="The zone of --expr.")] = None,
-    dst: Annotated[Dst, typer.Option("--dst", help="The rule of --expr for clock changes.")] = "vixie",
+    dst: Annotated[
+        Dst | None, typer.Option("--dst", help='The rule of --expr for clock changes, else "vixie".')
+    ] = None,
     start: Annotated[str | None, typer.Option("--from", help="After this instant instead of now.")] = None,
     count: Annotated[int | None, typer.Option("-n", min=1, max=10_000, help="So many for each job.")] = None,
     instance: InstanceOption = None,
@@ -26,8 +28,13 @@ def next_(
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> None:
     """The next fire times, with the reason of every shift."""
+    if expr is not None and (jobs or instance or tag):
+        raise typer.BadParameter("it is looked at instead of jobs: name none", param_hint="--expr")
+    if expr is None and (tz or dst):
+        hint = "--tz" if tz else "--dst"
+        raise typer.BadParameter("it is for --expr; a job has its own", param_hint=hint)
     if expr is not None:
-        found = _of_expression(expr, tz or "UTC", dst, start, count or 5)
+        found = _of_expression(expr, tz or "UTC", dst or "vixie", start, count or 5)
     else:
         found = _of_jobs(context, jobs, instance, tag, start, count)
     if format == "json":

@@ -55,6 +55,23 @@ def test_next_says_that_an_expression_never_fires(erpsync: Type) -> None:
     assert 'nothing is due: "0 0 31 2 *" has no fire time ahead' in said.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["say", "--expr", "@daily"], "--expr"),
+        (["--instance", "box", "--expr", "@daily"], "--expr"),
+        (["--tag", "words", "--expr", "@daily"], "--expr"),
+        (["say", "--tz", "UTC"], "--tz"),
+        (["say", "--dst", "vixie"], "--dst"),
+    ],
+)
+def test_next_refuses_options_that_would_do_nothing(erpsync: Type, arguments: list[str], hint: str) -> None:
+    """An expression is looked at instead of jobs, and only an expression is given a zone and a rule."""
+    said = erpsync("next", *arguments)
+    assert (said.code, said.out) == (2, "")
+    assert hint in said.err
+
+
 def test_jobs_show_their_new_keys(erpsync: Type, shifted: Path) -> None:
     """`jobs` writes what a job comes after as people do; `jobs show` has calendars, windows and due times."""
     jobs = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}
