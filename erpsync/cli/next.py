@@ -1,7 +1,9 @@
 """`next`: when jobs are due, and why then."""
 
+from collections.abc import Container
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +12,11 @@ from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagO
 from erpsync.cli.output import note, print_json, say, table
 from erpsync.core.job import Dst
 
-_FOLLOWERS = 10  # jobs without fire times of their own that are named one by one
+if TYPE_CHECKING:
+    from erpsync.scheduling.explain import FireTime
+    from erpsync.store.pauses import Pause
+
+_TOLD = 10  # jobs without fire times of their own that are named one by one
 
 
 def next_(
@@ -40,19 +46,18 @@ def next_(
     if format == "json":
         print_json(found)
         return
-    if not found:
-        if expr is not None:
-            why = f'"{expr}" has no fire time ahead'
-        else:
-            some = workspace_of(context).configuration.jobs
-            why = "no job has a fire time ahead" if some else "no jobs are defined"
-        note(f"nothing is due: {why}")
+    if expr is not None and not found:
+        note(f'nothing is due: "{expr}" has no fire time ahead')
     if expr is None:
-        followers = _followers(context, jobs, instance, tag)
-        for job, follows in followers[:_FOLLOWERS]:
-            note(f"{job} comes {follows}")
-        if len(followers) > _FOLLOWERS:
-            note(f"{len(followers) - _FOLLOWERS} more come after others")
+        due = {each["job"] for each in found}
+        whys = _without_fire_times(context, jobs, instance, tag, due)
+        for why in whys[:_TOLD]:
+            note(why)
+        if len(whys) > _TOLD:
+            note(f"{len(whys) - _TOLD} more have no fire times of their own")
+        if not found and not whys:
+            some = workspace_of(context).configuration.jobs
+            note(f"nothing is due: {'no job has a fire time ahead' if some else 'no jobs are defined'}")
     columns = ("at", "utc", "job", "note") if expr is None else ("at", "utc", "note")
     rows = ([time[column] for column in columns] for time in found)
     say("local times carry their offset")
@@ -86,34 +91,54 @@ def _of_jobs(
     from erpsync.daemon.check import require_schedules
     from erpsync.scheduling.explain import fire_times
     from erpsync.scheduling.timetable import timetable
+    from erpsync.store.pauses import read_pauses
 
-    configuration = workspace_of(context).configuration
+    workspace, now = workspace_of(context), datetime.now(UTC)
+    configuration = workspace.configuration
     require_schedules(configuration)
     jobs = select_jobs(configuration.jobs, patterns or (), instances=instances or (), tags=tags or ())
     each = count or (5 if len(jobs) == 1 else 1)
+    pauses = {name: pause for name, pause in workspace.read(read_pauses, {}).items() if pause.holds(now)}
     found = []
     for job in jobs:
         due = timetable(job)
         times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay, job=job)
-        found += [(time.utc, time.document(job.name)) for time in times]
+        pause = pauses.get(job.name)
+        found += [(time.utc, _with_pause(time, pause).document(job.name)) for time in times]
     return [document for _, document in sorted(found, key=lambda pair: pair[0])]
 
 
-def _followers(
-    context: typer.Context, patterns: list[str] | None, instances: list[str] | None, tags: list[str] | None
-) -> list[tuple[str, str]]:
-    """The jobs that come after others, and after whom."""
+def _with_pause(fire: "FireTime", pause: "Pause | None") -> "FireTime":
+    if pause is None or not (pause.since <= fire.utc and pause.holds(fire.utc)):
+        return fire
+    paused = "paused"
+    if pause.until is not None:
+        paused += f" until {pause.until.astimezone(fire.at.tzinfo).isoformat(timespec='minutes')}"
+    return replace(fire, note="; ".join(filter(None, (paused, fire.note))))
+
+
+def _without_fire_times(
+    context: typer.Context,
+    patterns: list[str] | None,
+    instances: list[str] | None,
+    tags: list[str] | None,
+    due: Container[object],
+) -> list[str]:
+    """Why jobs have no fire times, or not all: after whom they come, and of those that were chosen the rest too."""
     from erpsync.cli.jobs import schedule_texts
     from erpsync.control.selection import select_jobs
-    from erpsync.core.job import After
+    from erpsync.core.job import After, Manual
 
-    jobs = workspace_of(context).configuration.jobs
-    return [
-        (job.name, schedule_texts([schedule])[0])
-        for job in select_jobs(jobs, patterns or (), instances=instances or (), tags=tags or ())
-        for schedule in job.schedules
-        if isinstance(schedule, After) and job.enabled
-    ]
+    found = []
+    configured = workspace_of(context).configuration.jobs
+    for job in select_jobs(configured, patterns or (), instances=instances or (), tags=tags or ()):
+        afters = [schedule for schedule in job.schedules if isinstance(schedule, After)]
+        if afters and job.enabled:
+            found += [f"{job.name} comes {text}" for text in schedule_texts(afters)]
+        elif (patterns or instances or tags) and job.name not in due:
+            idle = "runs only when asked" if Manual() in job.schedules else "has no fire time ahead"
+            found.append(f"{job.name} {idle if job.enabled else 'is disabled'}")
+    return found
 
 
 def _instant(text: str | None, zone: str) -> datetime:

@@ -72,6 +72,45 @@ def test_next_refuses_options_that_would_do_nothing(erpsync: Type, arguments: li
     assert hint in said.err
 
 
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ('schedule = "manual"', "idle runs only when asked"),
+        ('schedule = "@daily"\nenabled = false', "idle is disabled"),
+        ('schedule = "@daily"\nend = 2026-01-01T00:00:00Z', "idle has no fire time ahead"),
+    ],
+)
+def test_next_says_why_nothing_is_due(erpsync: Type, folder: Path, keys: str, why: str) -> None:
+    """A job that is asked about by name, and has no fire time, says why; of all jobs that is no news."""
+    with (folder / "erpsync.toml").open("a") as file:
+        file.write(f'[jobs.idle]\nplugin = "say"\nwith = {{ text = "x" }}\n{keys}\n')
+    said = erpsync("next", "idle")
+    assert (said.code, said.err.splitlines()) == (0, [why])
+    assert "idle" not in erpsync("next").err
+    assert why in erpsync("next", "idle", "say").err
+
+
+async def test_next_knows_of_pauses(erpsync: Type, folder: Path) -> None:
+    """A fire time within a pause says so, one after it does not."""
+    (folder / "data").mkdir()
+    store = Store.open(folder / "data" / "erpsync.db")
+    await store.write(
+        write_pauses, Pause("say", datetime(2026, 5, 1, tzinfo=UTC), datetime(2026, 5, 1, 1, tzinfo=UTC))
+    )
+    store.close()
+    arguments = ["next", "say", "--from", "2026-05-01T00:00Z", "-n", "2", "--format", "json"]
+    assert [time["note"] for time in erpsync(*arguments).json] == ["", ""], "it is over"
+    store = Store.open(folder / "data" / "erpsync.db")
+    await store.write(
+        write_pauses, Pause("say", datetime(2026, 5, 1, tzinfo=UTC), datetime(2099, 5, 1, 1, tzinfo=UTC))
+    )
+    store.close()
+    within, after = erpsync(*arguments).json[0], erpsync("next", "say", "--from", "2099-05-01T01:00Z").out
+    assert within["note"] == "paused until 2099-05-01T04:00+03:00"
+    assert "paused" not in after
+    assert "paused until" in erpsync("next", "say").out
+
+
 def test_jobs_show_their_new_keys(erpsync: Type, shifted: Path) -> None:
     """`jobs` writes what a job comes after as people do; `jobs show` has calendars, windows and due times."""
     jobs = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}
