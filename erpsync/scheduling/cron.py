@@ -25,6 +25,9 @@ from cronsim.cronsim import Field
 from erpsync.core.job import Dst
 from erpsync.scheduling.zone import SECOND, Stretch, stretch_at
 
+FIRST_PASS, FIRST_PASS_ONLY = "repeated hour: first pass", "repeated hour: first pass only"
+GAP, MOVED = "gap:", "gap: moved from"
+"""How the notes of fire times begin."""
 _ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -234,12 +237,12 @@ class CronTrigger:
         following = stretch_at(self.zone, stretch.end)
         if wall >= following.wall_begin:
             once = self._first_wall(following) > wall
-            return "repeated hour: first pass only" if once else "repeated hour: first pass"
+            return FIRST_PASS_ONLY if once else FIRST_PASS
         if wall < stretch.wall_before:
             return "repeated hour: second pass"
         if self._moves:
             moved = self._lost(stretch) if naive == stretch.begin else ""
-            return f"gap: moved from {moved}" if moved else ""
+            return f"{MOVED} {moved}" if moved else ""
         return self._skipped_before(instant, stretch)
 
     def clock_changes(self, since: datetime, until: datetime) -> Iterator[tuple[datetime, str]]:
@@ -277,7 +280,7 @@ class CronTrigger:
         notes: list[str] = []
         while stretch.begin > _naive(previous):
             if lost := self._lost(stretch):
-                notes.insert(0, f"gap: {lost} on {stretch.wall_before.date()} skipped")
+                notes.insert(0, f"{GAP} {lost} on {stretch.wall_before.date()} skipped")
             stretch = stretch_at(self.zone, stretch.begin - _MICROSECOND)
         return "; ".join(notes)
 

@@ -9,8 +9,8 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from erpsync.core.job import After, At, Cron, Dst, Every, Job, Manual, Schedule
-from erpsync.scheduling.cron import CronTrigger
-from erpsync.scheduling.zone import find_zone
+from erpsync.scheduling.cron import FIRST_PASS, FIRST_PASS_ONLY, GAP, MOVED, CronTrigger
+from erpsync.scheduling.zone import clock_changes, find_zone
 
 MOMENT = timedelta(microseconds=1)
 """The smallest step of time: `fire - MOMENT` is just before a fire time."""
@@ -115,7 +115,20 @@ class UnionTrigger:
 
     def note(self, instant: datetime) -> str:
         owners = (part for part in self.parts if newest_until(part, instant) == instant)
-        return "; ".join(filter(None, dict.fromkeys(part.note(instant) for part in owners)))
+        return "; ".join(filter(None, dict.fromkeys(self._note_of(part, instant) for part in owners)))
+
+    def _note_of(self, part: Trigger, instant: datetime) -> str:
+        """What a part says, as far as it is true of all of them."""
+        note = part.note(instant)
+        if note == FIRST_PASS_ONLY:
+            second = instant.astimezone(part.zone).replace(fold=1).astimezone(UTC)
+            return FIRST_PASS if newest_until(self, second) == second else note
+        if note.startswith(GAP) and not note.startswith(MOVED):
+            before = newest_until(part, instant - MOMENT) or instant
+            changes = clock_changes(part.zone, before, instant)
+            if any(newest_until(self, at) == at and MOVED in self.note(at) for at in changes):
+                return ""  # another part's fire time came at the end of the gap
+        return note
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,51 @@ def test_a_list_of_schedules_shows_the_note_of_the_one_that_fires() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("schedules", "after", "lines"),
+    [
+        (
+            (Cron("30 3 * * *"), Cron("*/30 3 * * *")),
+            "2026-10-25T03:10:00+03:00",
+            [
+                "2026-10-25T03:30:00+03:00 repeated hour: first pass",
+                "2026-10-25T03:00:00+02:00 repeated hour: second pass",
+            ],
+        ),
+        (
+            (Cron("30 3 * * *"), Every(timedelta(hours=1), timedelta(minutes=30))),
+            "2026-10-25T03:10:00+03:00",
+            ["2026-10-25T03:30:00+03:00 repeated hour: first pass", "2026-10-25T03:30:00+02:00 "],
+        ),
+        (
+            (Cron("30 3 * * *"), Cron("0 12 * * *")),
+            "2026-10-25T03:10:00+03:00",
+            ["2026-10-25T03:30:00+03:00 repeated hour: first pass only", "2026-10-25T12:00:00+02:00 "],
+        ),
+        (
+            (Cron("30 3 * * *"), Cron("*/30 3 * * *")),
+            SPRING,
+            ["2026-03-29T04:00:00+03:00 gap: moved from 03:30", "2026-03-30T03:00:00+03:00 "],
+        ),
+        (
+            (Cron("0 4 * * *"), Cron("*/30 3 * * *")),
+            SPRING,
+            [
+                "2026-03-29T04:00:00+03:00 ",
+                "2026-03-30T03:00:00+03:00 gap: 03:00, 03:30 on 2026-03-29 skipped",
+            ],
+        ),
+    ],
+)
+def test_a_note_of_a_list_is_true_of_the_list(
+    schedules: tuple[Cron | Every, ...], after: str, lines: list[str]
+) -> None:
+    """What one member does only once, or not at all, another may do."""
+    job = Job("orders", "orders", "p", schedules=schedules, timezone="Europe/Sofia")
+    found = fire_times(build_trigger(job), datetime.fromisoformat(after), 2)
+    assert [f"{fire.at.isoformat()} {fire.note}" for fire in found] == lines
+
+
 def test_a_schedule_that_ends_gives_fewer() -> None:
     """Asked for more fire times than there are, one gets those that there are."""
     job = Job(
