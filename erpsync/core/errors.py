@@ -12,7 +12,7 @@
     ├─ PluginError               InvalidSettingsError · TargetError
     │  └─ PluginLoadError        PluginChangedError
     ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
-    │                            LoopBlockedError · TasksLeftError
+    │                            LoopBlockedError · LoopMisusedError · TasksLeftError
     ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
     │                            OwnedElsewhereError · LostLeaseError · HeldError
     ├─ UsageError                UnknownNameError · UnknownJobError · UnknownRunError · AmbiguousRunError
@@ -253,6 +253,10 @@ class ChildDiedError(RunError):
 
 class LoopBlockedError(RunError):
     """An `async def` plugin did not let anything else of the daemon go on."""
+
+
+class LoopMisusedError(RunError):
+    """An `async def` plugin did to the loop it shares what would have ended the work of others; it was refused."""
 
 
 class TasksLeftError(RunError):

@@ -11,20 +11,20 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from erpsync.core.errors import TasksLeftError
+from erpsync.core.errors import LoopMisusedError, TasksLeftError
 
 _LAST_STEPS = 1.0  # seconds for tasks to end by themselves, and again when they are cancelled
 _NAMED = 3
 
 
 class Entered:
-    """A run whose plugin is at work in this context: its `tasks`, and the `exit` that one of its callbacks raised."""
+    """A run whose plugin is at work in this context: its `tasks`, and the `misdeed` that ends it when it leaves."""
 
     def __init__(self, run_id: str, job: str) -> None:
         self.run_id = run_id
         self.job = job
         self.tasks: WeakSet[asyncio.Task[Any]] = WeakSet()
-        self.exit: BaseException | None = None
+        self.misdeed: BaseException | None = None
 
     async def leave(self) -> None:
         """The plugin has ended: so must what it started. What ends by itself within a second has its time.
@@ -32,17 +32,18 @@ class Entered:
         Raises:
             TasksLeftError: it had to be cancelled.
             SystemExit, KeyboardInterrupt: one of its callbacks raised that.
+            LoopMisusedError: something that it did was refused, whether or not it has swallowed that.
         """
         if left := await self._left(_LAST_STEPS):
             for task in left:
                 task.cancel()
             deaf = await self._left(_LAST_STEPS)
             raise _tasks_left(left, deaf)
-        if self.exit is not None:
-            raise self.exit
+        if self.misdeed is not None:
+            raise self.misdeed
 
     async def _left(self, seconds: float) -> list[asyncio.Task[Any]]:
-        left = [task for task in self.tasks if not task.done()]
+        left = [task for task in self.tasks if not task.done() and task is not asyncio.current_task()]
         if left:
             await asyncio.wait(left, timeout=seconds)
         return [task for task in left if not task.done()]
@@ -62,11 +63,11 @@ ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
 
 
 class PluginLoop(asyncio.SelectorEventLoop):
-    """An event loop that SystemExit and KeyboardInterrupt do not end, and that goes on in no forked copy.
+    """An event loop that no plugin ends, and that goes on in no forked copy.
 
     asyncio lets these two out of a task or a callback, past everybody, to end the program. We end by signals,
     which are callbacks, so here they are what some plugin raised: its task has failed with it, its callback is told,
-    and the loop goes on where it was.
+    and the loop goes on where it was. What would end the loop, or the tasks of others, out of a plugin is refused.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
                     return None
 
     def stop(self) -> None:
+        _refuse_plugins("called stop() of the event loop, which is not its own")
         self._told_to_stop = True
         super().stop()
 
@@ -106,7 +108,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
 
     def _blame(self, error: BaseException, entered: Entered | None) -> None:
         if entered is not None:
-            entered.exit = error
+            entered.misdeed = error
         who = f"a plugin of job {entered.job}" if entered is not None else "somebody"
         self.call_exception_handler(
             {"message": f"{who} wanted to end the daemon by {type(error).__name__}", "exception": error}
@@ -116,6 +118,8 @@ class PluginLoop(asyncio.SelectorEventLoop):
 async def enter(entered: Entered, work: Callable[[], Awaitable[object]]) -> object:
     """What the plugin returns, once all that it started has ended; raises what it raised, and as `Entered.leave`."""
     ENTERED.set(entered)
+    if (task := asyncio.current_task()) is not None:
+        entered.tasks.add(task)
     try:
         result = await work()
     except GeneratorExit:
@@ -145,12 +149,37 @@ def _be_no_daemon() -> None:
 os.register_at_fork(after_in_child=_be_no_daemon)
 
 
+class _Task(asyncio.Task[Any]):
+    """A task that no plugin but its own can cancel."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        entered = ENTERED.get()
+        if entered is not None and self not in entered.tasks and not self.done():
+            _note_misdeed(entered, "cancelled a task that is not its own")
+            return False  # as if it had ended: an error here would hide from the plugin what is its own
+        return super().cancel(msg)
+
+
+def _refuse_plugins(deed: str) -> None:
+    """Raises LoopMisusedError where a plugin is at work in this context."""
+    if (entered := ENTERED.get()) is not None:
+        raise _note_misdeed(entered, deed)
+
+
+def _note_misdeed(entered: Entered, deed: str) -> LoopMisusedError:
+    error = LoopMisusedError(
+        f"the plugin {deed}", hint="end the tasks that it has started, and leave the loop alone"
+    )
+    entered.misdeed = entered.misdeed or error
+    return error
+
+
 def _task_of_its_run(
     loop: asyncio.AbstractEventLoop,
     coroutine: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
     **options: Any,
 ) -> asyncio.Task[Any]:
-    task = asyncio.Task(coroutine, loop=loop, **options)
+    task = _Task(coroutine, loop=loop, **options)
     context = options.get("context")
     entered = ENTERED.get() if context is None else context.get(ENTERED)
     if entered is not None:

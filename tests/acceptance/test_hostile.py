@@ -18,9 +18,12 @@ ODD = {
     "surrogate in a note": 'return ctx.result("caf\\udce9")',
     "more rows than fit": "ctx.count(read=2**70)",
     "fewer rows than none": "ctx.count(read=-5)",
+    "stop the loop": "asyncio.get_running_loop().stop()",
+    "cancel everybody": "[task.cancel() for task in asyncio.all_tasks()]; await asyncio.sleep(0)",
     "again before now": "raise Retry(timedelta.min)",
 }
 PLUGIN = """
+import asyncio
 from datetime import timedelta
 from erpsync import JobContext, JobResult, Retry, Settings, job
 

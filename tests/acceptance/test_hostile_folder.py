@@ -109,6 +109,13 @@ async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
         case "exit-in-callback":
             asyncio.get_running_loop().call_later(0.01, sys.exit, 9)
             await asyncio.sleep(0.1)
+        case "stops-loop":
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(0)
+        case "cancels-all":
+            for task in asyncio.all_tasks():
+                task.cancel()
+            await asyncio.sleep(0)
         case "leaves-tasks":
             for _ in range(3):
                 asyncio.create_task(stays())
@@ -204,6 +211,9 @@ CASES = [
     *as_async("exit-in-child-task", "the plugin raised SystemExit(7)"),
     *as_async("interrupt-in-child-task", "the plugin raised KeyboardInterrupt"),
     *as_async("exit-in-callback", "the plugin raised SystemExit(9)"),
+    *as_async("stops-loop", "the plugin called stop() of the event loop, which is not its own"),
+    Case("cancels-all", "the plugin cancelled a task that is not its own", "task"),
+    Case("cancels-all", "the plugin raised CancelledError, and nobody had cancelled it", "process"),
     *as_async("leaves-tasks", "the plugin left 3 tasks behind, cancelled: stays"),
     *everywhere("nothing", "the plugin returned nothing, not a JobResult"),
     *everywhere("nonsense", "the plugin returned a value of type str, not a JobResult"),
