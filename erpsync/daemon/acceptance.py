@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def accept(path: Path, environ: Mapping[str, str]) -> Accepted:
     recording = Recording()
     configuration = load_configuration(path, environ, shelf=recording)
     require_service(configuration)
-    return Accepted(configuration, recording)
+    return Accepted(_from_anywhere(configuration), recording)
 
 
 def accept_or_go_back(path: Path, environ: Mapping[str, str]) -> Accepted:
@@ -59,7 +59,12 @@ def accept_or_go_back(path: Path, environ: Mapping[str, str]) -> Accepted:
             require_service(older)
         except ConfigError:
             raise error from None
-        return Accepted(older, since=last.accepted_at, refused=error.problems)
+        return Accepted(_from_anywhere(older), since=last.accepted_at, refused=error.problems)
+
+
+def _from_anywhere(configuration: Configuration) -> Configuration:
+    """The same, read again from wherever the process then is: a plugin may change its working directory."""
+    return replace(configuration, path=configuration.path.absolute())
 
 
 def _last(path: Path, environ: Mapping[str, str]) -> Kept | None:

@@ -65,9 +65,10 @@ ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
 class PluginLoop(asyncio.SelectorEventLoop):
     """An event loop that no plugin ends, and that goes on in no forked copy.
 
-    asyncio lets these two out of a task or a callback, past everybody, to end the program. We end by signals,
-    which are callbacks, so here they are what some plugin raised: its task has failed with it, its callback is told,
-    and the loop goes on where it was. What would end the loop, or the tasks of others, out of a plugin is refused.
+    asyncio lets SystemExit and KeyboardInterrupt out of a task or a callback, past everybody, to end the program. We
+    end by signals, which are callbacks, so here they are what some plugin raised: its task has failed with it, its
+    callback is told, and the loop goes on where it was. What would end the loop, its threads or the tasks of others
+    is refused to plugins.
     """
 
     def __init__(self) -> None:
@@ -96,9 +97,17 @@ class PluginLoop(asyncio.SelectorEventLoop):
                     return None
 
     def stop(self) -> None:
-        _refuse_plugins("called stop() of the event loop, which is not its own")
+        _refuse_plugins("stop")
         self._told_to_stop = True
         super().stop()
+
+    async def shutdown_default_executor(self, *timeout: Any) -> None:
+        _refuse_plugins("shutdown_default_executor")
+        await super().shutdown_default_executor(*timeout)
+
+    def set_default_executor(self, executor: Any) -> None:
+        _refuse_plugins("set_default_executor")
+        super().set_default_executor(executor)
 
     def end_with_this_step(self) -> None:
         """In a copy of the process: only what the plugin does before it comes back to us is its own."""
@@ -160,10 +169,10 @@ class _Task(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
-def _refuse_plugins(deed: str) -> None:
+def _refuse_plugins(call: str) -> None:
     """Raises LoopMisusedError where a plugin is at work in this context."""
     if (entered := ENTERED.get()) is not None:
-        raise _note_misdeed(entered, deed)
+        raise _note_misdeed(entered, f"called {call}() of the event loop, which is not its own")
 
 
 def _note_misdeed(entered: Entered, deed: str) -> LoopMisusedError:

@@ -161,6 +161,28 @@ def test_a_copy_of_the_daemon_is_no_daemon(site: Site) -> None:
                 os.kill(pid, signal.SIGTERM)
 
 
+WANDERING = """
+import os
+from erpsync import JobContext, JobResult, Settings, job
+
+@job("wanders")
+async def wanders(ctx: JobContext[Settings]) -> JobResult:
+    os.chdir("/")
+    return ctx.result()
+"""
+
+
+def test_the_daemon_finds_its_files_from_wherever_a_plugin_goes(site: Site) -> None:
+    """Started beside its configuration, it knows it after a plugin has changed the working directory."""
+    site.write(WANDERING, "plugins/wandering.py")
+    site.write(BASE + '[jobs.wanders]\nplugin = "wanders"\nschedule = "manual"\n')
+    with site.daemon() as daemon:
+        for arguments in (["run", "wanders"], ["run", "wanders"], ["reload"]):
+            done = site.erpsync(*arguments)
+            assert done.returncode == 0, done.stdout + done.stderr
+        assert site.stop(daemon) == 0
+
+
 LEAKING = """
 import os
 from erpsync import JobContext, JobResult, Settings, job

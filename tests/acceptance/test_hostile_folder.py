@@ -112,6 +112,8 @@ async def hostile_async(ctx: JobContext[Behaviour]) -> JobResult:
         case "stops-loop":
             asyncio.get_running_loop().stop()
             await asyncio.sleep(0)
+        case "shuts-executor":
+            await asyncio.get_running_loop().shutdown_default_executor()
         case "cancels-all":
             for task in asyncio.all_tasks():
                 task.cancel()
@@ -212,6 +214,7 @@ CASES = [
     *as_async("interrupt-in-child-task", "the plugin raised KeyboardInterrupt"),
     *as_async("exit-in-callback", "the plugin raised SystemExit(9)"),
     *as_async("stops-loop", "the plugin called stop() of the event loop, which is not its own"),
+    *as_async("shuts-executor", "the plugin called shutdown_default_executor() of the event loop"),
     Case("cancels-all", "the plugin cancelled a task that is not its own", "task"),
     Case("cancels-all", "the plugin raised CancelledError, and nobody had cancelled it", "process"),
     *as_async("leaves-tasks", "the plugin left 3 tasks behind, cancelled: stays"),

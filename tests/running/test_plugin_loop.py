@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -43,6 +44,16 @@ async def cancels_the_others() -> None:
     await asyncio.sleep(0)
 
 
+async def shuts_the_executor() -> None:
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
+async def replaces_the_executor() -> None:
+    with ThreadPoolExecutor() as own:
+        asyncio.get_running_loop().set_default_executor(own)
+
+
+EXECUTOR = "default_executor"
 STOP = r"called stop\(\) of the event loop, which is not its own"
 CANCEL = "cancelled a task that is not its own"
 
@@ -56,6 +67,8 @@ CANCEL = "cancelled a task that is not its own"
         (swallows_the_refusal, STOP),
         (cancels_all, CANCEL),
         (cancels_the_others, CANCEL),
+        (shuts_the_executor, EXECUTOR),
+        (replaces_the_executor, EXECUTOR),
     ],
 )
 def test_no_plugin_ends_the_loop_or_what_others_do_in_it(
@@ -68,7 +81,7 @@ def test_no_plugin_ends_the_loop_or_what_others_do_in_it(
 
         async def other() -> str:
             await go_on.wait()
-            return "done"
+            return await asyncio.to_thread(str, "done")
 
         beside = asyncio.create_task(enter(Entered("run-2", "orders"), other))
         await asyncio.sleep(0)
