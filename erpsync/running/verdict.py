@@ -15,6 +15,10 @@ from erpsync.store.ledger import End
 
 MAX_LOSSES = 3
 DAEMON_DIED = "the daemon died while the run was running"
+_MAY_HAVE_DONE_IT = (
+    "if an `async def` plugin did that, by os._exit or a crash of a C extension, "
+    'isolation = "process" for its job contains it'
+)
 LICENCE = "licence"
 """What a run waits for to which no slot was given."""
 UNCONFIGURED = "the job is no longer configured"
@@ -94,7 +98,7 @@ def judge(
 
 def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime, how: str = DAEMON_DIED) -> End:
     """A run whose owner died in the middle of it; `job` None where it is no longer configured."""
-    error = RunFailure("AttemptLost", how)
+    error = RunFailure("AttemptLost", how, _MAY_HAVE_DONE_IT if how == DAEMON_DIED else "")
     end = End(
         run.id,
         run.attempts,
@@ -112,9 +116,8 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime, how: str
         return replace(end, run_outcome=Outcome.FAILED, reason=f"lost {run.losses + 1} times")
     if not repeatable:
         hint = "look at what it has done, then `erpsync trigger` it, or declare the job `repeatable`"
-        return replace(
-            end, run_outcome=Outcome.ABANDONED, reason="owner died", error=replace(error, hint=hint)
-        )
+        error = replace(error, hint=f"{hint}; {error.hint}".removesuffix("; "))
+        return replace(end, run_outcome=Outcome.ABANDONED, reason="owner died", error=error)
     return replace(end, state=State.PENDING)
 
 

@@ -252,3 +252,15 @@ def test_lost_attempts(
         outcome,
         reason,
     )
+
+
+@pytest.mark.parametrize(("losses", "repeatable"), [(0, True), (3, True), (0, False)])
+def test_a_run_lost_with_its_daemon_says_what_else_may_have_ended_that(losses: int, repeatable: bool) -> None:
+    """A plugin in the daemon can end it; where only a child process was lost, that is no question."""
+    end = lost(JOB, replace(RUN, losses=losses), repeatable=repeatable, now=NOW)
+    assert end.error is not None
+    assert 'isolation = "process"' in end.error.hint
+    assert ("erpsync trigger" in end.error.hint) == (not repeatable)
+    end = lost(JOB, replace(RUN, losses=losses), repeatable=repeatable, now=NOW, how="the fork server died")
+    assert end.error is not None
+    assert "isolation" not in end.error.hint
