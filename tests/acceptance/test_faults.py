@@ -56,12 +56,12 @@ WEATHER = {
         answered=({"where": "token", "times": 1} | SLOW_DOWN, {"where": "api", "times": 5} | SLOW_DOWN),
         told=(("token.renewal_failed", "429", 1), ("attempt.failed", "429", 1)),
     ),
-    "503 for long": Weather(
+    "503 for three attempts": Weather(
         answered=(
             {"where": "token", "times": 1, "status": 503},
             {"where": "api", "times": -1, "status": 503, "headers": {"Retry-After": "1"}},
         ),
-        told=(("token.renewal_failed", "503", 1), ("attempt.failed", "503", 1)),
+        told=(("token.renewal_failed", "503", 1), ("attempt.failed", "503", 3)),
     ),
 }
 
@@ -207,21 +207,22 @@ Trouble = Callable[[Site], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize(
-    ("disk", "trouble", "words"),
+    ("disk", "trouble", "words", "claims"),
     [
-        (any_disk, locked, "the state database is locked"),
-        (small_disk, full, "no room for the state database"),
+        # each claim waits some seconds for the lock; a lock of minutes is in tests/scheduling, by a clock set by hand
+        (any_disk, locked, "the state database is locked", 1),
+        (small_disk, full, "no room for the state database", 3),
     ],
     ids=["locked", "full"],
 )
 def test_a_state_that_refuses_costs_time_only(
-    site: Site, free_port: int, disk: Trouble, trouble: Trouble, words: str
+    site: Site, free_port: int, disk: Trouble, trouble: Trouble, words: str, claims: int
 ) -> None:
-    """While the state takes nothing the daemon says so everywhere and starts nothing; afterwards each fire time has
-    its run."""
+    """While the state takes nothing, `claims` tries long, the daemon says so and starts nothing; afterwards each
+    fire time has its run."""
     site.write(PLUGIN, "plugins/tick.py")
     ticks = 'catch_up = "all"\ncatch_up_limit = 1000\noverlap = "allow"\n'
-    served = BASE.replace("listen = false", f'listen = "127.0.0.1:{free_port}"')
+    served = BASE.replace("listen = false", f'listen = "127.0.0.1:{free_port}"').replace('"info"', '"debug"')
     site.write(served + JOB + ticks + MIRROR + PATIENT)
     site.sandbox.fail(where="api", path=f"/api/domain/odata/{SET}", delay_ms=200, times=-1, **{"pass": True})
     with disk(site), site.daemon() as daemon:
@@ -234,6 +235,10 @@ def test_a_state_that_refuses_costs_time_only(
             assert status.returncode == 1
             assert words in status.stdout + status.stderr
             assert _health(free_port) == (503, "erpsync_ready 0.0")
+            eventually(
+                lambda: len(_lines(site, "claim.failed", words)) >= claims, "it is tried in vain again"
+            )
+            assert not _lines(site, "claim.recovered")
         eventually(lambda: _lines(site, "claim.recovered"), "claims are taken")
         assert _health(free_port) == (200, "erpsync_ready 1.0")
         ended = eventually(
