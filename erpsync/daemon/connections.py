@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -12,8 +13,9 @@ import httpx2
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
+from erpsync.core.background import guarded
 from erpsync.core.clock import Clock
-from erpsync.core.errors import SecretUnavailableError
+from erpsync.core.errors import ErpsyncError, SecretUnavailableError
 from erpsync.core.event import Emit
 from erpsync.core.instance import Identity, Instance
 from erpsync.core.job import Job
@@ -141,7 +143,7 @@ class Connections:
         return [self._tokens[name].status() for name in sorted(self._tokens)]
 
     def in_use(self) -> list[str]:
-        """The names of the identities that somebody has used or looked after since the start."""
+        """The names of the identities that somebody has used or looked after, the process before included."""
         return sorted(self._tokens)
 
     def status(self, name: str) -> IdentityStatus:
@@ -174,6 +176,23 @@ class Connections:
     async def recall(self, identity: str) -> None:
         """Take up the token that a process before left, without asking for one."""
         await self._manager_of(identity).recall()
+
+    async def recall_services(self) -> None:
+        """Take up what services left that the process before used, so that they are seen before their next use."""
+        services = [
+            name
+            for name, identity in self._configuration.identities.items()
+            if identity.grant == "client_credentials" and self._has_left(identity)
+        ]
+        await asyncio.gather(*(self._recall_service(name) for name in services))
+
+    async def _recall_service(self, name: str) -> None:
+        with guarded("recalling the token of a service"), suppress(ErpsyncError):
+            await self.recall(name)
+
+    def _has_left(self, identity: Identity) -> bool:
+        drawer = self.drawer(identity)
+        return drawer is not None and not drawer.is_empty()
 
     async def probe(self, identity: str) -> AccessToken:
         """A token by a real request, see `TokenManager.probe`. Raises IdentityError, SecretUnavailableError."""

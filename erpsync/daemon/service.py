@@ -189,6 +189,7 @@ class Service:
         background = {
             "pulse": self._pulse(controls, composition),
             "warm-up": warm_up.run(),
+            "services": connections.recall_services(),
             "people": keep_signed_in(connections.people, clock),
             "ends": watch_ends(connections.by_hand, clock),
             "due": self._watch_due(controls),

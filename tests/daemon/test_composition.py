@@ -17,6 +17,7 @@ from erpsync.core.redaction import Redactor
 from erpsync.daemon.check import all_problems, parked_jobs, require_schedules
 from erpsync.daemon.connections import Connections
 from erpsync.daemon.place import resolver_of
+from erpsync.identity.sealed import SealedStore
 from erpsync.plugins.discovery import PluginCatalog
 from erpsync.sandbox.server import Sandbox
 from erpsync.store.state import Store
@@ -157,6 +158,39 @@ async def test_another_scope_is_another_session(
     assert await get(connections, after, "get@one") == 200
     assert sandbox.stats()["sessions_opened"] == 2
     assert connections.status("night@one").asked_scope == ("read", "update")
+
+
+@pytest.mark.parametrize("scope", ["read", "update"])
+async def test_services_are_recalled_where_their_token_would_be_asked_for_now(
+    configuration: Configuration, redactor: Redactor, sandbox: Sandbox, scope: str
+) -> None:
+    """One whose keeper refuses the token stays absent, one that left none is in nobody's way; no server is asked, and
+    who uses it meanwhile goes on with what was left."""
+
+    def life(of: Configuration) -> Connections:
+        resolver = resolver_of(of, redactor)
+        sealed = SealedStore(tmp_path / "tokens", [b"k" * 32], silent)
+        return Connections(of, resolver, SystemClock(), silent, redactor, sealed)
+
+    tmp_path = configuration.path.parent
+    first = life(configuration)
+    await first.prepare("night@one")
+    left = first.status("night@one")
+    await first.close()
+    text = configuration.path.read_text().replace('scope = ["read"]', f'scope = ["{scope}"]')
+    configuration.path.write_text(text)
+    asked = sandbox.stats()
+    second = life(load_configuration(configuration.path, {}))
+    recalling = asyncio.create_task(second.recall_services())
+    if scope == "read":
+        await asyncio.gather(*(second.prepare("night@one") for _ in range(3)))
+    await recalling
+    found = second.status("night@one")
+    assert second.in_use() == ["night@one"]
+    assert sandbox.stats() == asked
+    expected = ("fresh", left.fingerprint) if scope == "read" else ("absent", None)
+    assert (found.state, found.fingerprint) == expected
+    await second.close()
 
 
 async def test_a_read_only_instance_is_never_written(

@@ -16,6 +16,7 @@ import pytest
 
 from erpsync.core.calendar import spread_delay
 from erpsync.core.errors import DaemonRefusedError
+from erpsync.sandbox.server import Sandbox
 from erpsync.scheduling.zone import zone_data
 from tests.daemon.conftest import Site, eventually
 
@@ -98,6 +99,33 @@ def test_status_shows_what_runs_and_what_comes(site: Site) -> None:
         assert client.cancel(run["id"]) is True
         assert client.find(run["id"], wait=20)["outcome"] == "cancelled"
         assert client.cancel(run["id"]) is False
+
+
+def test_a_service_that_the_daemon_before_used_is_seen_at_once(site: Site, sandbox: Sandbox) -> None:
+    """After a restart its token and its end are there before anybody uses it, and no server was asked for that."""
+    text = site.file.read_text().replace('data = "data"', 'data = "data"\nseal_key = { env = "SEAL" }')
+    site.file.write_text(text.replace('schedule = { every = "200ms" }', 'schedule = "manual"'))
+    site.environment["SEAL"] = "a key that is long enough for sealing tokens"
+    with site.daemon() as daemon, site.client() as client:
+        assert site.ready()["identities"] == []
+        client.claim("look", {})
+        eventually(site.succeeded, "the service has its token")
+        before = client.identities()[0]
+        assert site.stop(daemon) == 0
+    asked = sandbox.stats()
+    with site.daemon() as daemon, site.client() as client:
+        site.ready()
+        eventually(lambda: "fresh" in str(client.status()["identities"]), "the service is in the status")
+        (after,) = client.identities()
+        page = httpx2.get(f"{site.metrics}/metrics").text
+        assert site.stop(daemon) == 0
+    told = ("state", "fingerprint", "expires_at")
+    assert [after[key] for key in told] == [before[key] for key in told]
+    assert after["state"] == "fresh"
+    assert after["session"] is not None
+    assert after["requests"] == 0
+    assert 'erpsync_token_expiry_timestamp_seconds{identity="service"}' in page
+    assert sandbox.stats() == asked
 
 
 def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
