@@ -186,7 +186,7 @@ def test_settings_that_do_not_fit_are_refused(talking: Site) -> None:
         eventually(lambda: len(succeeded(site, "steady")()) > before, "it goes on")
         assert site.stop(daemon) == 0
     with site.daemon() as daemon:
-        assert [each["job"] for each in site.json("status")["parked"]] == ["steady"]
+        assert [each["job"] for each in site.json("status")["daemon"]["parked"]] == ["steady"]
         site.write(wrong + job("other", '"manual"'))
         assert site.erpsync("plan").returncode == 0
         assert site.erpsync("reload").returncode == 0
