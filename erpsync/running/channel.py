@@ -7,7 +7,7 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,10 +16,12 @@ import msgspec
 from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.core.run import Counts
 from erpsync.plugins.contract import JobResult
-from erpsync.running.fault import Fault, nonsense
+from erpsync.running.fault import Fault, nonsense, type_name, unusable
 
 VERSION = 4
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
+LEVELS = 20
+"""How deep a logged value may be: for people to read, and for JSON to be read at all."""
 _LENGTH = struct.Struct("!I")
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill the daemon's memory
@@ -153,8 +155,18 @@ def answer_of(result: object, cursor: str | None) -> Done | Fault:
     try:
         return msgspec.convert(msgspec.to_builtins(done), Done)
     except (TypeError, ValueError) as error:
-        hint = "counts are whole numbers, note and cursor are text"
-        return Fault("error", "TypeError", f"the plugin's result cannot be used: {error}", hint)
+        return unusable(error)
+
+
+def shallow(value: object, levels: int = LEVELS) -> object:
+    """A value of JSON, or of Python's collections, to be logged: what lies deeper is named by its type."""
+    if not isinstance(value, Mapping | list | tuple | set | frozenset):
+        return value
+    if not levels:
+        return f"<{type_name(value)}>"
+    if isinstance(value, Mapping):
+        return {name: shallow(inner, levels - 1) for name, inner in value.items()}
+    return [shallow(inner, levels - 1) for inner in value]
 
 
 class ChildEnd:
@@ -189,5 +201,5 @@ def _checked(length: int) -> int:
 def _decoded(decoder: msgspec.json.Decoder[Message], body: bytes) -> Message:
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BrokenChannelError("it holds what is no message") from error

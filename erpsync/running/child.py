@@ -44,8 +44,9 @@ from erpsync.running.channel import (
     Order,
     Progress,
     answer_of,
+    shallow,
 )
-from erpsync.running.fault import Fault, fault_of
+from erpsync.running.fault import Fault, fault_of, type_name, unusable
 from erpsync.running.plugin_loop import Entered, PluginLoop, enter
 from erpsync.running.proxy import BlockingTransport, ProxiedTransport
 
@@ -69,7 +70,10 @@ def run_child(channel: socket.socket, requests: socket.socket) -> int:
             stream.flush()
     reporter.flush()
     try:
-        end.send(answer)
+        try:
+            end.send(answer)
+        except (TypeError, ValueError) as error:
+            end.send(Failed(unusable(error)))
     except OSError:
         return LOST_CHANNEL
     return 0
@@ -276,9 +280,9 @@ def _plain(value: object) -> object:
     try:
         if isinstance(value, str):
             return value.encode(errors="replace").decode()
-        return msgspec.to_builtins(value, enc_hook=str, str_keys=True)
+        return msgspec.to_builtins(shallow(value), enc_hook=str, str_keys=True)
     except BaseException:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
-        return f"<{type(value).__name__}>"
+        return f"<{type_name(value)}>"
 
 
 _LAST_WORDS = 64 * 2**20  # bytes on top of the limit, to say that it was reached

@@ -17,6 +17,9 @@ from erpsync.core.errors import (
 from erpsync.core.redaction import LONGEST_FOREIGN
 from erpsync.plugins.contract import AuthFailed, ConfigProblem, Retry, Skip
 
+_LONGEST_TRACE = 4 * LONGEST_FOREIGN
+"""Characters that are kept of a trace, which holds the message too; a run's log shows less of it."""
+
 Kind = Literal["error", "retry", "skip", "licence", "stopped", "lost"]
 
 
@@ -47,10 +50,8 @@ def fault_of(error: BaseException) -> Fault:
     try:
         return _fault_of(error)
     except BaseException:  # noqa: BLE001 - the attributes of a plugin's exception may do anything, too
-        name = type.__getattribute__(type(error), "__name__")
-        return Fault(
-            "error", _sayable(name)[:LONGEST_FOREIGN], "the plugin raised an error that cannot be read"
-        )
+        name = _sayable(type_name(error))[:LONGEST_FOREIGN]
+        return Fault("error", name, "the plugin raised an error that cannot be read")
 
 
 def _fault_of(error: BaseException) -> Fault:
@@ -58,12 +59,12 @@ def _fault_of(error: BaseException) -> Fault:
     expected = isinstance(cause, ErpsyncError | Retry | Skip | AuthFailed | ConfigProblem)
     return Fault(
         kind=_kind(cause),
-        type=_sayable(type(cause).__name__)[:LONGEST_FOREIGN],
+        type=_sayable(type_name(cause))[:LONGEST_FOREIGN],
         message=_sayable(_message(cause))[:LONGEST_FOREIGN],
-        hint=_sayable(_hint(cause)),
+        hint=_sayable(_hint(cause))[:LONGEST_FOREIGN],
         retryable=_retryable(cause),
         retry_after=_retry_after(cause),
-        trace="" if expected else _sayable(_trace(error)),
+        trace="" if expected else _sayable(_trace(error))[:_LONGEST_TRACE],
     )
 
 
@@ -74,6 +75,12 @@ def _trace(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
+def type_name(value: object) -> str:
+    """The name of its class, whatever that says of itself."""
+    name: str = type.__dict__["__name__"].__get__(type(value))
+    return name
+
+
 def _sayable(text: str) -> str:
     """Without half characters, which names of files may hold and neither JSON nor a database takes."""
     return text.encode(errors="replace").decode()
@@ -81,13 +88,19 @@ def _sayable(text: str) -> str:
 
 def nonsense(value: object) -> Fault:
     """A plugin that returned something else than a result; None too, for a forgotten `return` is a mistake."""
-    what = "nothing" if value is None else f"a value of type {type(value).__name__}"
+    what = "nothing" if value is None else f"a value of type {type_name(value)}"
     return Fault(
         "error",
         "TypeError",
         f"the plugin returned {what}, not a JobResult",
         "end it with `return ctx.result()`",
     )
+
+
+def unusable(error: Exception) -> Fault:
+    """A plugin's result that cannot be told, and so not kept."""
+    hint = "counts are whole numbers, note and cursor are short text"
+    return Fault("error", "TypeError", f"the plugin's result cannot be used: {error}", hint)
 
 
 def _decisive(error: BaseException) -> BaseException:
@@ -120,7 +133,7 @@ def _message(error: BaseException) -> str:
         case MemoryError():
             return "the plugin ran out of memory"
         case _:
-            return _str(error) or f"the plugin raised {type(error).__name__} without a message"
+            return _str(error) or f"the plugin raised {type_name(error)} without a message"
 
 
 def _str(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from erpsync.core.clock import Clock
 from erpsync.core.event import Level
 from erpsync.core.redaction import Redactor
 from erpsync.core.run import Counts, utc_text
+from erpsync.running.channel import shallow
+from erpsync.running.fault import type_name
 from erpsync.store.run_log import RunLog
 
 _LONGEST = 16 * 1024  # characters of one value; a log is for reading
@@ -28,7 +30,7 @@ class RunReporter:
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         """Append to the run's log; a full disk takes the line, never the run."""
         if not self.is_full():
-            said = {self._text(name): self._clean(value) for name, value in fields.items()}
+            said = {self._text(name): self._clean(_shallow(value)) for name, value in fields.items()}
             self._append(level, [self._text(event)], said)
 
     def printed(self, lines: Sequence[str], level: Level, stream: str) -> None:
@@ -87,6 +89,13 @@ class RunReporter:
         return _cut(self._redactor(text[:end]), len(text))
 
 
+def _shallow(value: object) -> object:
+    try:
+        return shallow(value)
+    except BaseException:  # noqa: BLE001 - as in `_plain`, of a plugin's collection
+        return f"<{type_name(value)}>"
+
+
 def _cut(text: str, length: int = 0) -> str:
     """`text`, of what was `length` characters long, where people can still read it."""
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… ({length or len(text)} characters)"
@@ -96,4 +105,4 @@ def _plain(value: object) -> str:
     try:
         return str(value).encode(errors="replace").decode()
     except BaseException:  # noqa: BLE001 - a plugin's object may do anything here, and logging never raises
-        return f"<{type(value).__name__}>"
+        return f"<{type_name(value)}>"

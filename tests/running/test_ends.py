@@ -3,6 +3,8 @@
 What is told apart by its message alone stands in tests/acceptance/test_hostile_folder.py.
 """
 
+import asyncio
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from erpsync.core.job import Job
+from erpsync.running.channel import BrokenChannelError, messages_of_child
 
 Desk = Any
 MakeDesk = Callable[..., Desk]
@@ -89,3 +92,54 @@ def _lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("plugin", ["words", "words-async"])
+@pytest.mark.parametrize(
+    ("what", "kind", "message"),
+    [
+        ("long message", "ValueError", "xxxx"),
+        ("no name", "NamelessError", "whose name nobody knows"),
+    ],
+)
+async def test_errors_that_can_hardly_be_said_are_told_all_the_same(
+    desk: MakeDesk, define: Define, plugin: str, what: str, kind: str, message: str
+) -> None:
+    """An error that is too long, or does not tell its name, is the run's error, whatever process it was in."""
+    run = await desk(define(plugin, what=what)).run(plugin)
+    assert (run.outcome, run.error.type) == ("failed", kind)
+    assert run.error.message.startswith(message)
+
+
+@pytest.mark.parametrize("plugin", ["words", "words-async"])
+async def test_a_value_of_a_thousand_levels_is_logged_as_far_as_people_read(
+    desk: MakeDesk, define: Define, plugin: str
+) -> None:
+    """What lies deeper is named by its type, and the run goes on."""
+    at = desk(define(plugin, what="deep value"))
+    run = await at.run(plugin)
+    assert run.outcome == "succeeded"
+    (record,) = at.log(run, "deep")
+    value, depth = record["value"], 0
+    while isinstance(value, list):
+        (value,), depth = value, depth + 1
+    assert (value, depth) == ("<list>", 20)
+
+
+async def test_a_result_that_is_too_long_for_the_channel_says_so(desk: MakeDesk, define: Define) -> None:
+    """It is not said to have left by os._exit."""
+    run = await desk(define("words", what="long cursor")).run("words")
+    assert run.outcome == "failed"
+    assert "the plugin's result cannot be used: a message of" in run.error.message
+
+
+async def test_a_message_of_a_thousand_levels_breaks_the_channel() -> None:
+    """What a child sends past our own words is no message, however it fails to be one."""
+    reader = asyncio.StreamReader()
+    body = b'{"type": "Log", "level": "info", "event": "x", "fields": {"v": %b%b}}' % (
+        b"[" * 5000,
+        b"]" * 5000,
+    )
+    reader.feed_data(struct.pack("!I", len(body)) + body)
+    with pytest.raises(BrokenChannelError, match="what is no message"):
+        await anext(messages_of_child(reader))
