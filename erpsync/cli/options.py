@@ -12,6 +12,10 @@ JobArguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="[JOB]...", help="Names, definitions or globs; all where none is given."),
 ]
+ChosenJobs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[JOB]...", help="Names, definitions or globs; or choose by the options."),
+]
 InstanceOption = Annotated[
     list[str] | None, typer.Option("--instance", help="Only jobs of this instance; repeatable.")
 ]

@@ -7,13 +7,13 @@ import typer
 
 from erpsync.cli.choice import chosen_jobs
 from erpsync.cli.instant import parse_instant
-from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, YesOption, workspace_of
+from erpsync.cli.options import ChosenJobs, FormatOption, InstanceOption, TagOption, YesOption, workspace_of
 from erpsync.cli.output import Times, note, print_json, say, table
 
 
 def pause(
     context: typer.Context,
-    jobs: JobArguments = None,
+    jobs: ChosenJobs = None,
     until: Annotated[
         str | None, typer.Option(help='"06:00", "2h" or an instant; else until resumed.')
     ] = None,
@@ -41,7 +41,7 @@ def pause(
 
 def resume(
     context: typer.Context,
-    jobs: JobArguments = None,
+    jobs: ChosenJobs = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every job that is paused, and a state that is held.")
     ] = False,

@@ -13,9 +13,9 @@ from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import Wanted, claim_there, follow, see_through, shaped
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.options import (
+    ChosenJobs,
     FormatOption,
     InstanceOption,
-    JobArguments,
     TagOption,
     YesOption,
     workspace_of,
@@ -42,7 +42,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Change nothing, n
 
 def run(
     context: typer.Context,
-    jobs: JobArguments = None,
+    jobs: ChosenJobs = None,
     settings: SetOption = None,
     dry_run: DryRunOption = False,
     first: FromOption = None,
@@ -61,7 +61,7 @@ def run(
 
 def trigger(
     context: typer.Context,
-    jobs: JobArguments = None,
+    jobs: ChosenJobs = None,
     settings: SetOption = None,
     dry_run: DryRunOption = False,
     first: FromOption = None,

@@ -254,7 +254,12 @@ class JobContext(Generic[S]):
             Path(temporary).unlink(missing_ok=True)
 
     def dead_letter(self, row: Mapping[str, object], error: str | Exception) -> None:
-        """Count a failed row and keep it with its error, for a look and another try."""
+        """Count a failed row and keep it with its error, for a look and another try.
+
+        Raises TypeError for what is no row: `ctx.dead` could not give it back.
+        """
+        if not isinstance(row, Mapping):
+            raise TypeError(f"a dead letter is a row, a mapping of names to values, not {type(row).__name__}")
         self.count(failed=1)
         if self.dry_run:
             return

@@ -148,6 +148,9 @@ def test_a_dead_letter_is_counted_and_kept(tmp_path: Path) -> None:
     assert second["error"] == "no such product"
     assert ctx.counts.failed == 2
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with pytest.raises(TypeError, match="not str"):
+        ctx.dead_letter("7", "no row")  # type: ignore[arg-type]  # it could not be taken up again
+    assert ctx.counts.failed == 2
 
 
 def test_clients_that_are_not_there_are_a_problem_of_the_configuration(tmp_path: Path) -> None:
