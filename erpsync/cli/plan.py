@@ -40,7 +40,8 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     catalog = PluginCatalog(after.daemon.plugins)
     parked = parked_jobs(after, catalog, resolver_of(after, workspace.redactor))
     daemon = _daemon(workspace)
-    require_fitting(parked, [each["job"] for each in daemon["parked"]] if daemon else [])
+    if daemon:  # a reload would refuse it; a start parks the job
+        require_fitting(parked, [each["job"] for each in daemon["parked"]])
     data = Path(daemon["state"]).parent if daemon else after.daemon.data  # which the files may have changed
     last = kept(after.path, data)
     if last is None:
