@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import unquote_plus
 
 import httpx2
 
@@ -34,7 +35,9 @@ GRANTED = "erpsync-granted-scope"
 """A header of our own on answers that a scope is missing: what the token was granted."""
 NEVER_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 """Errors of requests that no server has seen."""
-_LICENSE_MARK = b"MaximumLicenseCountExceeded"
+_LICENSE_MARK = "maximumlicensecountexceeded"
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
+_ERROR_KEYS = frozenset({"error", "message", "type", "code", "title", "detail", "error_description"})
 _QUERY_TYPES = ("NotSupportedException", "ODataException", "ArgumentException")
 E = TypeVar("E", bound=ErpNetError)
 _RULE = re.compile(r"\bR\d{3,}\b")
@@ -55,19 +58,38 @@ class _ErpError:
     type: str
 
 
-def says_no_license(status: int, body: bytes) -> bool:
+def says_no_license(status: int, headers: Mapping[str, str], body: bytes) -> bool:
     """Whether the answer says, in whatever shape and status, that no licence slot is free.
 
     Data of a success may well speak of it: there only an error object or what is no data at all says so.
     """
-    if _LICENSE_MARK not in body:
+    if status >= 300:
+        told = (headers.get("www-authenticate", ""), headers.get("location", ""))
+        return _names_license(unquote_plus(" ".join(told))) or _names_license(body.decode(errors="replace"))
+    lowered = body.lower()
+    if b"exceeded" not in lowered and b"\\u00" not in lowered:  # of nearly every answer that is all
         return False
-    if status >= 400 or _erp_error(body) is not None:
-        return True
     try:
-        return not isinstance(decode(body), dict | list)
+        return _is_license_error(decode(body))
     except ValueError:
-        return True
+        return _names_license(body.decode(errors="replace"))
+
+
+def _names_license(text: str) -> bool:
+    """In any case, with blanks or without, escaped as in JSON or not."""
+    plain = _ESCAPED.sub(lambda escape: chr(int(escape[1], 16)), text)
+    return _LICENSE_MARK in "".join(plain.split()).lower()
+
+
+def _is_license_error(answer: object) -> bool:
+    """Whether the JSON of a success is an error and no data: rows, an entity, a value that was asked for."""
+    if isinstance(answer, list):
+        return any(_names_license(each) for each in answer if isinstance(each, str))
+    if not isinstance(answer, dict):
+        return _names_license(str(answer))
+    if "value" in answer or "Id" in answer or any(key.startswith("@odata.") for key in answer):
+        return "error" in answer and _names_license(str(answer["error"]))
+    return any(_names_license(str(told)) for key, told in answer.items() if key.lower() in _ERROR_KEYS)
 
 
 def transaction_id(body: bytes) -> str:
@@ -81,7 +103,7 @@ def transaction_id(body: bytes) -> str:
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ErpNetError:
     """The error that an answer stands for; `where` is method and path. One of 200 is no good for what it holds."""
-    if says_no_license(status, body):
+    if says_no_license(status, headers, body):
         return LicenseExhaustedError(
             f"{where}: every licence slot of the instance is taken",
             where=where,

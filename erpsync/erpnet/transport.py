@@ -103,7 +103,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         refused = await _whole(response)
         if not _is_refused(refused):
             return refused
-        if says_no_license(401, refused.content):
+        if says_no_license(401, refused.headers, refused.content):
             return refused
         auth.invalidate(token.version, f"401 from {request.url.host}")
         newer, lease = await self._ticket(auth, request)
@@ -139,7 +139,7 @@ class AuthorizedTransport(httpx2.AsyncBaseTransport):
         try:
             response = await self._send(_with_token(request, token))
             response, body = await _looked_into(response)
-            is_full = says_no_license(response.status_code, body)
+            is_full = says_no_license(response.status_code, response.headers, body)
             seen = _seen(response, is_full=is_full)
         except NEVER_SENT:
             seen = Seen.NOTHING
@@ -195,13 +195,14 @@ async def _whole(response: httpx2.Response) -> httpx2.Response:
 
 
 async def _looked_into(response: httpx2.Response) -> tuple[httpx2.Response, bytes]:
-    """An answer and its decoded body; of one that is not refused no body where there is more than a little."""
-    if response.status_code >= 400:
+    """An answer and its decoded body; of a success no body where there is more than a little, but for a page."""
+    if response.status_code >= 300:
         response = await _whole(response)
         return response, response.content
-    if not response.is_success or int(response.headers.get("content-length", 0)) > LITTLE:
+    most = _LARGEST_REFUSAL if _is_plain_page(response) else LITTLE
+    if not response.is_success or int(response.headers.get("content-length", 0)) > most:
         return response, b""
-    ahead = await ReadAhead.of(response, LITTLE)
+    ahead = await ReadAhead.of(response, most)
     raw = ahead.all
     response = httpx2.Response(
         response.status_code, headers=response.headers, stream=ahead, extensions=response.extensions
@@ -210,6 +211,12 @@ async def _looked_into(response: httpx2.Response) -> tuple[httpx2.Response, byte
         return response, httpx2.Response(200, headers=response.headers, content=raw).content if raw else b""
     except httpx2.DecodingError:
         return response, b""  # whoever reads it hears of it
+
+
+def _is_plain_page(response: httpx2.Response) -> bool:
+    """Whether HTML came where data should have; a compressed megabyte could be a gigabyte."""
+    headers = response.headers
+    return "html" in headers.get("content-type", "") and "content-encoding" not in headers
 
 
 def _seen(response: httpx2.Response, *, is_full: bool) -> Seen:

@@ -19,7 +19,7 @@ from erpsync.core.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from erpsync.erpnet.answer import refusal, unreachable
+from erpsync.erpnet.answer import refusal, says_no_license, unreachable
 
 READ, WRITE = "GET Crm_Customers", "POST Crm_Sales_Customers"
 
@@ -95,6 +95,27 @@ def test_answers_are_classified(
     assert error.where == where
     assert "Stack" not in str(error)
     assert "s3cret" not in str(error)
+
+
+DATA = [
+    {"@odata.context": "$metadata#X/$entity", "Message": LICENSE, "Id": "1"},
+    {"Id": "1", "Message": LICENSE},
+    {"Notes": LICENSE},
+    {"value": LICENSE},
+    {"value": [{"error": LICENSE}], "error": {"message": "broken off"}},
+    [{"Message": LICENSE}],
+]
+
+
+@pytest.mark.parametrize("data", DATA, ids=json.dumps)
+def test_data_may_speak_of_licences(data: object) -> None:
+    """What somebody wrote into a row, or a value that was asked for, is no refusal."""
+    assert not says_no_license(200, {}, json.dumps(data).encode())
+
+
+def test_an_error_may_come_after_rows() -> None:
+    """A server that had begun with 200 says behind the rows that it cannot go on."""
+    assert says_no_license(200, {}, json.dumps({"value": [{}], "error": {"message": LICENSE}}).encode())
 
 
 def test_erp_fields_are_kept() -> None:

@@ -456,6 +456,23 @@ SHAPES = [
     {"status": 400, "raw": "MaximumLicenseCountExceeded"},
     {"status": 200, "error": {"message": "MaximumLicenseCountExceeded: all licenses are in use."}},
     {"status": 200, "raw": "<html><h1>MaximumLicenseCountExceeded</h1></html>"},
+    {"status": 200, "raw": f"<html>{' ' * 70_000}<h1>MaximumLicenseCountExceeded</h1></html>"},
+    {"status": 200, "body": {"error": "MaximumLicenseCountExceeded"}},
+    {"status": 200, "body": {"Message": "MaximumLicenseCountExceeded"}},
+    {"status": 200, "body": {"error": {"message": {"value": "MaximumLicenseCountExceeded"}}}},
+    {"status": 200, "body": ["MaximumLicenseCountExceeded"]},
+    {"status": 302, "raw": "<html><h1>MaximumLicenseCountExceeded</h1></html>"},
+    {"status": 302, "headers": {"location": "/id/error?why=Maximum%20License+Count%20Exceeded"}},
+    {
+        "status": 401,
+        "headers": {
+            "www-authenticate": 'Bearer error="access_denied", '
+            'error_description="MaximumLicenseCountExceeded: all in use"'
+        },
+    },
+    {"status": 500, "raw": "maximumlicensecountexceeded"},
+    {"status": 500, "raw": "Maximum license\n count exceeded."},
+    {"status": 500, "raw": '{"error": {"message": "\\u004daximumLicenseCountExceeded"}}'},
 ]
 
 
@@ -470,7 +487,9 @@ async def test_full_licence_waits_in_minutes(
         before = sandbox.stats()["api_requests"]
         for _ in range(3):
             with pytest.raises(LicenseExhaustedError) as caught:
-                await erp.count(PRODUCTS)
+                await asyncio.wait_for(
+                    erp.count(PRODUCTS), 20
+                )  # else it would be asked again in virtual time
             wait = caught.value.retry_after
             assert wait is not None
             assert wait.total_seconds() == pytest.approx(minutes * MINUTE, abs=2)
@@ -482,9 +501,12 @@ async def test_full_licence_waits_in_minutes(
     assert await erp.count(PRODUCTS) == 20
 
 
-async def test_data_may_speak_of_licences(house: House, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    "more", [{}, {"@odata.context": "$metadata#X", "Message": "Maximum license count exceeded"}]
+)
+async def test_data_may_speak_of_licences(house: House, sandbox: Sandbox, more: dict[str, str]) -> None:
     """A row in which somebody wrote of a full licence is a row, and its call has opened a session."""
-    note = {"value": [{"Notes": "MaximumLicenseCountExceeded: asked support"}]}
+    note = {**more, "value": [{"Notes": "MaximumLicenseCountExceeded: asked support", "error": "no"}]}
     sandbox.fail(where="api", times=1, status=200, raw=json.dumps(note), path="*" + PRODUCTS + "*")
     page = await house.erp().one_page(PRODUCTS)
     assert list(page) == note["value"]
