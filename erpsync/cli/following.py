@@ -161,14 +161,19 @@ class _Live:
         self._alone = alone
         self._line = LiveLine()
         self._times = Times(workspace.configuration.daemon.timezone)
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str, str | None]] = set()
 
     def show(self, run: Mapping[str, Any], before: str = "") -> None:
         waiting = run["waiting_for"]
-        if waiting and (text := self._waiting_text(run)) not in self._told:
-            self._told.add(text)
+        wait = (
+            run["job"],
+            waiting,
+            run["next_attempt_at"],
+        )  # until when a slot is held changes with each use of it
+        if waiting and wait not in self._told:
+            self._told.add(wait)
             self._line.clear()
-            note(text)
+            note(waiting_text(run, self._times))
             if self._alone:
                 note(f"no daemon can start while {self._alone} waits; Ctrl-C cancels it")
                 self._alone = ""
@@ -178,10 +183,12 @@ class _Live:
     def clear(self) -> None:
         self._line.clear()
 
-    def _waiting_text(self, run: Mapping[str, Any]) -> str:
-        until = f", next try {self._times(run['next_attempt_at'])}" if run["next_attempt_at"] else ""
-        why = f": {inset(run['error']['message'])}" if run["error"] else ""
-        return f"{run['job']} waits for {run['waiting_for']}{until}{why}"
+
+def waiting_text(run: Mapping[str, Any], times: Times) -> str:
+    """What a run waits for, until when, and why: what the ledger says of this wait, else the error before it."""
+    until = f", next try {times(run['next_attempt_at'])}" if run["next_attempt_at"] else ""
+    why = run["reason"] or (run["error"]["message"] if run["error"] else "")
+    return f"{run['job']} waits for {run['waiting_for']}{until}" + (f": {inset(why)}" if why else "")
 
 
 def finish(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from erpsync.cli.exit_code import code_of_error, code_of_run
+from erpsync.cli.following import waiting_text
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.main import main
 from erpsync.cli.output import LiveLine, Times, inset, printable, run_row, table
@@ -181,3 +182,21 @@ def test_a_waiting_run_says_who_has_its_slot() -> None:
     )
     assert run_row(replace(run, error=failure), Times("UTC"))[-1] == "night has it"
     assert run_row(replace(run, error=failure, reason=None), Times("UTC"))[-1] == "slow down"
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "at", "said"),
+    [
+        ("the licence slot of box held by night", None, None, ": the licence slot of box held by night"),
+        ("the slot is held", RunFailure("X", "it was full"), None, ": the slot is held"),
+        (None, RunFailure("X", "it was full"), NOW, ", next try 12:00:00: it was full"),
+        (None, None, None, ""),
+    ],
+)
+def test_a_followed_run_says_what_it_waits_for(
+    reason: str | None, error: RunFailure | None, at: datetime | None, said: str
+) -> None:
+    """What the ledger says of this wait comes before what went wrong earlier."""
+    waits = Run("r", "ping", "at", "plugin", RunTrigger.MANUAL, NOW, waiting_for="licence")
+    told = replace(waits, next_attempt_at=at, reason=reason, error=error).document()
+    assert waiting_text(told, Times("UTC", NOW.date())) == f"ping waits for licence{said}"
