@@ -70,5 +70,5 @@ class TokenReport:
             "error_message": str(error),
             "hint": getattr(error, "hint", ""),
             "status": getattr(error, "status", None),
-            "retry_seconds": round(wait, 1),
+            "retry_seconds": None if isinstance(error, LoginRequiredError) else round(wait, 1),
         }

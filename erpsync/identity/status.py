@@ -128,6 +128,8 @@ def _state(held: HeldToken | None, phase: Phase, failed: Failure | None, *, fetc
 def _next_renewal(
     held: HeldToken | None, phase: Phase, failed: Failure | None, clock: Clock
 ) -> datetime | None:
+    if failed is not None and isinstance(failed.error, LoginRequiredError):
+        return None  # a person decides when
     if failed is not None:
         return clock.now() + timedelta(seconds=max(failed.next_try(phase) - clock.boot(), 0.0))
     if held is None or held.fixed or phase is Phase.EXPIRED:

@@ -208,9 +208,11 @@ async def test_T51_refused(desk: Desk) -> None:
     assert desk.sent == ["refresh-1"]
     status = manager.status()
     assert status.state is TokenState.LOGIN_REQUIRED
-    assert [event["error_type"] for event in desk.bench.named("token.login_required")] == [
-        "LoginRequiredError"
+    assert status.next_renewal_at is None  # not before somebody signs in
+    told = [
+        (event["error_type"], event["retry_seconds"]) for event in desk.bench.named("token.login_required")
     ]
+    assert told == [("LoginRequiredError", None)]
     desk.sign_in("access-2", "refresh-2")
     assert (await manager.token()).value == "access-2"
     assert manager.status().state is TokenState.FRESH
