@@ -213,7 +213,7 @@ class TokenClient:
         return Fetched(granted, sent_at, sent_boot, basis=basis(self.identity, secret))
 
     def _remember(self, index: int) -> None:
-        if index != self._secret_index:
+        if index != self._secret_index and self.identity.auth_method != "none":
             self._secret_index = index
             since = utc_text(self.clock.now())
             text = f"client secret number {index + 1} is in use since {since}; take out those before it"

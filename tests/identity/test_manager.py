@@ -438,7 +438,9 @@ async def test_client_without_a_secret(bench: Bench) -> None:
     def read() -> list[str]:
         raise AssertionError("nobody should look")
 
-    await bench.manager(auth_method="none", secrets=read).token()
+    manager = bench.manager(auth_method="none", secrets=read)
+    await manager.token()
+    assert manager.status().secret_in_use is None
     seen = bench.server.requests(TOKEN_PATH)[0]
     assert set(seen.form) == {"grant_type", "client_id", "scope"}
     assert "authorization" not in seen.headers
