@@ -40,10 +40,10 @@ async def loopback(redirect_uri: str = ANY_PORT) -> AsyncIterator[Loopback]:
             async with asyncio.timeout(_PATIENCE):
                 path, query = await _target(reader)
                 right = path == (parts.path or "/") and "state=" in query and not came.done()
+                if right:
+                    came.set_result(query)  # before anything waits: who comes meanwhile is not the first
                 writer.write(_COME_BACK if right else _NOT_HERE)
                 await writer.drain()
-                if right and not came.done():
-                    came.set_result(query)
         except (OSError, ValueError, TimeoutError, EOFError, asyncio.LimitOverrunError):
             pass  # somebody knocked and said nothing that a browser says
         except asyncio.CancelledError:

@@ -364,9 +364,22 @@ async def test_a_browser_comes_back() -> None:
         assert page.headers["cache-control"] == "no-store"
         assert page.headers["content-security-policy"] == "default-src 'none'"
         assert (await _get(listener.redirect_uri + "?code=other")).status_code == 404
+        assert (await _get(listener.redirect_uri + "?code=other&state=s")).status_code == 404
         assert await listener.query() == "code=secret&state=s"
     with pytest.raises(httpx2.ConnectError):
         await _get(listener.redirect_uri)
+
+
+async def test_of_two_at_once_one_has_come_back() -> None:
+    """Whoever sees the good page is whose answer is used, and the other one is told that nothing is here."""
+    async with loopback() as listener:
+        codes = ["one", "two", "three"]
+        pages = await asyncio.gather(
+            *(_get(f"{listener.redirect_uri}?code={code}&state=s") for code in codes)
+        )
+        assert sorted(page.status_code for page in pages) == [200, 404, 404]
+        (good,) = (code for code, page in zip(codes, pages, strict=True) if page.status_code == 200)
+        assert await listener.query() == f"code={good}&state=s"
 
 
 @pytest.mark.parametrize(
