@@ -195,6 +195,18 @@ async def test_prepared_run_opens_its_session_without_asking(house: House) -> No
     assert (house.requests, house.sandbox.stats()["sessions_opened"]) == (2, 1)
 
 
+@pytest.mark.parametrize(("age", "requests"), [(59, 1), (61, 2)])
+async def test_a_session_is_opened_with_a_token_of_the_last_minute(
+    house: House, age: float, requests: int
+) -> None:
+    """An older one would end its session early, and the seam would come before its time."""
+    await house.tokens("night").token()
+    await house.directory.odata_root()
+    house.pass_time(age)
+    await house.erp().count(PRODUCTS)
+    assert house.requests == requests
+
+
 async def test_prepared_for_a_session_that_is_over_at_the_start(house: House) -> None:
     """A session that will have been idle for too long when the run starts is no reason to have no token then."""
     erp, gate = house.erp(), house.gates[-1]

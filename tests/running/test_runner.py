@@ -147,7 +147,7 @@ async def test_attempt_begins_with_a_token_that_outlives_it(desk: MakeDesk, defi
 async def test_attempt_begins_with_the_scope_it_needs(
     desk: MakeDesk, define: Define, plugin: str, granted: tuple[str, ...] | None, outcome: str
 ) -> None:
-    """A plugin is not entered with a token that is known to lack a scope which it declares; no retry helps."""
+    """T16: a plugin is not entered with a token that is known to lack a scope which it declares; no retry helps."""
 
     async def scope() -> tuple[str, ...] | None:
         return granted
