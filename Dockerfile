@@ -1,6 +1,9 @@
 # The daemon in a container: configuration in /etc/erpsync, state and targets in /data, secrets as files in /etc/erpsync/secrets.
 #
-#   docker run -v ./config:/etc/erpsync:ro -v erpsync:/data erpsync
+#   docker run --stop-timeout 150 -v ./config:/etc/erpsync:ro -v erpsync:/data erpsync
+#
+# The time to stop is `drain` (60 s) and what has to be made to end and written after it. User 10001 must be able to
+# read the secrets. /metrics is on 127.0.0.1 inside, unless [metrics] listen says "0.0.0.0:9465".
 #
 FROM python:3.13-slim AS build
 WORKDIR /src

@@ -125,7 +125,8 @@ def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
     failed = end.counts.failed
     if failed > job.max_failed:
         rows = "1 row" if failed == 1 else f"{failed} rows"
-        error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}")
+        hint = "the run's log and `erpsync dead` say which and why; `max_failed` of the job allows some"
+        error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}", hint)
         return replace(end, run_outcome=Outcome.FAILED, reason=FAILED_ROWS, error=error)
     moves = result.cursor is not None and not failed and not run.is_special
     return replace(
