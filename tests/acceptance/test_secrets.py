@@ -367,7 +367,7 @@ EXCUSED_EVENTS = {
     "config.unkept": _OF_SYSTEM, "token.store_failed": _OF_SYSTEM, "store.unavailable": _OF_SYSTEM,
     "claim.failed": _OF_SYSTEM, "state.damaged": _OF_SYSTEM, "retention.failed": _OF_SYSTEM, "run.lost": _OF_SYSTEM,
     "control.failed": "names a path and the type of a fault", "observer.failed": "names the type of a fault",
-    "claim.recovered": "names jobs", "job.renamed": "names jobs", "job.overdue": "names jobs and instants",
+    "claim.recovered": "names jobs", "job.renamed": "names jobs", "rename.refused": "names jobs", "job.overdue": "names jobs and instants",
     "license.waiting": "names an identity and those that hold its slots",
     "attempt.abandoned": "names a run", "session.ended": "has a fingerprint", "state.displaced": "names a path",
     "files.exhausted": "says always the same", "retention.applied": "has numbers", "clock.jumped": "has numbers",
