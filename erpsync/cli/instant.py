@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from erpsync.core.duration import parse_duration
+from erpsync.core.instant import reckonable
 
 
 def parse_since(text: str, zone: str, now: datetime) -> datetime:
@@ -21,11 +22,12 @@ def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -
     is from now on. ValueError says what is accepted.
     """
     local = ZoneInfo(zone)
-    try:
-        instant = datetime.fromisoformat(text)
-        return (instant if instant.tzinfo else instant.replace(tzinfo=local)).astimezone(UTC)
-    except ValueError:
-        pass
+    instant = _as_iso(text)
+    if instant is not None:
+        try:
+            return reckonable(instant if instant.tzinfo else instant.replace(tzinfo=local)).astimezone(UTC)
+        except ValueError as error:
+            raise ValueError(f'"{text}" {error}') from error
     try:
         form = "%H:%M:%S" if text.count(":") == 2 else "%H:%M"
         clock = datetime.strptime(text, form).time()  # noqa: DTZ007 - a time of day has no zone
@@ -42,3 +44,10 @@ def parse_instant(text: str, zone: str, now: datetime, *, ahead: bool = False) -
         raise ValueError(
             f'"{text}" is no instant; write "2026-03-29T03:30", "2026-03-29", "18:00" or {last} like "24h"'
         ) from error
+
+
+def _as_iso(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None

@@ -24,6 +24,7 @@ from erpsync.config.words import NOT_YET_HELP, fault, kind_of
 from erpsync.core.address import is_loopback
 from erpsync.core.duration import parse_duration
 from erpsync.core.instance import AuthMethod, GrantKind, TokenScheme
+from erpsync.core.instant import reckonable
 from erpsync.core.job import After, Dst
 from erpsync.core.run import Outcome
 from erpsync.core.secret import SecretReference
@@ -65,9 +66,9 @@ def _instant(value: object) -> datetime:
     if value.tzinfo is None:
         raise fault("E105", "{key} must say its offset from UTC, like 2026-12-31T23:00:00+02:00")
     try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise fault("E105", "{key} is too far away") from error
+        return reckonable(value).astimezone(UTC)
+    except ValueError as error:
+        raise fault("E105", f"{{key}} {error}") from error
 
 
 @lru_cache(maxsize=1024)

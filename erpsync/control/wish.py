@@ -2,8 +2,21 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from erpsync.core.instant import reckonable
+
+Instant = Annotated[AwareDatetime, AfterValidator(reckonable)]
 
 
 class Wish(BaseModel):
@@ -39,7 +52,7 @@ class Parameters(BaseModel):
         default_factory=dict, description="parameters for the plugin (`ctx.params`)"
     )
     dry_run: bool = False
-    window: tuple[AwareDatetime, AwareDatetime] | None = Field(
+    window: tuple[Instant, Instant] | None = Field(
         default=None, description="the time that the run is about, its end excluded"
     )
 
@@ -82,7 +95,7 @@ BACKFILL_NAME = r"^[A-Za-z0-9._-]{1,60}$"
 class BackfillRequest(Wish):
     """A part of the past to be worked through in slices."""
 
-    window: tuple[AwareDatetime, AwareDatetime]
+    window: tuple[Instant, Instant]
     slice_seconds: float = Field(ge=SHORTEST_SLICE.total_seconds(), le=LONGEST_SLICE.total_seconds())
     name: str | None = Field(default=None, pattern=BACKFILL_NAME)
 
@@ -99,7 +112,7 @@ class PauseRequest(Wish):
     """Jobs that are to fire nothing until they are resumed, or until an instant."""
 
     jobs: list[str] = Field(min_length=1, description="names of jobs")
-    until: AwareDatetime | None = None
+    until: Instant | None = None
     reason: str | None = Field(default=None, max_length=500)
 
 

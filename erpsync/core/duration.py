@@ -5,6 +5,7 @@ from datetime import timedelta
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_LONGEST = timedelta(days=36_500)
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
 
@@ -16,10 +17,9 @@ def parse_duration(text: str) -> timedelta:
             f'"{text}" is not a duration; write a number and a unit, like "90s", "15m", "2h" or "1d"'
         )
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    try:
-        return timedelta(seconds=seconds)
-    except OverflowError as error:
-        raise ValueError(f'"{text}" is longer than any duration can be') from error
+    if seconds > _LONGEST.total_seconds():
+        raise ValueError(f'"{text}" is longer than {_LONGEST.days}d, the longest that is reckoned with')
+    return timedelta(seconds=seconds)
 
 
 def format_duration(value: timedelta | float) -> str:

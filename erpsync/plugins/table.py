@@ -27,6 +27,7 @@ _TYPES: Mapping[Kind, sa.types.TypeEngine[Any]] = {
     "json": sa.JSON().with_variant(sa.Text(), "sqlite"),
 }
 _encode_json = msgspec.json.Encoder(decimal_format="number").encode
+_MOST_DIGITS = 1000  # of a number, before or behind its point
 
 
 def build(name: str, columns: Sequence[Column], key: Sequence[str]) -> sa.Table:
@@ -136,7 +137,18 @@ def _text(value: Any) -> str:
 
 def _decimal(value: Any) -> str:
     """All digits, no exponent: "12.10", "1000000"."""
-    return format(value if isinstance(value, Decimal) else Decimal(value), "f")
+    return format(_bounded(value if isinstance(value, Decimal) else Decimal(value)), "f")
+
+
+def _integer(value: Any) -> int:
+    return int(_bounded(value))
+
+
+def _bounded(value: Any) -> Any:
+    """Raises ValueError for 1e1000000, whose digits would take minutes to write down."""
+    if isinstance(value, Decimal) and value.is_finite() and abs(value.adjusted()) > _MOST_DIGITS:
+        raise ValueError("too many digits")
+    return value
 
 
 def _datetime(value: Any) -> str:
@@ -154,7 +166,7 @@ def _reference(value: str) -> str:
 
 _CONVERT: Mapping[Kind, Callable[[Any], object]] = {
     "text": _text,
-    "integer": int,
+    "integer": _integer,
     "boolean": bool,
     "decimal": _decimal,
     "float": float,

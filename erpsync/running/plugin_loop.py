@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Generato
 from contextlib import suppress
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 from erpsync.core.errors import LoopMisusedError, TasksLeftError
@@ -76,6 +76,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self._told_to_stop = False
         self._main: asyncio.Future[Any] | None = None
         self.set_task_factory(_task_of_its_run)
+        _keep_process()
         _loops.add(self)
 
     def run_until_complete(self, future: Any) -> Any:
@@ -169,6 +170,21 @@ class _Task(asyncio.Task[Any]):
         return super().cancel(msg)
 
 
+_exit = os._exit
+
+
+def _keep_process() -> None:
+    """From now on a plugin in the loop cannot end this process by os._exit; whoever else, and its copies, may."""
+    ours = os.getpid()
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() == ours and (entered := ENTERED.get()) is not None:
+            raise _note_misdeed(entered, "called os._exit(), which would have ended all others too")
+        _exit(status)
+
+    setattr(os, "_exit", leave)  # noqa: B010 - what a module has is not meant to change
+
+
 def _refuse_plugins(call: str) -> None:
     """Raises LoopMisusedError where a plugin is at work in this context."""
     if (entered := ENTERED.get()) is not None:
@@ -177,7 +193,7 @@ def _refuse_plugins(call: str) -> None:
 
 def _note_misdeed(entered: Entered, deed: str) -> LoopMisusedError:
     error = LoopMisusedError(
-        f"the plugin {deed}", hint="end the tasks that it has started, and leave the loop alone"
+        f"the plugin {deed}", hint="end what it has started, and leave the loop and the process alone"
     )
     entered.misdeed = entered.misdeed or error
     return error

@@ -16,7 +16,7 @@ from erpsync.store.ledger import End
 MAX_LOSSES = 3
 DAEMON_DIED = "the daemon died while the run was running"
 _MAY_HAVE_DONE_IT = (
-    "if an `async def` plugin did that, by os._exit or a crash of a C extension, "
+    "if an `async def` plugin did that, as by a crash of a C extension, "
     'isolation = "process" for its job contains it'
 )
 LICENCE = "licence"

@@ -15,6 +15,7 @@ from erpsync import Column, Target
 from erpsync.core.clock import ManualClock
 from erpsync.core.errors import LostLeaseError, TargetError
 from erpsync.plugins.sink import SinkOpening, SqlSink, Written, target_engine
+from erpsync.plugins.table import _CONVERT
 
 COLUMNS = (Column("Id", "guid"), Column("Name"), Column("Price", "decimal", ("Price", "Value")))
 Make = Callable[..., SqlSink]
@@ -121,6 +122,19 @@ def test_a_value_that_does_not_fit_is_an_error_without_the_value(make: Make) -> 
         pytest.raises(TargetError, match='column "Price" got a value that is no decimal'),
     ):
         sink.upsert([row(1, price="twelve")])
+
+
+@pytest.mark.parametrize("price", ["1e1000000", "-1e999999999", "1e-1000000"])
+def test_a_number_of_a_million_digits_is_refused_at_once(make: Make, price: str) -> None:
+    """Writing its digits down would take the whole process minutes: it must not even begin."""
+    with (
+        SinkOpening(make()) as sink,
+        pytest.raises(TargetError, match='"Price" got a value that is no decimal'),
+    ):
+        sink.upsert([row(1, price=Decimal(price))])
+    assert [_CONVERT["integer"](value) for value in (Decimal("1e3"), 7)] == [1000, 7]
+    with pytest.raises(ValueError, match="digits"):
+        _CONVERT["integer"](Decimal(price))
 
 
 def test_a_younger_attempt_takes_the_table(make: Make, tmp_path: Path) -> None:

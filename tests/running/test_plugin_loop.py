@@ -1,6 +1,7 @@
 """What a plugin does to the loop that it shares ends its own run, and nobody else's."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -53,8 +54,24 @@ async def replaces_the_executor() -> None:
         asyncio.get_running_loop().set_default_executor(own)
 
 
+async def leaves() -> None:
+    os._exit(3)
+
+
+async def leaves_from_a_thread() -> None:
+    await asyncio.to_thread(os._exit, 3)
+
+
+async def forks_and_both_leave() -> None:
+    if (child := os.fork()) == 0:
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7  # noqa: ASYNC222
+    os._exit(3)
+
+
 EXECUTOR = "default_executor"
 STOP = r"called stop\(\) of the event loop, which is not its own"
+LEAVE = r"called os._exit\(\), which would have ended all others too"
 CANCEL = "cancelled a task that is not its own"
 
 
@@ -67,6 +84,9 @@ CANCEL = "cancelled a task that is not its own"
         (swallows_the_refusal, STOP),
         (cancels_all, CANCEL),
         (cancels_the_others, CANCEL),
+        (leaves, LEAVE),
+        (leaves_from_a_thread, LEAVE),
+        (forks_and_both_leave, LEAVE),
         (shuts_the_executor, EXECUTOR),
         (replaces_the_executor, EXECUTOR),
     ],
