@@ -122,7 +122,7 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     from erpsync.daemon.run_alone import run_jobs
     from erpsync.observe.logging import adopt_foreign_logs, configure_logging, emitter
     from erpsync.observe.output import plugins_print_to
-    from erpsync.running.plugin_loop import PluginLoop
+    from erpsync.running.plugin_loop import PluginLoop, keep_process
 
     os.umask(0o077)
     debug = bool(os.environ.get("ERPSYNC_DEBUG"))
@@ -130,6 +130,7 @@ def _run_here(workspace: Workspace, wanted: Wanted, format: Format) -> int:  # n
     emit = emitter(logger, without=() if debug else _TOLD_AT_THE_END)
     adopt_foreign_logs(emit)
     live = _Live(workspace, f"erpsync {wanted.command}")
+    keep_process()
     runner, code = asyncio.Runner(loop_factory=PluginLoop), 70
     try:
         with plugins_print_to(sys.stderr, workspace.redactor):  # standard output is for the result alone

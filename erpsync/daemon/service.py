@@ -43,7 +43,7 @@ from erpsync.observe.metrics import Metrics
 from erpsync.observe.output import plugins_print_to
 from erpsync.observe.systemd import ServiceNotifier
 from erpsync.running.loop_watch import LoopWatch
-from erpsync.running.plugin_loop import PluginLoop
+from erpsync.running.plugin_loop import PluginLoop, keep_process
 from erpsync.scheduling.zone import zone_data
 from erpsync.store.history import last_successes
 from erpsync.store.installation import Hold, renew_generation, take_over
@@ -70,6 +70,7 @@ def serve(accepted: Accepted, redactor: Redactor) -> int:
         service = Service(accepted, redactor)
         _spare_the_collector()
         with plugins_print_to(sys.stderr, redactor):
+            keep_process()
             runner, code = asyncio.Runner(loop_factory=PluginLoop), 70
             try:
                 code = runner.run(service.run())

@@ -76,7 +76,6 @@ class PluginLoop(asyncio.SelectorEventLoop):
         self._told_to_stop = False
         self._main: asyncio.Future[Any] | None = None
         self.set_task_factory(_task_of_its_run)
-        _keep_process()
         _loops.add(self)
 
     def run_until_complete(self, future: Any) -> Any:
@@ -173,7 +172,7 @@ class _Task(asyncio.Task[Any]):
 _exit = os._exit
 
 
-def _keep_process() -> None:
+def keep_process() -> None:
     """From now on a plugin in the loop cannot end this process by os._exit; whoever else, and its copies, may."""
     ours = os.getpid()
 

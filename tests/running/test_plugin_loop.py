@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from erpsync.core.errors import LoopMisusedError
-from erpsync.running.plugin_loop import Entered, PluginLoop, enter
+from erpsync.running.plugin_loop import Entered, PluginLoop, enter, keep_process
 
 
 async def stops() -> None:
@@ -110,6 +110,7 @@ def test_no_plugin_ends_the_loop_or_what_others_do_in_it(
         go_on.set()
         return str(await beside)
 
+    keep_process()
     with asyncio.Runner(loop_factory=PluginLoop) as runner:
         assert runner.run(daemon()) == "done"
 
