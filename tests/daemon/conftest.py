@@ -120,9 +120,9 @@ class Site:
         return found
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """What the log has of one event."""
-        lines = (self.folder / "daemon.log").read_text().splitlines()
-        records = (json.loads(line) for line in lines if line.startswith("{"))
+        """What the log has of one event; a line that is still being written is not there yet."""
+        whole = (self.folder / "daemon.log").read_text().rpartition("\n")[0].splitlines()
+        records = (json.loads(line) for line in whole if line.startswith("{"))
         return [record for record in records if record["event"] == name]
 
     def succeeded(self) -> list[dict[str, Any]]:
