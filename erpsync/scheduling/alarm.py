@@ -16,6 +16,7 @@ from apscheduler.triggers.base import BaseTrigger
 from erpsync.scheduling.timetable import Timetable
 from erpsync.scheduling.trigger import next_after
 
+_PACE = 0.003  # seconds from one look at the clock to the next at least: many fire times a second share a claim
 _QUIET = logging.getLogger("erpsync.alarm")
 _QUIET.setLevel(logging.CRITICAL)  # what matters is told as events, by the engine
 
@@ -24,7 +25,7 @@ class AlarmClock:
     """Calls `ring` with a job's name, in the event loop, when the job's next start is due; a hint, no more.
 
     It follows the wall clock of the machine and may ring late or not at all (suspend, steps): `check` makes it
-    look again, `set` tells it the time of each alarm anew.
+    look again, `set` tells it the time of each alarm anew. Alarms that are less than 3 ms apart ring together.
     """
 
     def __init__(self, ring: Callable[[str], None]) -> None:
@@ -74,6 +75,9 @@ class _Scheduler(AsyncIOScheduler):  # type: ignore[misc]  # APScheduler has no 
     def wakeup(self) -> None:
         """At once: what it inherits takes the way of other threads, through a socket and another turn of the loop."""
         super().wakeup.__wrapped__(self)
+
+    def _start_timer(self, wait_seconds: float | None) -> None:
+        super()._start_timer(None if wait_seconds is None else max(wait_seconds, _PACE))
 
 
 class _Starts(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types

@@ -37,8 +37,6 @@ SWEEP = timedelta(seconds=10)
 """So often the engine looks for due jobs of which no hint came, and for steps of the clock."""
 JUMP = timedelta(seconds=1)
 """Two clocks differ by more than this since the last look: one of them jumped."""
-PACE = 0.002
-"""Seconds from one claim's beginning to the next's at least: many a second share their transactions."""
 LEFT_BEHIND = "give the job a name that is new to the state, or take the former name out of `formerly`"
 """What to do where the state knows a job already that would take its former name over."""
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 10.0  # seconds between tries while the store refuses
@@ -329,12 +327,8 @@ class Engine:
 
     async def _claim_loop(self) -> None:
         """One transaction after the other; the hints that come meanwhile wait for the next."""
-        loop, next_at = asyncio.get_running_loop(), 0.0
         while not self._stopping:
             await self._wake.wait()
-            if (early := next_at - loop.time()) > 0:
-                await asyncio.sleep(early)
-            next_at = loop.time() + PACE
             self._wake.clear()
             if self._stopping or not self._hints:
                 continue
