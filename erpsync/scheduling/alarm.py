@@ -16,7 +16,7 @@ from apscheduler.triggers.base import BaseTrigger
 from erpsync.scheduling.timetable import Timetable
 from erpsync.scheduling.trigger import next_after
 
-_PACE = 0.003  # seconds from one look at the clock to the next at least: many fire times a second share a claim
+_PACE = 0.003  # seconds between looks at the clock at least, so that many fire times a second share a claim
 _QUIET = logging.getLogger("erpsync.alarm")
 _QUIET.setLevel(logging.CRITICAL)  # what matters is told as events, by the engine
 

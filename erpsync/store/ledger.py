@@ -15,7 +15,6 @@ from sqlalchemy import (
     func,
     insert,
     or_,
-    select,
     update,
 )
 
@@ -139,13 +138,14 @@ def begin_attempts(connection: Connection, begins: Sequence[Begin]) -> list[Atte
 
 def _begin(connection: Connection, begin: Begin) -> Attempt | None:
     run = begin.run
-    startable = _STARTABLE_RUN.rows(connection, {"key": run.id})
-    if not startable:
+    values = {"key": run.id, "at": begin.at, "by": begin.owner}
+    begun = _BEGIN_RUN.rows(
+        connection, {**values, "with": run.plugin, "where": run.instance, "as": run.identity}
+    )
+    if not begun:
         return None
-    attempt = Attempt(run.id, startable[0]["attempts"] + 1, begin.owner, begin.at)
-    values = {"key": run.id, "number": attempt.number, "at": begin.at, "by": begin.owner}
-    _BEGIN_RUN.run(connection, {**values, "with": run.plugin, "where": run.instance, "as": run.identity})
-    _BEGIN_ATTEMPT.run(connection, values)
+    attempt = Attempt(run.id, begun[0]["attempts"], begin.owner, begin.at)
+    _BEGIN_ATTEMPT.run(connection, {**values, "number": attempt.number})
     return attempt
 
 
@@ -160,12 +160,13 @@ def end_attempts(connection: Connection, ends: Sequence[End]) -> list[Run]:
 
 def _end(connection: Connection, end: End) -> Run:
     values = _end_values(end)
-    if _END_RUN.run(connection, values) != 1:
+    ended = _END_RUN.rows(connection, values)
+    if not ended:
         raise LostLeaseError(
             "the run is not ours any more", hint="was the state restored or moved meanwhile?"
         )
     _END_ATTEMPT.run(connection, values)
-    run = _by_id(connection, end.run_id)
+    run = to_run(ended[0])
     if end.store_cursor and end.cursor_after is not None:
         store_cursor(connection, run.job, StoredCursor(end.cursor_after, run.id, end.at))
     return run
@@ -198,17 +199,11 @@ def _finish(connection: Connection, finish: Finish) -> Run | None:
         "at": finish.at,
         **error_values(finish.error, "e_"),
     }
-    return _by_id(connection, finish.run_id) if _FINISH.run(connection, values) else None
-
-
-def _by_id(connection: Connection, run_id: str) -> Run:
-    (row,) = _BY_ID.rows(connection, {"key": run_id})
-    return to_run(row)
+    finished = _FINISH.rows(connection, values)
+    return to_run(finished[0]) if finished else None
 
 
 _STARTABLE = or_(_RUN.state == State.PENDING.value, _RUN.state == State.WAITING.value)
-_STARTABLE_RUN = Statement(select(_RUN.attempts).where(_RUN.id == bindparam("key"), _STARTABLE))
-_BY_ID = Statement(select(schema.run).where(_RUN.id == bindparam("key")))
 _NEW: dict[str, Any] = {
     column.name: bindparam(column.name) for column in schema.run.columns if column.name != "seq"
 }
@@ -225,10 +220,10 @@ _GROW = Statement(
 )
 _BEGIN_RUN = Statement(
     update(schema.run)
-    .where(_RUN.id == bindparam("key"))
+    .where(_RUN.id == bindparam("key"), _STARTABLE)
     .values(
         state=State.RUNNING.value,
-        attempts=bindparam("number"),
+        attempts=_RUN.attempts + 1,
         started_at=func.coalesce(_RUN.started_at, bindparam("at", type_=schema.Instant())),
         owner=bindparam("by"),
         plugin=bindparam("with"),
@@ -238,6 +233,7 @@ _BEGIN_RUN = Statement(
         waiting_for=None,
         next_attempt_at=None,
     )
+    .returning(_RUN.attempts)
 )
 _BEGIN_ATTEMPT = Statement(
     insert(schema.attempt).values(
@@ -269,6 +265,7 @@ _END_RUN = Statement(
         error_hint=bindparam("e_hint"),
         **{name: bindparam(f"n_{name}") for name in COUNTS},
     )
+    .returning(schema.run)
 )
 _END_ATTEMPT = Statement(
     update(schema.attempt)
@@ -305,6 +302,7 @@ _FINISH = Statement(
         error_message=bindparam("e_message"),
         error_hint=bindparam("e_hint"),
     )
+    .returning(schema.run)
 )
 
 

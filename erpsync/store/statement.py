@@ -36,7 +36,7 @@ class Statement:
         return self._execute(connection, self._for(connection.dialect), values).rowcount
 
     def rows(self, connection: Connection, values: Mapping[str, object]) -> list[dict[str, Any]]:
-        """Execute it; what it selects, by the names of the columns."""
+        """Execute it; what it selects or returns, by the names of the columns."""
         rendered = self._for(connection.dialect)
         return [
             {
@@ -67,13 +67,13 @@ def _render(clause: Select[Any] | Insert | Update | Delete, dialect: Dialect) ->
     compiled = clause.compile(dialect=dialect)
     binds = {name: bind for bind, name in compiled.bind_names.items()}
     inward = {name: bind.type.dialect_impl(dialect).bind_processor(dialect) for name, bind in binds.items()}
-    selected = clause.selected_columns.items() if isinstance(clause, Select) else ()
+    selected = clause.selected_columns if isinstance(clause, Select) else clause.exported_columns
     return _Rendered(
         text=str(compiled),
         constants={name: bind.effective_value for name, bind in binds.items() if not bind.required},
         conversions=tuple((name, convert) for name, convert in inward.items() if convert is not None),
         columns=tuple(
             (name, column.type.dialect_impl(dialect).result_processor(dialect, None))
-            for name, column in selected
+            for name, column in selected.items()
         ),
     )
