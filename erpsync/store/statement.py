@@ -73,7 +73,7 @@ def _render(clause: Select[Any] | Insert | Update | Delete, dialect: Dialect) ->
         constants={name: bind.effective_value for name, bind in binds.items() if not bind.required},
         conversions=tuple((name, convert) for name, convert in inward.items() if convert is not None),
         columns=tuple(
-            (name, column.type.dialect_impl(dialect).result_processor(dialect, None))
-            for name, column in selected.items()
+            (str(column.key), column.type.dialect_impl(dialect).result_processor(dialect, None))
+            for column in selected
         ),
     )
