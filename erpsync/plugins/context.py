@@ -103,7 +103,7 @@ class JobContext(Generic[S]):
         reporter: Reporter,
         data: Path,
         artifacts: Path | str,
-        dead_letters: Path | str,
+        dead_letters: str,
         formerly: Sequence[str] = (),
         attempt: int = 1,
         dry_run: bool = False,

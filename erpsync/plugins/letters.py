@@ -14,14 +14,14 @@ import msgspec
 class LetterBox:
     """The letters of one attempt; may be used in several threads."""
 
-    def __init__(self, path: Path | str, attempt: int) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str, attempt: int) -> None:
+        self._path = path
         self._attempt = attempt
         self._has_new = False
 
     def add(self, at: str | None, error: str, row: Mapping[str, object]) -> None:
         """One more letter; durable once it is `keep`t, or the attempt has ended."""
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(self._path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._write({"at": at, "attempt": self._attempt, "error": error, "row": row})
         self._has_new = True
 
@@ -40,10 +40,10 @@ class LetterBox:
         finally:
             os.close(handle)
         if settle:
-            _settle_folder(self._path.parent)
+            _settle_folder(os.path.dirname(self._path))
 
 
-def _settle_folder(folder: Path) -> None:
+def _settle_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -96,7 +96,7 @@ class PluginHost:
             reporter=attempt.reporter,
             data=self._data,
             artifacts=self._artifacts(run.id),
-            dead_letters=self._letters.path(run.id),
+            dead_letters=self._letters.file(run.id),
             attempt=run.attempts,
             dry_run=dry_run,
             params=_set_by_hand(attempt),
@@ -115,7 +115,7 @@ class PluginHost:
 
     async def put_letters_away(self, attempt: LiveAttempt, answer: Done | Fault) -> Done | Fault:
         """The answer, once the dead letters of the attempt are durable; where they cannot be, it is a fault."""
-        if not self._letters.path(attempt.run.id).exists():
+        if not self._letters.has(attempt.run.id):
             return answer
         try:
             await asyncio.to_thread(self._letters.close, attempt.run.id, attempt.run.attempts)
@@ -166,7 +166,7 @@ class PluginHost:
             dry_run=bool(run.params.get("dry_run")),
             data=str(self._data),
             artifacts=self._artifacts(run.id),
-            dead_letters=str(self._letters.path(run.id)),
+            dead_letters=self._letters.file(run.id),
             root=root,
             timeout=connection.timeout.as_dict() if connection else None,
             memory=job.memory,

@@ -43,7 +43,8 @@ class Entered:
             raise self.misdeed
 
     async def _left(self, seconds: float) -> list[asyncio.Task[Any]]:
-        left = [task for task in self.tasks if not task.done() and task is not asyncio.current_task()]
+        current = asyncio.current_task()
+        left = [task for task in self.tasks if task is not current and not task.done()]
         if left:
             await asyncio.wait(left, timeout=seconds)
         return [task for task in left if not task.done()]

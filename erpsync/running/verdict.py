@@ -85,7 +85,7 @@ def judge(
     if ending.cause is not None and (ending.forced or stopped):
         return _asked_to_end(job, run, ending, end, repeatable=repeatable, jitter=jitter)
     if isinstance(answer, Done):
-        return _with_result(job, run, replace(end, counts=counts_of(answer.counts)), answer)
+        return _with_result(job, run, end, answer)
     if answer.kind == "skip":
         return replace(
             end, outcome=AttemptOutcome.SUCCEEDED, run_outcome=Outcome.SUCCEEDED, reason=answer.message
@@ -122,18 +122,20 @@ def lost(job: Job | None, run: Run, *, repeatable: bool, now: datetime, how: str
 
 
 def _with_result(job: Job, run: Run, end: End, result: Done) -> End:
-    failed = end.counts.failed
+    counts = counts_of(result.counts)
+    failed = counts.failed
     if failed > job.max_failed:
         rows = "1 row" if failed == 1 else f"{failed} rows"
         hint = "the run's log and `erpsync dead` say which and why; `max_failed` of the job allows some"
         error = RunFailure("JobFailedError", f"{rows} failed; the job allows {job.max_failed}", hint)
-        return replace(end, run_outcome=Outcome.FAILED, reason=FAILED_ROWS, error=error)
+        return replace(end, run_outcome=Outcome.FAILED, reason=FAILED_ROWS, error=error, counts=counts)
     moves = result.cursor is not None and not failed and not run.is_special
     return replace(
         end,
         outcome=AttemptOutcome.SUCCEEDED,
         run_outcome=Outcome.PARTIAL if failed else Outcome.SUCCEEDED,
         reason=result.note or None,
+        counts=counts,
         cursor_after=result.cursor if moves else None,
         store_cursor=moves,
     )

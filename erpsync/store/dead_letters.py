@@ -42,8 +42,16 @@ class DeadLetters:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def path(self, run_id: str) -> Path:
-        return self._folder / f"{run_id}.jsonl"
+    def file(self, run_id: str) -> str:
+        """Where the letters of a run are, if it left some; a text, for every run asks and few write."""
+        return f"{self._folder}/{run_id}.jsonl"
+
+    def has(self, run_id: str) -> bool:
+        """Whether a run left letters."""
+        return os.path.exists(self.file(run_id))
+
+    def _path(self, run_id: str) -> Path:
+        return Path(self.file(run_id))
 
     def run_ids(self) -> list[str]:
         """The runs that left letters, the oldest first."""
@@ -55,7 +63,7 @@ class DeadLetters:
 
     def close(self, run_id: str, attempt: int) -> None:
         """An attempt is over: what it left is durable, and attempts before it count no more. Raises OSError."""
-        path = self.path(run_id)
+        path = self._path(run_id)
         if path.exists():
             with path.open("ab") as file:
                 file.write(json.dumps({"attempt": attempt, "ended": True}).encode() + b"\n")
@@ -66,11 +74,11 @@ class DeadLetters:
     def remove(self, run_ids: Iterable[str]) -> None:
         """The letters of these runs are no more."""
         for run_id in run_ids:
-            self.path(run_id).unlink(missing_ok=True)
+            self._path(run_id).unlink(missing_ok=True)
 
     def _of_run(self, run_id: str) -> list[DeadLetter]:
         try:
-            lines = self.path(run_id).read_bytes().splitlines()
+            lines = self._path(run_id).read_bytes().splitlines()
         except FileNotFoundError:
             return []
         passed: list[DeadLetter] = []

@@ -167,7 +167,7 @@ class Attempt:
             reporter=self,
             data=self.data,
             artifacts=self.data / "artifacts",
-            dead_letters=self.data / "dead.jsonl",
+            dead_letters=str(self.data / "dead.jsonl"),
             dry_run=self.dry_run,
             params=self.params,
             window=self.window,

@@ -18,7 +18,7 @@ def test_of_attempts_that_begin_anew_the_last_one_counts(tmp_path: Path) -> None
     """What an attempt before has left is met again, or has been mended: also where the last one left nothing."""
     letters = DeadLetters(tmp_path)
     for attempt, ids in ((1, "ab"), (2, "b")):
-        box = LetterBox(letters.path("r1"), attempt)
+        box = LetterBox(letters.file("r1"), attempt)
         for row in ids:
             box.add("2026-01-01T00:00:00Z", "refused", {"Id": row})
         letters.close("r1", attempt)
