@@ -15,10 +15,9 @@ import re
 import stat
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -48,11 +47,15 @@ class PluginInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """`module` is what `load` imports, None where that needs no proof."""
+    """`path` is "module:attribute", "" where it is broken; the import of what is `trusted` needs no proof."""
 
     info: PluginInfo
-    load: Callable[[], object]
-    module: str | None = None
+    path: str = ""
+    trusted: bool = False
+
+    @property
+    def module(self) -> str:
+        return self.path.partition(":")[0]
 
 
 class PluginCatalog:
@@ -61,6 +64,7 @@ class PluginCatalog:
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(dict.fromkeys(folder.resolve() for folder in folders))
         self._loaded: dict[str, Plugin] = {}
+        self._paths: dict[str, str] = {}  # of those that are loaded
         self._proven: dict[str, str | None] = {}  # by module: what is fatal in its import
         self._stamps: dict[str, str] | None = None  # before the first look
 
@@ -72,7 +76,8 @@ class PluginCatalog:
         """
         if name not in self._loaded:
             self.prove([name])
-            self._loaded[name] = self._at_path(name) if ":" in name else self._named(name)
+            plugin, path = self._at_path(name) if ":" in name else self._named(name)
+            self._loaded[name], self._paths[name] = plugin, path
         return self._loaded[name]
 
     def prove(self, names: Iterable[str]) -> None:
@@ -84,26 +89,14 @@ class PluginCatalog:
             self._stamps = stamp_files(self.folders)
         wanted = {name for name in names if name not in self._loaded}
         modules = [name.partition(":")[0] for name in sorted(wanted) if ":" in name]
-        modules += [found.module for found in self._found if found.module and found.info.name in wanted]
+        modules += [
+            found.module
+            for found in self._found
+            if found.info.name in wanted and found.path and not found.trusted
+        ]
         if unknown := [module for module in modules if module not in self._proven]:
-            packages = {_package(folder): str(folder) for folder in self.folders}
-            faults = fatal_imports(unknown, packages)
+            faults = fatal_imports(unknown, make_packages(self.folders))
             self._proven |= {module: faults.get(module) for module in unknown}
-
-    def first(self, name: str) -> Plugin:
-        """The first plugin of this name, for a process that acts on what another one has looked up by `find`: it
-        spares it to look at all the others.
-
-        Raises:
-            PluginLoadError: unknown, or broken.
-        """
-        if ":" in name:
-            return _guarded(name, partial(_attribute, *name.split(":", 1)))
-        in_folders = (found for folder in self.folders for found in _in_folder(folder))
-        for found in chain(in_folders, _in_packages()):
-            if found.info.name == name:
-                return _guarded(name, found.load)
-        raise self._unknown(name)
 
     def refresh(self) -> list[str]:
         """Take new files, and changed ones that were not imported yet; the imported ones that have changed since."""
@@ -127,6 +120,10 @@ class PluginCatalog:
         """The plugin where it has been found before; safe from any thread, and never slow."""
         return self._loaded.get(name)
 
+    def path(self, name: str) -> str:
+        """Where a plugin that has been found before is, for `import_plugin` in another process."""
+        return self._paths[name]
+
     def cursor_of(self, name: str) -> tuple[str, ...]:
         """The settings of a plugin that its cursor depends on; none where it has not been found before."""
         plugin = self.loaded(name)
@@ -143,27 +140,26 @@ class PluginCatalog:
     def _found(self) -> list[_Found]:
         return [*(found for folder in self.folders for found in _in_folder(folder)), *_in_packages()]
 
-    def _named(self, name: str) -> Plugin:
+    def _named(self, name: str) -> tuple[Plugin, str]:
         matches = [found for found in self._found if found.info.name == name]
         if not matches:
             raise self._unknown(name)
-        error = self._checked(matches[0].info).error
-        if error:
+        found = matches[0]
+        if error := self._checked(found.info).error:
             raise PluginLoadError(f'plugin "{name}" cannot be used: {error}', hint="erpsync plugins")
-        self._require_proof(name, matches[0].module)
-        plugin = _guarded(name, matches[0].load)
+        self._require_proof(name, found.module)
+        plugin = import_plugin(name, found.path)
         if plugin.name != name:
-            message = f'{matches[0].info.origin} is called "{plugin.name}", not "{name}"'
+            message = f'{found.info.origin} is called "{plugin.name}", not "{name}"'
             raise PluginLoadError(message, hint=f'write plugin = "{plugin.name}", or rename it in @job')
-        return plugin
+        return plugin, found.path
 
-    def _at_path(self, path: str) -> Plugin:
-        module, _, attribute = path.partition(":")
-        self._require_proof(path, module)
-        return _guarded(path, partial(_attribute, module, attribute))
+    def _at_path(self, path: str) -> tuple[Plugin, str]:
+        self._require_proof(path, path.partition(":")[0])
+        return import_plugin(path, path), path
 
-    def _require_proof(self, name: str, module: str | None) -> None:
-        if module is not None and (fault := self._proven[module]):
+    def _require_proof(self, name: str, module: str) -> None:
+        if fault := self._proven.get(module):
             hint = "a plugin's file defines; what takes time or can fail belongs into its function"
             raise PluginLoadError(f'plugin "{name}" cannot be imported: {fault}', hint=hint)
 
@@ -243,7 +239,7 @@ def _in_file(file: Path, module: str) -> Iterator[_Found]:
         doc = (ast.get_docstring(function) or "").partition("\n")[0]
         is_async = isinstance(function, ast.AsyncFunctionDef)
         info = PluginInfo(name, "folder", origin, is_async, doc)
-        yield _Found(info, partial(_attribute, module, function.name), module)
+        yield _Found(info, f"{module}:{function.name}")
 
 
 def _jobs(tree: ast.Module) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str | None]]:
@@ -290,13 +286,18 @@ def _literal_name(call: ast.Call) -> str | None:
 def _in_packages() -> Iterator[_Found]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
-        yield _Found(PluginInfo(entry.name, "package", f"{distribution}: {entry.value}"), entry.load)
+        info = PluginInfo(entry.name, "package", f"{distribution}: {entry.value}")
+        yield _Found(info, f"{entry.module}:{entry.attr}", trusted=True)
 
 
-def _guarded(name: str, load: Callable[[], object]) -> Plugin:
-    """What `load` imports, as a plugin whose needs are there; whatever else happens becomes a PluginLoadError."""
+def import_plugin(name: str, path: str) -> Plugin:
+    """The plugin at a path "module:attribute", whose needs are there; modules of folders need `make_packages`.
+
+    Raises:
+        PluginLoadError: whatever happened.
+    """
     try:
-        plugin = load()
+        plugin = _at(path)
     except ModuleNotFoundError as error:
         raise PluginLoadError(f'plugin "{name}": {error}', hint=_install_hint(error.name or "")) from error
     except BaseException as error:  # foreign code runs at import: it may raise anything, even leave
@@ -316,7 +317,8 @@ def _guarded(name: str, load: Callable[[], object]) -> Plugin:
     return plugin
 
 
-def _attribute(module: str, attribute: str) -> object:
+def _at(path: str) -> object:
+    module, _, attribute = path.partition(":")
     found: object = importlib.import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
@@ -344,6 +346,11 @@ def _install_hint(package: str) -> str:
     return f"pip install {top}" if top else ""
 
 
+def make_packages(folders: Iterable[Path]) -> dict[str, str]:
+    """A package for each resolved folder, so that its plugins can be imported; the folders by these names."""
+    return {_package(folder): str(folder) for folder in folders}
+
+
 def _package(folder: Path) -> str:
     """A package made for the folder, so that its files may import each other (`from .rates import …`)."""
     name = f"erpsync_plugins_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
@@ -364,7 +371,4 @@ def _others_write(path: Path) -> bool:
 
 
 def _broken(name: str, origin: str, error: str) -> _Found:
-    def load() -> object:
-        raise PluginLoadError(error)
-
-    return _Found(PluginInfo(name, "folder", origin, error=error), load)
+    return _Found(PluginInfo(name, "folder", origin, error=error))

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 
 Stamps = Mapping[str, str]
@@ -15,9 +16,15 @@ def stamp_files(folders: Iterable[Path]) -> dict[str, str]:
     return {file: _stamp(file) for folder in folders for file in _files(folder)}
 
 
-def imported(stamps: Stamps) -> dict[str, str]:
-    """Those of files that this process has imported."""
-    files = {getattr(module, "__file__", None) for module in [*sys.modules.values()]}
+def imported(stamps: Stamps, since: str | None = None) -> dict[str, str]:
+    """Those of files that this process has imported, with `since` only after that module.
+
+    A child asks for those since its birth: looking at each of a thousand modules copies all the pages that it shares
+    with its parent.
+    """
+    names = reversed(sys.modules) if since else [*sys.modules]
+    fresh = takewhile(lambda name: name != since, names)
+    files = {getattr(sys.modules[name], "__file__", None) for name in fresh}
     return {file: stamp for file, stamp in stamps.items() if file in files}
 
 

@@ -18,7 +18,7 @@ from erpsync.core.run import Counts
 from erpsync.plugins.contract import JobResult
 from erpsync.running.fault import Fault, nonsense, type_name, unusable
 
-VERSION = 4
+VERSION = 5
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 LEVELS = 20
 """How deep a logged value may be: for people to read, and for JSON to be read at all."""
@@ -28,7 +28,8 @@ _LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill t
 
 
 class Order(msgspec.Struct, frozen=True, tag=True):
-    """The first message to a child: everything it needs for one attempt. `stamps` are those of the plugin files.
+    """The first message to a child: everything it needs for one attempt. `path` is where to import the plugin from,
+    `stamps` are those of the files in the plugin `folders`.
 
     `settings` is the raw table of the job, `secrets` the values of the references in it. `root` is the instance's
     API address, None where the job has no ERP.net instance. `timeout` holds the HTTP time-outs in seconds and
@@ -41,6 +42,7 @@ class Order(msgspec.Struct, frozen=True, tag=True):
     run_id: str
     attempt: int
     plugin: str
+    path: str
     folders: list[str]
     stamps: dict[str, str]
     settings: dict[str, Any]

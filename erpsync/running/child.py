@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx2
 import msgspec
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import PluginChangedError
@@ -28,7 +29,7 @@ from erpsync.erpnet.blocking import BlockingErp
 from erpsync.erpnet.client import ErpClient
 from erpsync.plugins.context import Cursor, JobContext
 from erpsync.plugins.contract import Plugin
-from erpsync.plugins.discovery import PluginCatalog
+from erpsync.plugins.discovery import import_plugin, make_packages
 from erpsync.plugins.settings import validate_settings
 from erpsync.plugins.stamp import changed, imported
 from erpsync.running.channel import (
@@ -172,10 +173,12 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
             return Failed(
                 Fault.died("daemon and child process are of different versions", "restart the daemon")
             )
-        plugin = PluginCatalog([Path(folder) for folder in order.folders]).first(order.plugin)
-        _require_unchanged(order)
+        make_packages(map(Path, order.folders))
+        newest = next(reversed(sys.modules))
+        plugin = import_plugin(order.plugin, order.path)
+        _require_unchanged(order, newest)
         with ExitStack() as stack:
-            context = _context(order, plugin, requests, reporter, stack)
+            context = _context(order, plugin, reporter, _Ways(order, plugin, requests, reporter, stack))
             result = _call(plugin, context, orders)
         answer = answer_of(result, context.cursor.staged)
         return Failed(answer) if isinstance(answer, Fault) else answer
@@ -187,25 +190,21 @@ def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, ord
         return Failed(fault_of(error))
 
 
-def _require_unchanged(order: Order) -> None:
-    """The daemon has read the settings by the plugin that it knows: another one is not entered with them."""
-    if other := changed(imported(order.stamps)):
+def _require_unchanged(order: Order, since: str) -> None:
+    """The daemon has read the settings by the plugin that it knows: another one is not entered with them.
+
+    `since` is the module that was there last before the plugin was imported.
+    """
+    if other := changed(imported(order.stamps, since)):
         raise PluginChangedError(
             f"{other[0]} has changed since the daemon read it",
             hint="erpsync plan says whether a restart takes it, or erpsync reload does",
         )
 
 
-def _context(
-    order: Order,
-    plugin: Plugin,
-    requests: socket.socket,
-    reporter: ChildReporter,
-    stack: ExitStack,
-) -> JobContext[Any]:
+def _context(order: Order, plugin: Plugin, reporter: ChildReporter, ways: "_Ways") -> JobContext[Any]:
     redactor = Redactor()
     redactor.learn(*order.secrets.values())
-    http, erp = _clients(order, plugin, requests, reporter, stack)
     return JobContext(
         settings=validate_settings(plugin, order.settings, lambda reference: order.secrets[str(reference)]),
         job=order.job,
@@ -220,31 +219,60 @@ def _context(
         params=order.params,
         window=order.window,
         dead=order.dead,
-        erp=(lambda: erp) if erp else None,
-        http=(lambda: http) if http else None,
+        erp=ways.erp if order.timeout is not None and order.root else None,
+        http=ways.http if order.timeout is not None else None,
         root=_always(order.root) if order.root else None,
         cursor=Cursor(order.cursor),
         redact=redactor,
     )
 
 
-def _clients(
-    order: Order, plugin: Plugin, requests: socket.socket, reporter: ChildReporter, stack: ExitStack
-) -> tuple[httpx2.AsyncClient | httpx2.Client | None, ErpClient | BlockingErp | None]:
-    """Clients that ask the daemon; for a `def` plugin blocking ones, whose loop runs in a thread."""
-    if order.timeout is None:
-        return None, None
-    timeout = httpx2.Timeout(**order.timeout)
-    transport = ProxiedTransport(requests)
-    client = httpx2.AsyncClient(transport=transport, timeout=timeout)
-    erp = order.root and ErpClient(
-        client, _always(order.root), emit=_emit_to(reporter), clock=SystemClock(), dry_run=order.dry_run
-    )
-    if plugin.is_async:
-        return client, erp or None
-    portal = stack.enter_context(start_blocking_portal())
-    http = httpx2.Client(transport=BlockingTransport(transport, portal), timeout=timeout)
-    return http, BlockingErp(erp, portal) if erp else None
+class _Ways:
+    """The ways to the daemon, each made at its first use; those of a `def` plugin block, with a loop in a thread."""
+
+    def __init__(
+        self,
+        order: Order,
+        plugin: Plugin,
+        requests: socket.socket,
+        reporter: ChildReporter,
+        stack: ExitStack,
+    ) -> None:
+        self._order = order
+        self._is_async = plugin.is_async
+        self._reporter = reporter
+        self._stack = stack
+        self._transport = ProxiedTransport(requests)
+
+    def http(self) -> httpx2.AsyncClient | httpx2.Client:
+        """With the time-outs of the instance."""
+        if self._is_async:
+            return self._client
+        return httpx2.Client(
+            transport=BlockingTransport(self._transport, self._portal), timeout=self._timeout
+        )
+
+    def erp(self) -> ErpClient | BlockingErp:
+        """To the Domain API of the instance."""
+        assert self._order.root is not None
+        emit, dry_run = _emit_to(self._reporter), self._order.dry_run
+        erp = ErpClient(
+            self._client, _always(self._order.root), emit=emit, clock=SystemClock(), dry_run=dry_run
+        )
+        return erp if self._is_async else BlockingErp(erp, self._portal)
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=self._transport, timeout=self._timeout)
+
+    @cached_property
+    def _timeout(self) -> httpx2.Timeout:
+        assert self._order.timeout is not None
+        return httpx2.Timeout(**self._order.timeout)
+
+    @cached_property
+    def _portal(self) -> BlockingPortal:
+        return self._stack.enter_context(start_blocking_portal())
 
 
 def _call(plugin: Plugin, context: JobContext[Any], orders: Orders) -> object:

@@ -155,6 +155,7 @@ class PluginHost:
             run_id=run.id,
             attempt=run.attempts,
             plugin=job.plugin,
+            path=self._catalog.path(job.plugin),
             folders=[str(folder) for folder in self._catalog.folders],
             stamps=dict(self._catalog.stamps),
             settings=dict(job.settings),
