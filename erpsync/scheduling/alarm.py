@@ -16,7 +16,7 @@ from apscheduler.triggers.base import BaseTrigger
 from erpsync.scheduling.timetable import Timetable
 from erpsync.scheduling.trigger import next_after
 
-_PACE = 0.003  # seconds between looks at the clock at least, so that many fire times a second share a claim
+_PACE = 0.004  # seconds between looks at the clock at least, so that many fire times a second share a claim
 _QUIET = logging.getLogger("erpsync.alarm")
 _QUIET.setLevel(logging.CRITICAL)  # what matters is told as events, by the engine
 
@@ -25,7 +25,7 @@ class AlarmClock:
     """Calls `ring` with a job's name, in the event loop, when the job's next start is due; a hint, no more.
 
     It follows the wall clock of the machine and may ring late or not at all (suspend, steps): `check` makes it
-    look again, `set` tells it the time of each alarm anew. Alarms that are less than 3 ms apart ring together.
+    look again, `set` tells it the time of each alarm anew. Alarms that are less than 4 ms apart ring together.
     """
 
     def __init__(self, ring: Callable[[str], None]) -> None:
