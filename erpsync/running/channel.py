@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -22,6 +23,8 @@ VERSION = 5
 LOST_CHANNEL = 71  # a child's exit status where its answer could not be sent
 LEVELS = 20
 """How deep a logged value may be: for people to read, and for JSON to be read at all."""
+ELEMENTS = 1_000
+"""How many elements a logged value may have in all: each is searched for secrets in the event loop."""
 _LENGTH = struct.Struct("!I")
 Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _LONGEST = 64 * 2**20  # bytes of one message; a child in a loop must not fill the daemon's memory
@@ -160,15 +163,25 @@ def answer_of(result: object, cursor: str | None) -> Done | Fault:
         return unusable(error)
 
 
-def shallow(value: object, levels: int = LEVELS) -> object:
-    """A value of JSON, or of Python's collections, to be logged: what lies deeper is named by its type."""
-    if not isinstance(value, Mapping | list | tuple | set | frozenset):
-        return value
-    if not levels:
-        return f"<{type_name(value)}>"
-    if isinstance(value, Mapping):
-        return {name: shallow(inner, levels - 1) for name, inner in value.items()}
-    return [shallow(inner, levels - 1) for inner in value]
+def shallow(value: object) -> object:
+    """A value of JSON, or of Python's collections, to be logged: what lies too deep is named by its type, and what is
+    too much is counted. Doing it twice changes nothing."""
+    left = ELEMENTS
+
+    def within(value: object, levels: int) -> object:
+        nonlocal left
+        if not isinstance(value, Mapping | list | tuple | set | frozenset):
+            return value
+        if not levels or (value and not left):
+            return f"<{type_name(value)}>"
+        some = list(value if len(value) <= left else islice(value, left - 1))
+        rest = f"… ({len(value) - len(some)} more)" if len(value) > left else ""
+        left = max(left - len(value), 0)
+        if isinstance(value, Mapping):
+            return {name: within(value[name], levels - 1) for name in some} | ({rest: None} if rest else {})
+        return [within(inner, levels - 1) for inner in some] + ([rest] if rest else [])
+
+    return within(value, LEVELS)
 
 
 class ChildEnd:

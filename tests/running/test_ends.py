@@ -126,6 +126,16 @@ async def test_a_value_of_a_thousand_levels_is_logged_as_far_as_people_read(
     assert (value, depth) == ("<list>", 20)
 
 
+@pytest.mark.parametrize("plugin", ["words", "words-async"])
+async def test_of_a_million_values_a_thousand_are_logged(desk: MakeDesk, define: Define, plugin: str) -> None:
+    """The rest is counted: each is searched for secrets in the daemon's loop, which others share."""
+    at = desk(define(plugin, what="many values"))
+    run = await at.run(plugin)
+    assert run.outcome == "succeeded"
+    (record,) = at.log(run, "many")
+    assert record["value"] == {"ids": [*range(997), "… (999003 more)"], "names": "<dict>"}
+
+
 async def test_a_result_that_is_too_long_for_the_channel_says_so(desk: MakeDesk, define: Define) -> None:
     """It is not said to have left by os._exit."""
     run = await desk(define("words", what="long cursor")).run("words")

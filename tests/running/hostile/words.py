@@ -33,6 +33,11 @@ def _say(ctx: JobContext[Words]) -> JobResult:
             for _ in range(900):
                 value = [value]
             ctx.log.info("deep", value=value)
+        case "many values":
+            ctx.log.info(
+                "many",
+                value={"ids": list(range(1_000_000)), "names": {str(number): 0 for number in range(9)}},
+            )
         case "long cursor":
             ctx.cursor.stage("x" * 65 * 2**20)
     return ctx.result()
