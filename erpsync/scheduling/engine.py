@@ -22,6 +22,7 @@ from erpsync.scheduling.claim import (
     claimed_ahead,
     last_parked,
 )
+from erpsync.scheduling.clock_watch import ClockWatch
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.handover import Succession, forget_parents, successions
 from erpsync.scheduling.planner import CORRECTION, IDENTITY, PARKED
@@ -35,8 +36,6 @@ from erpsync.store.state import Store
 
 SWEEP = timedelta(seconds=10)
 """So often the engine looks for due jobs of which no hint came, and for steps of the clock."""
-JUMP = timedelta(seconds=1)
-"""Two clocks differ by more than this since the last look: one of them jumped."""
 LEFT_BEHIND = "give the job a name that is new to the state, or take the former name out of `formerly`"
 """What to do where the state knows a job already that would take its former name over."""
 _BACKOFF_FIRST, _BACKOFF_LAST = 0.25, 10.0  # seconds between tries while the store refuses
@@ -101,7 +100,7 @@ class Engine:
         self._backoff = 0.0
         self._retry: asyncio.TimerHandle | None = None
         self._jumped = False
-        self._wall, self._boot, self._awake = clock.now(), clock.boot(), clock.awake()
+        self._watch = ClockWatch(clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -300,15 +299,11 @@ class Engine:
 
     def _sweep(self) -> None:
         """Find what no hint came for, and notice a clock that was set and a machine that slept."""
-        now, boot, awake = self._clock.now(), self._clock.boot(), self._clock.awake()
-        passed = timedelta(seconds=boot - self._boot)
-        slept = passed - timedelta(seconds=awake - self._awake)
-        step = (now - self._wall) - passed
-        self._wall, self._boot, self._awake = now, boot, awake
-        if slept > JUMP:
-            self._tell_jump("suspend", slept)
-        if abs(step) > JUMP:
-            self._tell_step(step)
+        passed, now = self._watch.look(), self._clock.now()
+        if passed.slept:
+            self._tell_jump("suspend", passed.slept)
+        if passed.step:
+            self._tell_step(passed.step)
             self._jumped = True
             self._gather(self._tables)
         self._gather([job for job, due in self._due.items() if due <= now])
