@@ -35,8 +35,6 @@ from erpsync.store.installation import Hold, release
 from erpsync.store.pauses import Pause
 from erpsync.version import __version__
 
-DISPLACED = "put it back and restart the daemon, which writes to the file that was there"
-"""What to do about a state whose file is another one."""
 _SOON = 10  # fire times that `status` shows
 
 
@@ -52,7 +50,6 @@ class DaemonControls:
         self.lag = 0.0
         self.ready = False
         self.stopping = False
-        self.displaced = False
         self.faults: list[str] = []  # what only a restart heals
         self.held: Hold | None = None
         self._releasing = asyncio.Lock()
@@ -152,8 +149,6 @@ class DaemonControls:
         starting = [] if self.ready else ["the daemon is starting or stopping"]
         if self.held is not None:
             starting.append(f"the state is held: {self.held.reason}; erpsync resume --all lets it go on here")
-        if self.displaced:
-            starting.append(f"the state {self._house.store.path} was removed or replaced: {DISPLACED}")
         return starting + ([f"nothing can be claimed: {self._claims_fail}"] if self._claims_fail else [])
 
     def overdue(self) -> list[Overdue]:

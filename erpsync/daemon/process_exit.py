@@ -12,8 +12,10 @@ from typing import Self
 
 URGENT = 1.0
 """Seconds that attempts have to end after a second signal."""
-DAMAGED = 78
-"""The exit code where the state is damaged, as that of a start which meets it: no service manager tries again."""
+PERSON_NEEDED = 78
+"""The exit code where the state is damaged or not in its place: no service manager tries again."""
+START_AGAIN = 75
+"""The exit code where the next start finds all as it should be."""
 _LATEST = 5.0  # seconds after a second signal until the process ends in the middle
 _LAST_WORDS = 2.0  # seconds for threads and tasks that are left when all has stopped
 

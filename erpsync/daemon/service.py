@@ -27,11 +27,11 @@ from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
 from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
-from erpsync.daemon.controls import DISPLACED, DaemonControls
+from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
-from erpsync.daemon.process_exit import DAMAGED, URGENT, Signals, leaving
+from erpsync.daemon.process_exit import PERSON_NEEDED, START_AGAIN, URGENT, Signals, leaving
 from erpsync.daemon.reload import Reload, tell_refused
 from erpsync.daemon.server import EmbeddedServer
 from erpsync.daemon.warm_up import WarmUp
@@ -48,11 +48,14 @@ from erpsync.scheduling.zone import zone_data
 from erpsync.store.history import last_successes
 from erpsync.store.installation import Hold, renew_generation, take_over
 from erpsync.store.owner import OwnerLock
+from erpsync.store.state import nothing
 from erpsync.version import __version__
 
 _LAST_PATIENCE = 60.0  # seconds beyond `drain` for what must be made to end, and for the last writes
 _RESERVE = 64  # open files that nobody may use before the others have run out
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
+_PUT_BACK = "put it back, then start the daemon, which had to end"
+_SAVED = "start the daemon again; what it has written is saved in the state, and it makes such files itself"
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
 
@@ -98,10 +101,11 @@ class Service:
         self._notifier = ServiceNotifier()
         self._controls: DaemonControls | None = None
         self._reloads: set[asyncio.Task[None]] = set()
-        self._damaged = asyncio.Event()
+        self._trouble = asyncio.Event()  # with the state
+        self._trouble_code = 0
 
     async def run(self) -> int:
-        """Start, wait for a signal or for damage, drain and stop."""
+        """Start, wait for a signal or for trouble with the state, drain and stop."""
         adopt_foreign_logs(self._emit)
         loop = asyncio.get_running_loop()
         # not before all has started; until then it must not end the process
@@ -113,7 +117,7 @@ class Service:
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up, composition)
                 await self._wait(signals)
                 code = await self._drain(composition, signals)
-                code = DAMAGED if self._damaged.is_set() else code
+                code = self._trouble_code or code
             self._emit("daemon.stopped", code=code)
         return code
 
@@ -211,8 +215,8 @@ class Service:
         stack.push_async_callback(server.stop)
 
     async def _wait(self, signals: Signals) -> None:
-        """Serve, until a signal comes or the state is found to be damaged."""
-        ends = [asyncio.ensure_future(signals.next()), asyncio.ensure_future(self._damaged.wait())]
+        """Serve, until a signal comes or the state is found to be damaged or displaced."""
+        ends = [asyncio.ensure_future(signals.next()), asyncio.ensure_future(self._trouble.wait())]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
@@ -268,16 +272,26 @@ class Service:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(composition.runner.running())} running")
 
     def _look_for_state(self, controls: DaemonControls, composition: Composition) -> None:
-        """Tell once that the state's file is not there any more, or damaged: what is written on is lost with it."""
-        displaced = not composition.store.is_in_place()
-        if displaced and not controls.displaced:
-            self._emit("state.displaced", level="error", path=str(composition.store.path), hint=DISPLACED)
-        controls.displaced = displaced
-        damage = composition.store.damage
-        if damage is not None and not self._damaged.is_set():
-            self._emit("state.damaged", level="error", error_message=damage.message, hint=damage.hint)
-            controls.faults.append(f"{damage.message}; {damage.hint}")
-            self._damaged.set()
+        """Tell once that the state is damaged, or that one of its files is not there any more, and end."""
+        store = composition.store
+        displaced = store.displaced()
+        if displaced:
+            store.submit(nothing, None)  # which saves what was written before they went
+        if self._trouble.is_set():
+            return
+        if store.damage is not None:
+            message, hint, code = store.damage.message, store.damage.hint, PERSON_NEEDED
+            self._emit("state.damaged", level="error", error_message=message, hint=hint)
+        elif displaced:
+            lacks_state = displaced[0] == store.path
+            hint, code = (_PUT_BACK, PERSON_NEEDED) if lacks_state else (_SAVED, START_AGAIN)
+            message = f"{displaced[0]}, a file of the state, was removed or replaced"
+            self._emit("state.displaced", level="error", path=str(displaced[0]), hint=hint)
+        else:
+            return
+        controls.faults.append(f"{message}; {hint}")
+        self._trouble_code = code
+        self._trouble.set()
 
     async def _watch_due(self, controls: DaemonControls) -> None:
         """Tell of jobs that are overdue, each once a day."""

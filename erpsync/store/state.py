@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -34,6 +35,7 @@ from erpsync.store.task import Answer, Operation, Task, tell
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
+_Identity = tuple[int, int]
 _GROUP = 1000  # items in one transaction at most, so that none waits long
 
 
@@ -51,7 +53,7 @@ class Store:
         self._writers = None if read_only else _engine(path, begin="BEGIN IMMEDIATE", read_only=False)
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._file = (0, 0)
+        self._files: dict[Path, _Identity] = {}
         self.damage: StoreCorruptError | None = None
         """What was met first that says that the file is damaged: nothing of it can be relied on any more."""
 
@@ -76,12 +78,17 @@ class Store:
         except DATABASE_FAULTS as error:
             store.close()
             raise _translated(error, path) from error
-        store._file = _file(path)
+        if not read_only:  # whoever only reads lets the log come and go
+            store._files = {file: _identity(file) for file in (path, *_logs(path))}
         return store
 
-    def is_in_place(self) -> bool:
-        """Whether the file that is written to is still the one at `path`: not removed, nor replaced by another."""
-        return _file(self.path) == self._file
+    def displaced(self) -> list[Path]:
+        """The files that are written to and are not those of that name any more: removed, or replaced by others.
+
+        That of the database itself comes first. What others lack is saved in it before a write is answered, so that a
+        crash loses nothing.
+        """
+        return [file for file, known in self._files.items() if _identity(file) != known]
 
     def submit(self, operation: Operation, item: Any) -> "Future[Any]":
         """Queue one item; the future is resolved after the commit, or with a StoreError."""
@@ -179,7 +186,10 @@ class Store:
                 task = self._queue.get()
             open_end = task is not None
             if tasks:
-                tell(self._commit(connection, tasks))
+                answers = self._commit(connection, tasks)
+                if self.displaced():
+                    _save(connection)
+                tell(answers)
 
     def _commit(self, connection: Connection, tasks: list[Task]) -> list[Answer]:
         """One transaction for all; where it fails, one for each, so that a bad item harms nobody else."""
@@ -207,7 +217,26 @@ class Store:
         return known
 
 
-def _file(path: Path) -> tuple[int, int]:
+def nothing(_connection: Connection, items: Sequence[None]) -> list[None]:
+    """An operation that changes nothing: all before it is safe when it is answered."""
+    return [None] * len(items)
+
+
+def _save(connection: Connection) -> None:
+    """Bring what is in the log into the database's own file: nobody finds the log any more after a crash.
+
+    Where something is in the way, the next write tries again.
+    """
+    with suppress(*DATABASE_FAULTS):
+        connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _logs(path: Path) -> list[Path]:
+    """The log of changes beside a database, and its index, as SQLite names them."""
+    return [path.with_name(f"{path.name}-{kind}") for kind in ("wal", "shm")]
+
+
+def _identity(path: Path) -> _Identity:
     """The device and the number of a file; zeros where there is none."""
     try:
         found = path.stat()

@@ -129,11 +129,19 @@ def test_a_service_that_the_daemon_before_used_is_seen_at_once(site: Site, sandb
 
 
 def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
-    """A SIGHUP to a held state, a state whose file is taken away, and a reload while it drains."""
+    """A file of the state that is taken away ends it, with its log so that the next start goes on with all that was
+    told; a SIGHUP to a held state, and a reload while it drains, are refused."""
+    state = site.folder / "data" / "erpsync.db"
     with site.daemon() as daemon:
         site.ready()
-        assert site.stop(daemon) == 0
-    state = site.folder / "data" / "erpsync.db"
+        eventually(site.succeeded, "a run ends")
+        state.with_name("erpsync.db-wal").unlink()
+        assert daemon.wait(30) == 75
+    (lost,) = site.events("state.displaced")
+    assert (lost["path"], "saved" in lost["hint"]) == (f"{state}-wal", True)
+    with sqlite3.connect(state) as ledger:
+        kept = {run for (run,) in ledger.execute("SELECT id FROM run WHERE outcome = 'succeeded'")}
+    assert kept == {event["run_id"] for event in site.succeeded()}
     shutil.copy(state, state.with_name("copy"))
     state.with_name("copy").replace(state)
     with site.daemon() as daemon, site.client() as client:
@@ -145,21 +153,19 @@ def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
         assert client.resume(None)["released"]
         assert site.events("state.released")[0]["requested_by"]
 
-        state.rename(state.with_name("away"))
-        eventually(lambda: site.events("state.displaced"), "the loss is told")
-        assert httpx2.get(f"{site.metrics}/readyz").status_code == 503
-        assert "was removed or replaced" in client.status()["problems"][0]
-        state.with_name("away").rename(state)
-        eventually(lambda: httpx2.get(f"{site.metrics}/readyz").status_code == 200, "it is there again")
-
         run = client.claim("long", {})
         eventually(lambda: client.find(run["id"])["state"] == "running", "the run runs")
-        daemon.send_signal(signal.SIGTERM)
+        state.rename(state.with_name("away"))
         eventually(lambda: len(site.events("daemon.draining")) == 2, "it drains")
+        assert httpx2.get(f"{site.metrics}/readyz").status_code == 503
+        assert any("was removed or replaced" in problem for problem in client.status()["problems"])
         with pytest.raises(DaemonRefusedError, match="stopping"):
             client.reload()
+        claimed = len(site.events("run.claimed"))
         daemon.send_signal(signal.SIGTERM)
-        daemon.wait(30)
+        assert daemon.wait(30) == 78
+    assert len(site.events("run.claimed")) == claimed
+    assert [event["path"] for event in site.events("state.displaced")[1:]] == [str(state)]
 
 
 def test_a_second_signal_ends_it_now(site: Site) -> None:

@@ -131,6 +131,46 @@ async def test_damage_that_nobody_meets_is_found(store: Store) -> None:
     assert "store restore" in str(store.damage and store.damage.hint)
 
 
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_what_is_answered_without_its_log_is_in_the_database(
+    tmp_path: Path, store: Store, gone: tuple[str, ...]
+) -> None:
+    """Where the log is removed under the writer, `kill -9` after an answer loses neither that nor what was before."""
+    store.write_now(note, "before")
+    assert store.displaced() == []
+    for kind in gone:
+        os.unlink(f"{store.path}{kind}")
+    assert store.displaced() == [Path(f"{store.path}{kind}") for kind in gone]
+    for job in ("after", "later"):
+        store.write_now(note, job)
+    left = tmp_path / "left.db"
+    left.write_bytes(store.path.read_bytes())
+    assert _cursors(left) == 3
+    assert _cursors(store.path) == 3  # who comes meanwhile reads the same
+    store.write_now(note, "last")
+    store.close()
+    assert _cursors(store.path) == 4
+
+
+def test_a_database_that_is_moved_away_is_whole(tmp_path: Path, store: Store) -> None:
+    """It has all that was answered, and its log has nothing that could be read into the one that takes its place."""
+    store.write_now(note, "before")
+    away = store.path.rename(tmp_path / "away.db")
+    assert store.displaced() == [store.path]
+    store.write_now(note, "after")
+    left = tmp_path / "left.db"
+    left.write_bytes(away.read_bytes())
+    assert _cursors(left) == 2
+    assert Path(f"{store.path}-wal").stat().st_size == 0
+
+
+def _cursors(path: Path) -> int:
+    """How many there are for another process."""
+    with closing(sqlite3.connect(path)) as other:
+        (found,) = other.execute("SELECT count(*) FROM cursor").fetchone()
+    return int(found)
+
+
 def test_reading_before_any_state_says_what_to_do(tmp_path: Path) -> None:
     """Opening nothing for reading creates nothing and hints at the daemon."""
     with pytest.raises(StoreUnavailableError) as caught:
