@@ -17,7 +17,7 @@ def find_configuration(explicit: Path | None, environ: Mapping[str, str]) -> Pat
     """
     named = explicit or (Path(environ["ERPSYNC_CONFIG"]) if environ.get("ERPSYNC_CONFIG") else None)
     if named is not None:
-        if named.is_file():
+        if named.exists() and not named.is_dir():  # what is no regular file is told when it is read
             return named
         if named.is_dir():
             help_ = f"--config {named / PLACES[0]}"

@@ -1,13 +1,18 @@
 """Where configuration files come from: the disk, or what was kept of them when they were accepted."""
 
+import errno
 import glob
 import json
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
+
+LARGEST = 32 * 1024 * 1024
+"""Bytes of a file at most; ten thousand jobs are a tenth of that."""
 
 
 class Shelf(Protocol):
@@ -27,12 +32,14 @@ class Disk:
 
     def read(self, path: Path) -> bytes:
         """The content of a file. Raises OSError."""
-        return path.read_bytes()
+        return _content(path)
 
     def find(self, folder: Path, pattern: str) -> Sequence[str]:
         """The files that match a glob pattern, relative to `folder`, in order."""
         found = sorted(glob.glob(pattern, root_dir=folder, recursive=True))
-        return [name for name in found if (folder / name).is_file()]
+        if not glob.has_magic(pattern):
+            return found  # meant as it is: what is no file is told when it is read
+        return [name for name in found if (folder / name).exists() and not (folder / name).is_dir()]
 
 
 @dataclass(slots=True)
@@ -44,7 +51,7 @@ class Recording(Disk):
 
     def read(self, path: Path) -> bytes:
         """The content of a file. Raises OSError."""
-        content = path.read_bytes()
+        content = _content(path)
         self.contents[str(path.absolute())] = content.decode("utf-8", "surrogateescape")
         return content
 
@@ -84,7 +91,7 @@ def keep(recording: Recording, path: Path, now: datetime, data: Path) -> None:
         "contents": recording.contents,
         "matches": recording.matches,
     }
-    target = _place(data)
+    target = place_of_kept(data)
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = target.with_name(target.name + ".partial")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -98,7 +105,7 @@ def keep(recording: Recording, path: Path, now: datetime, data: Path) -> None:
 def kept(path: Path, data: Path) -> Kept | None:
     """What was kept of the configuration `path` in the folder `data`; None where that is nothing usable."""
     try:
-        document = json.loads(_place(data).read_text(encoding="utf-8", errors="surrogateescape"))
+        document = json.loads(_content(place_of_kept(data)).decode("utf-8", "surrogateescape"))
         at = datetime.fromisoformat(document["accepted_at"])
         found = Kept(Path(document["path"]), at, document["contents"], document["matches"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -106,5 +113,22 @@ def kept(path: Path, data: Path) -> Kept | None:
     return found if found.path == path.absolute() else None
 
 
-def _place(data: Path) -> Path:
+def place_of_kept(data: Path) -> Path:
+    """The file in the folder `data` that what was accepted is kept in."""
     return data / "accepted.json"
+
+
+def _content(path: Path) -> bytes:
+    """The content of a regular file; whatever else is there could keep us waiting for ever."""
+    with open(path, "rb", opener=_open_at_once) as opened:
+        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = opened.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"it holds more than {LARGEST // 1024 // 1024} MiB")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe that nobody writes into is opened too, instead of waiting for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -1,5 +1,6 @@
 """One TOML file: its values by tomllib, and the places of its keys by tree-sitter, only once one is asked for."""
 
+import errno
 import re
 import tomllib
 from collections.abc import Iterator
@@ -103,7 +104,7 @@ def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
     try:
         text = shelf.read(path).decode("utf-8-sig").replace("\r\n", "\n")
     except OSError as error:
-        return Problem("E101", "error", f"cannot read the file: {error.strerror or error}", file=name)
+        return _unreadable(error, name)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         return Problem("E102", "error", "the file is not UTF-8 text", file=name, line=line, column=1)
@@ -118,6 +119,19 @@ def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
             "E102", "error", f"nested more than {_DEEPEST} levels deep", file=name, line=1, column=1
         )
     return source
+
+
+_REMEDIES = {
+    errno.EACCES: "may this user read it?",
+    errno.EINVAL: "write what it gives into a file: each reload and each start reads it again",
+    errno.EISDIR: "name a file in it",
+    errno.EFBIG: "is it the configuration? If so, divide it into files: [daemon] include",
+}
+
+
+def _unreadable(error: OSError, name: str) -> Problem:
+    remedy = _REMEDIES.get(error.errno or 0, "")
+    return Problem("E101", "error", f"cannot read the file: {error.strerror or error}", name, help=remedy)
 
 
 def _unparsable(text: str, name: str) -> Problem | None:

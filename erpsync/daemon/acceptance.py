@@ -8,7 +8,7 @@ from pathlib import Path
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.load import data_folder, examine_configuration, load_configuration
-from erpsync.config.shelf import Kept, Recording, keep, kept
+from erpsync.config.shelf import Disk, Kept, Recording, keep, kept
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
 from erpsync.daemon.check import require_service
@@ -79,7 +79,7 @@ def _last(path: Path, environ: Mapping[str, str]) -> Kept | None:
 def _told_data(path: Path) -> Path | None:
     """The folder `data` of a file that cannot be parsed."""
     try:
-        found = _DATA.search(path.read_text(errors="replace"))
+        found = _DATA.search(Disk().read(path).decode(errors="replace"))
     except OSError:
         return None
     return path.absolute().parent / Path(found[1]).expanduser() if found else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from erpsync.config.configuration import Configuration
+from erpsync.config.shelf import place_of_kept
 from erpsync.core.errors import ConfigError
 from erpsync.core.job import Job
 from erpsync.core.problem import Problem
@@ -104,7 +105,8 @@ class Reload:
         try:
             await asyncio.to_thread(self.accepted.keep, composition.clock.now(), data)
         except OSError as error:
-            composition.emit("config.unkept", level="warning", error_message=str(error))
+            hint = f"{place_of_kept(data)} must be a file that this user may replace"
+            composition.emit("config.unkept", level="warning", error_message=str(error), hint=hint)
 
     def _tell(self, plan: Plan, requested_by: str) -> None:
         changes = [job.change for job in plan.jobs]

@@ -223,6 +223,9 @@ def _in_file(file: Path, module: str) -> Iterator[_Found]:
     if _others_write(file):
         yield _broken(file.stem, str(file), f"others can write this file (chmod go-w {file})")
         return
+    if not file.is_file():  # a pipe would be waited for
+        yield _broken(file.stem, str(file), "this is no regular file")
+        return
     try:
         tree = _parse(file)
     except SyntaxError as error:

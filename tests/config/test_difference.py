@@ -1,5 +1,6 @@
 """Comparing configurations, and reading them from what was kept of the files."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -106,4 +107,7 @@ def test_what_was_kept_is_read_again_whatever_becomes_of_the_files(tmp_path: Pat
     assert (before.daemon.data / "accepted.json").stat().st_mode & 0o077 == 0
     assert kept(tmp_path / "other.toml", before.daemon.data) is None
     (before.daemon.data / "accepted.json").write_text('{"path": 3')
+    assert kept(path, before.daemon.data) is None
+    (before.daemon.data / "accepted.json").unlink()
+    os.mkfifo(before.daemon.data / "accepted.json")
     assert kept(path, before.daemon.data) is None

@@ -9,6 +9,7 @@ import pytest
 
 from erpsync.config.find import find_configuration
 from erpsync.config.load import data_folder, load_configuration
+from erpsync.config.shelf import LARGEST
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
 from tests.config.conftest import ACME, NIGHT, Load
@@ -209,6 +210,49 @@ def test_a_missing_file_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_configuration(tmp_path / "no.toml", {})
     assert [problem.code for problem in caught.value.problems] == ["E101"]
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+
+
+@pytest.mark.parametrize("included", [False, True])
+@pytest.mark.parametrize(
+    ("make", "words", "remedy"),
+    [
+        (_fifo, "no regular file", "into a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file", "into a file"),
+        (Path.mkdir, "directory", "a file in it"),
+        (_huge, "more than 32 MiB", "include"),
+    ],
+)
+def test_what_is_no_file_to_read_is_told_at_once(
+    tmp_path: Path, included: bool, make: Callable[[Path], None], words: str, remedy: str
+) -> None:
+    """A pipe that nobody writes into, a device without end, a folder, too much: by its name, with the remedy."""
+    path = main = tmp_path / "erpsync.toml"
+    if included:
+        main.write_text('[daemon]\ninclude = ["more.toml"]\n')
+        path = tmp_path / "more.toml"
+    make(path)
+    with pytest.raises(ConfigError) as caught:
+        load_configuration(main, {})
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.file) == ("E101", str(path))
+    assert words in problem.message
+    assert remedy in problem.help
+
+
+def test_a_device_that_is_named_is_found(tmp_path: Path) -> None:
+    """That there is no such file would be wrong: what it is, is told when it is read."""
+    _fifo(tmp_path / "pipe")
+    for path in (Path("/dev/null"), tmp_path / "pipe"):
+        assert find_configuration(path, {}) == path
 
 
 def test_files_are_not_asked_for_places_without_need(tmp_path: Path) -> None:

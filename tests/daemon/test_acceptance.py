@@ -88,6 +88,18 @@ async def test_what_could_not_start_is_refused_and_what_was_accepted_goes_on(
         accept(path, {})
 
 
+async def test_what_cannot_be_kept_is_told_with_its_remedy(house: Composition, accepted: Accepted) -> None:
+    """A folder where the file should be."""
+    heard: list[dict[str, object]] = []
+    house.emit = lambda event, **fields: heard.append({"event": event, **fields})
+    place = accepted.configuration.daemon.data / "accepted.json"
+    place.mkdir()
+    await Reload(house, accepted).keep()
+    (told,) = heard
+    assert told["event"] == "config.unkept"
+    assert str(place) in str(told["hint"])
+
+
 async def told(house: Composition, reload: Reload) -> tuple[float, float]:
     """What /metrics says: whether the last reload was successful, and whether what runs is stale."""
     controls = DaemonControls(house, reload)

@@ -1,5 +1,6 @@
 """Finding plugins: folders read without importing, entry points, dotted paths."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -221,6 +222,15 @@ def test_what_others_can_write_is_refused(tmp_path: Path, place: str, mode: int)
     assert f"chmod go-w {tmp_path / place}" in (refused[0].error or "")
     name = "packed" if place == "pack" else "stock-sync"
     assert f'no plugin "{name}"' in error_of(catalog, name).message
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """What is no regular file is told, and all others are found."""
+    write(tmp_path, {"a.py": GOOD})
+    os.mkfifo(tmp_path / "b.py", 0o600)
+    infos = {info.name: info.error for info in PluginCatalog([tmp_path]).all()}
+    assert infos["b"] == "this is no regular file"
+    assert infos["stock-sync"] is None
 
 
 def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:
