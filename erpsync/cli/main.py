@@ -1,9 +1,12 @@
 """The entry of the program: the version at once, everything else through the commands."""
 
+import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from erpsync.version import __version__
@@ -12,32 +15,67 @@ if TYPE_CHECKING:
     from erpsync.cli.workspace import Workspace
 
 
+_TAKES_NO_MORE = (errno.EPIPE, errno.ENOSPC)
+
+
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    arguments = sys.argv[1:]
-    if arguments == ["--version"]:  # asked by scripts and monitoring: answered before anything is imported
-        sys.stdout.write(f"erpsync {__version__}\n")
-        return
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a text stream of the interpreter's own
+    _prepare_streams()
     try:
-        code = run(arguments)
+        code = _answer(sys.argv[1:])
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = 130
+    except OSError as error:
+        code = _unwritten(error)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(code)  # the interpreter would wait for what a plugin's thread does
-    sys.exit(code)
+    if code:
+        sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Who closed one wants no output there; what cannot be encoded is replaced."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for the life of the process
+        getattr(sys, name).reconfigure(errors="replace")
+
+
+def _answer(arguments: Sequence[str]) -> int:
+    if arguments == ["--version"]:  # asked by scripts and monitoring: answered before anything is imported
+        sys.stdout.write(f"erpsync {__version__}\n")
+        return 0
+    return run(arguments)
+
+
+def _unwritten(error: OSError) -> int:
+    """The exit code where standard output takes no more; a reader that has gone away needs no words."""
+    from erpsync.cli.exit_code import ExitCode
+    from erpsync.cli.output import note
+
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # the interpreter writes there once more
+    os.close(nowhere)
+    if error.errno == errno.EPIPE:
+        return 128 + signal.SIGPIPE
+    note(f"error: what was asked for cannot be written: {error.strerror}")
+    return ExitCode.TEMPORARY
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code. Problems are told on standard error."""
+    """Run one command; its exit code. Problems are told on standard error.
+
+    Raises:
+        OSError: standard output takes no more.
+    """
     from typer import Abort
     from typer.exceptions import TyperException
 
     from erpsync.cli.app import app
-    from erpsync.cli.output import without_secrets
+    from erpsync.cli.output import note, without_secrets
     from erpsync.cli.workspace import Workspace
 
     workspace = Workspace()
@@ -45,14 +83,22 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return int(app(list(arguments), prog_name="erpsync", standalone_mode=False, obj=workspace) or 0)
     except Abort:
-        sys.stderr.write("\nnothing was done\n")
+        note("\nnothing was done")
         return 2
+    except SystemExit as end:  # so typer ends where a reader has gone away
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
     except TyperException as error:
-        getattr(error, "show", lambda: None)()
+        with suppress(OSError):  # standard error takes no more
+            getattr(error, "show", lambda: None)()
         if getattr(error, "option_name", "") == "--config":
             _tell_the_order(error)
         return int(getattr(error, "exit_code", 1))
-    except Exception as error:  # noqa: BLE001 - the one place where an error becomes words and an exit code
+    except Exception as error:
+        # the one place where an error becomes words and an exit code; those of the standard streams name no file
+        if isinstance(error, OSError) and error.errno in _TAKES_NO_MORE and error.filename is None:
+            raise
         return _report(error, workspace)
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
@@ -42,9 +43,10 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A line beside the result, on standard error."""
-    sys.stderr.write(printable(_redact(text)) + "\n")
-    sys.stderr.flush()
+    """A line beside the result, on standard error; where that takes no more, the result counts nevertheless."""
+    with suppress(OSError):
+        sys.stderr.write(printable(_redact(text)) + "\n")
+        sys.stderr.flush()
 
 
 def printable(text: str) -> str:

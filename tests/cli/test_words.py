@@ -1,9 +1,12 @@
 """Exit codes, instants, tables and the way errors are told."""
 
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -140,6 +143,46 @@ def test_version_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setattr(sys, "argv", ["erpsync", "--version"])
     main()
     assert capsys.readouterr().out == f"erpsync {__version__}\n"
+
+
+def _full() -> TextIO:
+    return open("/dev/full", "w")
+
+
+def _broken() -> TextIO:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return os.fdopen(writing, "w")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["schema"], ["jobs", "--format", "json"], ["--help"]])
+@pytest.mark.parametrize(
+    ("made", "code", "words"),
+    [
+        (_full, 75, "error: what was asked for cannot be written: No space left on device\n"),
+        (_broken, 141, ""),
+        (lambda: None, None, ""),
+    ],
+)
+def test_an_output_that_takes_no_more(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    made: Callable[[], TextIO | None],
+    code: int | None,
+    words: str,
+) -> None:
+    """One line where it is full, none where the reader has gone away, and nobody misses what was closed."""
+    monkeypatch.setattr(sys, "argv", ["erpsync", *arguments])
+    monkeypatch.setattr(sys, "stdout", made())
+    ended = None
+    try:
+        main()
+    except SystemExit as end:
+        ended = end.code
+    assert (ended, capsys.readouterr().err) == (code, words)
+    sys.stdout.close()  # as the interpreter does at its end
 
 
 def test_a_damaged_state(erpsync: Type, folder: Path) -> None:
