@@ -37,6 +37,7 @@ _BY_CLASS: tuple[tuple[type[errors.ErpsyncError], ExitCode], ...] = (
     (errors.InvalidSettingsError, ExitCode.CONFIGURATION),
     (errors.StoreCorruptError, ExitCode.CONFIGURATION),
     (errors.SchemaMismatchError, ExitCode.CONFIGURATION),
+    (errors.NotAStateError, ExitCode.CONFIGURATION),
     (errors.NoDaemonError, ExitCode.NO_DAEMON),
     (errors.ControlRefusedError, ExitCode.REFUSED),
     (errors.DemoFailedError, ExitCode.FAILED),

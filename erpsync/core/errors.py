@@ -13,7 +13,7 @@
     │  └─ PluginLoadError        PluginChangedError
     ├─ RunError                  JobFailedError · AttemptTimedOutError · ChildDiedError · RunCancelledError
     │                            LoopBlockedError · LoopMisusedError · TasksLeftError
-    ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError
+    ├─ StoreError                StoreUnavailableError · StoreCorruptError · SchemaMismatchError · NotAStateError
     │                            OwnedElsewhereError · LostLeaseError · HeldError
     ├─ UsageError                UnknownNameError · UnknownJobError · UnknownRunError · AmbiguousRunError
     │                            RunRefusedError · NotAPersonError · SimulationTooLargeError
@@ -283,6 +283,10 @@ class StoreCorruptError(StoreError):
 
 class SchemaMismatchError(StoreError):
     """The schema is newer than this program."""
+
+
+class NotAStateError(StoreError):
+    """What was named, or stands in the place of the state, is a file of somebody else."""
 
 
 class OwnedElsewhereError(StoreError):

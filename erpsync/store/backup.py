@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from erpsync.core.errors import StoreUnavailableError, UsageError
-from erpsync.store.copy import cleared, copy_database, faults, opened, settle_folder
+from erpsync.store.copy import cleared, copy_database, faults, no_state, opened, settle_folder
 from erpsync.store.installation import Hold, hold
 from erpsync.store.place_fault import place_faults
 from erpsync.store.state import Store
@@ -31,7 +31,7 @@ def back_up(state: Path, target: Path) -> None:
     copy = target.with_name(target.name + ".partial")
     with place_faults(target), cleared(copy):
         copy_database(state, copy)
-        faults(copy, raise_them=True)
+        faults(copy, raise_them=True, named=state)
         _disown(copy)
         os.link(copy, target)  # fails where somebody was quicker
         settle_folder(target.parent)
@@ -53,17 +53,20 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
     Raises:
         UsageError: `copy` is the state itself.
         StoreUnavailableError: there is no such copy, or no room.
-        StoreCorruptError, SchemaMismatchError: the copy is damaged, or of a newer erpsync; nothing was changed.
+        StoreCorruptError, SchemaMismatchError, NotAStateError: the copy is damaged, of a newer erpsync, or no copy of
+            a state; nothing was changed.
     """
     fresh = state.with_name(state.name + ".restoring")
     with place_faults(state), cleared(fresh):
-        if not copy.is_file():
+        if copy.exists() and not copy.is_file():
+            raise no_state(copy)
+        if not copy.exists():
             raise StoreUnavailableError(f"there is no file {copy}", hint="erpsync store backup makes one")
         if state.exists() and copy.samefile(state):
             raise UsageError(f"{copy} is the state itself", hint="name a copy that erpsync store backup made")
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         copy_database(copy, fresh)
-        faults(fresh, raise_them=True)
+        faults(fresh, raise_them=True, named=copy)
         _hold(fresh, now)
         kept = _set_aside(state, now)
         os.replace(fresh, state)

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreError, StoreUnavailableError
+from erpsync.core.errors import (
+    NotAStateError,
+    SchemaMismatchError,
+    StoreCorruptError,
+    StoreUnavailableError,
+)
 from erpsync.store.database_fault import meaning_of
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
@@ -25,29 +30,40 @@ def keep_before_upgrade(state: Path, revision: str) -> Path:
     return target
 
 
-def faults(state: Path, *, raise_them: bool = False) -> list[str]:
+def faults(state: Path, *, raise_them: bool = False, named: Path | None = None) -> list[str]:
     """What is wrong inside a database file, in SQLite's words; empty where nothing is.
+
+    Errors call it what a person has `named` it.
 
     Raises:
         StoreCorruptError: it cannot be read at all, or there are faults and `raise_them`.
         SchemaMismatchError: it is of a newer erpsync.
-        StoreError: it is a database, but no state of ours.
+        NotAStateError: it is a database, but no state of ours.
     """
-    with opened(state) as connection:
+    named = named or state
+    with opened(state, named) as connection:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
         found = [] if found == ["ok"] else found
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
             found.append(f"row {row} of {table} belongs to no {parent}")
         tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
         if not {"alembic_version", *_TABLES} <= tables:
-            raise StoreError(f"{state} is no state of erpsync", hint="a copy made by: erpsync store backup")
-        revision = str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
-    if revision > REVISION:
-        message = f"{state} has schema {revision}, this erpsync knows {REVISION} at most"
+            raise no_state(named)
+        (revision,) = connection.execute("SELECT max(version_num) FROM alembic_version").fetchone()
+    if revision is None:
+        raise no_state(named)
+    if str(revision) > REVISION:
+        message = f"{named} has schema {revision}, this erpsync knows {REVISION} at most"
         raise SchemaMismatchError(message, hint="run the newer erpsync that wrote it")
     if found and raise_them:
-        raise StoreCorruptError(f"{state} is damaged: {found[0]}", hint="take another copy")
+        raise StoreCorruptError(f"{named} is damaged: {found[0]}", hint="take another copy")
     return found
+
+
+def no_state(path: Path) -> NotAStateError:
+    """That a file has another purpose, and what to do."""
+    hint = "move it away, or name another one: erpsync store backup makes copies of a state"
+    return NotAStateError(f"{path} is no state of erpsync", hint=hint)
 
 
 def copy_database(source: Path, target: Path) -> None:
@@ -71,18 +87,19 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection whose errors are ours."""
+def opened(path: Path, named: Path | None = None) -> Iterator[sqlite3.Connection]:
+    """A connection whose errors are ours, about what a person has `named` this file."""
+    named = named or path
     try:
         with closing(sqlite3.connect(path, timeout=10)) as connection:
             yield connection
     except sqlite3.Error as error:
         if meaning_of(error) == "damaged":
             raise StoreCorruptError(
-                f"{path} is damaged: {error}", hint="erpsync store restore COPY"
+                f"{named} is damaged: {error}", hint="erpsync store restore COPY"
             ) from error
         hint = "may this user read it, and is it a database of SQLite?"
-        raise StoreUnavailableError(f"{path} cannot be read: {error}", hint=hint) from error
+        raise StoreUnavailableError(f"{named} cannot be read: {error}", hint=hint) from error
 
 
 @contextmanager

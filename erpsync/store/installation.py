@@ -164,7 +164,7 @@ def _read(beside: Path) -> str | None:
     """The generation of this place; None where no state has been here, or somebody has removed the file."""
     with place_faults(beside):
         try:
-            return beside.read_text().strip() or None
+            return beside.read_text(errors="replace").strip() or None  # what is no text is another's
         except FileNotFoundError:
             return None
 

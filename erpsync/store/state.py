@@ -26,7 +26,7 @@ from erpsync.core.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from erpsync.store.copy import keep_before_upgrade
+from erpsync.store.copy import keep_before_upgrade, no_state
 from erpsync.store.database_fault import DATABASE_FAULTS, RETRYABLE, meaning_of
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
@@ -65,7 +65,7 @@ class Store:
 
         Raises:
             StoreUnavailableError: missing (read_only), no place for a file, locked, no room; retryable.
-            StoreCorruptError, SchemaMismatchError: not retryable.
+            StoreCorruptError, SchemaMismatchError, NotAStateError: not retryable.
         """
         with place_faults(path):
             _make_place(path, read_only)
@@ -161,6 +161,8 @@ class Store:
             return
         with self._writers.begin() as connection:
             found = _revision(connection)
+            if found is None and inspect(connection).get_table_names():
+                raise no_state(self.path)
         if found is not None and found < REVISION:
             keep_before_upgrade(self.path, found)
         if found != REVISION:

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from erpsync.cli.exit_code import code_of_error
 from erpsync.core.errors import (
+    NotAStateError,
     SchemaMismatchError,
     StoreCorruptError,
     StoreError,
@@ -82,6 +84,45 @@ def test_there_must_be_something_to_copy(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="no file"):
         put_back(tmp_path / "none.db", tmp_path / "state.db", NOW)
     assert list(tmp_path.iterdir()) == []
+
+
+def _text(path: Path) -> None:
+    path.write_text("words, and no database")
+
+
+def _other(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (x)")
+
+
+def _hollow(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        for table in ("alembic_version (version_num)", "run (x)", "mark (x)", "cursor (x)"):
+            database.execute(f"CREATE TABLE {table}")
+
+
+@pytest.mark.parametrize("make", [_text, Path.touch, Path.mkdir, os.mkfifo, _other, _hollow])
+def test_what_is_no_state_is_told_by_its_name(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Nobody restores it: 78, the name that was typed, a remedy, and the state stays as it was."""
+    Store.open(tmp_path / "state.db").close()
+    before = (tmp_path / "state.db").read_bytes()
+    make(tmp_path / "theirs")
+    with pytest.raises(StoreError) as caught:
+        put_back(tmp_path / "theirs", tmp_path / "state.db", NOW)
+    assert code_of_error(caught.value) == 78
+    assert str(tmp_path / "theirs") in caught.value.message
+    assert caught.value.hint
+    assert (tmp_path / "state.db").read_bytes() == before
+
+
+def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    """In the place of the state it is refused, not filled with our tables."""
+    _other(tmp_path / "state.db")
+    for attempt in (Store.open, lambda path: back_up(path, tmp_path / "copy.db")):
+        with pytest.raises(NotAStateError, match="is no state of erpsync"):
+            attempt(tmp_path / "state.db")
+    with closing(sqlite3.connect(tmp_path / "state.db")) as database:
+        assert database.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
 
 
 def test_a_restored_state_is_the_copy_and_held(store: Store, tmp_path: Path) -> None:

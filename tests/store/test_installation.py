@@ -136,3 +136,12 @@ async def _life(state: Path) -> Hold | None:
         return await take_over(store, NOW)
     finally:
         store.close()
+
+
+async def test_a_generation_that_is_no_text_is_another_one(store: Store, tmp_path: Path) -> None:
+    """Whatever has become of the file beside the state: a person decides."""
+    assert await take_over(store, NOW) is None
+    (tmp_path / "state.db.generation").write_bytes(b"\xff\xfe\x00")
+    held = await take_over(store, NOW)
+    assert held is not None
+    assert "older" in held.reason
