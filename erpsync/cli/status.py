@@ -27,7 +27,8 @@ def status(
 
     workspace = workspace_of(context)
     daemon = _ask(workspace)
-    problems = ["no daemon is running"] if daemon is None else list(daemon["problems"])
+    owner = _silent_daemon(workspace) if daemon is None else None
+    problems = [_nobody(workspace, owner)] if daemon is None else list(daemon["problems"])
     if daemon is not None and (difference := workspace.differs(daemon)):
         problems.insert(0, difference)
     runs: list[Run] = workspace.read(list_runs, [], RunFilter(limit=1 if check else 1000))
@@ -38,7 +39,7 @@ def status(
         for problem in problems:
             note(inset(problem))
     else:
-        _print(workspace, daemon, problems, runs)
+        _print(workspace, daemon, owner, problems, runs)
     return 1 if check and problems else 0
 
 
@@ -50,13 +51,37 @@ def _ask(workspace: Workspace) -> dict[str, Any] | None:
         return None
 
 
+def _silent_daemon(workspace: Workspace) -> str | None:
+    """The daemon that owns the state although nobody answers."""
+    from erpsync.store.owner import owner_of
+
+    owner = owner_of(workspace.configuration.daemon.state)
+    return owner if owner is not None and owner.startswith("daemon ") else None
+
+
+def _nobody(workspace: Workspace, owner: str | None) -> str:
+    if owner is None:
+        return "no daemon is running"
+    return (
+        f"{owner} owns the state and does not answer on {workspace.configuration.control.socket}: it is starting or"
+        " stopping, has another [control] socket, or makes its own anew within seconds; else restart it"
+    )
+
+
 def _print(
-    workspace: Workspace, daemon: Mapping[str, Any] | None, problems: Sequence[str], runs: Sequence[Run]
+    workspace: Workspace,
+    daemon: Mapping[str, Any] | None,
+    owner: str | None,
+    problems: Sequence[str],
+    runs: Sequence[Run],
 ) -> None:
     configuration = workspace.configuration
     times = Times(configuration.daemon.timezone)
     enabled = sum(job.enabled for job in configuration.jobs.values())
-    since = "not running" if daemon is None else f"pid {daemon['pid']}, since {times(daemon['started_at'])}"
+    if daemon is None:
+        since = f"does not answer: {owner}" if owner else "not running"
+    else:
+        since = f"pid {daemon['pid']}, since {times(daemon['started_at'])}"
     say(f"daemon   {since}")
     say(f"config   {configuration.path.resolve()}, times in {times.zone}")
     say(f"jobs     {len(configuration.jobs)}, {enabled} enabled")

@@ -7,17 +7,13 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
 from erpsync.control.api import control_application
-from erpsync.control.listener import PeerProtocol, bind_control_socket
 from erpsync.core.background import guarded
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ConfigError, ErpsyncError
@@ -27,6 +23,7 @@ from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
 from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
+from erpsync.daemon.control_socket import ControlSocket
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
 from erpsync.daemon.housekeeping import keep_house
@@ -143,11 +140,8 @@ class Service:
     async def _start(self, stack: AsyncExitStack) -> Composition:
         """Everything, lowest first; the stack undoes it in reverse order."""
         configuration = self._configuration
-        listener = bind_control_socket(
-            configuration.control.socket, configuration.control.mode, configuration.control.group
-        )
-        stack.callback(configuration.control.socket.unlink, missing_ok=True)
-        stack.callback(listener.close)
+        control = ControlSocket(configuration.control, self._emit)
+        stack.callback(control.close)
         listen = configuration.metrics.listen
         metrics_listener = bind_address(listen) if listen else None
         if metrics_listener is not None:
@@ -166,17 +160,23 @@ class Service:
         stack.push_async_callback(composition.stop)
         await self._go_on(composition, controls, held)
         await reload.keep()
-        application = control_application(controls, composition.desk, self._emit, self._redactor)
-        await self._serve(stack, application, listener, PeerProtocol)
+        await control.serve(control_application(controls, composition.desk, self._emit, self._redactor))
+        stack.push_async_callback(control.stop)
         if metrics_listener is not None:
-            await self._serve(stack, health_application(self._metrics, controls.unready), metrics_listener)
-        self._begin_background(stack, composition, controls)
+            server = EmbeddedServer(health_application(self._metrics, controls.unready), metrics_listener)
+            await server.start()
+            stack.push_async_callback(server.stop)
+        self._begin_background(stack, composition, controls, control)
         controls.ready = True
         self._tell_started(composition)
         return composition
 
     def _begin_background(
-        self, stack: AsyncExitStack, composition: Composition, controls: DaemonControls
+        self,
+        stack: AsyncExitStack,
+        composition: Composition,
+        controls: DaemonControls,
+        control: ControlSocket,
     ) -> None:
         """What goes on beside the runs until the daemon stops, by the name of its task."""
         clock, connections = composition.clock, composition.connections
@@ -192,7 +192,7 @@ class Service:
             self._emit,
         )
         background = {
-            "pulse": self._pulse(controls, composition),
+            "pulse": self._pulse(controls, composition, control),
             "warm-up": warm_up.run(),
             "services": connections.recall_services(),
             "people": keep_signed_in(connections.people, clock),
@@ -202,17 +202,6 @@ class Service:
         }
         for name, work in background.items():
             stack.callback(asyncio.create_task(work, name=name).cancel)
-
-    async def _serve(
-        self,
-        stack: AsyncExitStack,
-        application: Any,
-        listener: socket.socket,
-        protocol: type[H11Protocol] = H11Protocol,
-    ) -> None:
-        server = EmbeddedServer(application, listener, protocol)
-        await server.start()
-        stack.push_async_callback(server.stop)
 
     async def _wait(self, signals: Signals) -> None:
         """Serve, until a signal comes or the state is found to be damaged or displaced."""
@@ -260,14 +249,18 @@ class Service:
                 self._metrics.restore_success(job, known.instance, at)
                 controls.restore_success(job, at)
 
-    async def _pulse(self, controls: DaemonControls, composition: Composition) -> None:
-        """Measure how late the loop wakes, and feed the watchdog from the loop itself."""
+    async def _pulse(
+        self, controls: DaemonControls, composition: Composition, control: ControlSocket
+    ) -> None:
+        """Measure how late the loop wakes, look at our files, and feed the watchdog from the loop itself."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + _PULSE
             await asyncio.sleep(_PULSE)
             controls.lag = loop.time() - due
             self._look_for_state(controls, composition)
+            if not self._trouble.is_set():  # else a folder that was moved away with all that is in it
+                await control.mend()
             if self._notifier.watchdog_seconds is not None:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(composition.runner.running())} running")
 

@@ -59,6 +59,27 @@ class OwnerLock:
             self._descriptor = None
 
 
+def owner_of(state: Path) -> str | None:
+    """Who owns a state: purpose, pid, host and since when; None where nobody does, or nobody may know."""
+    try:
+        descriptor = os.open(
+            state.with_name(state.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+        )
+    except OSError:
+        return None
+    try:
+        note = os.pread(descriptor, 4096, 0)
+        if note:  # else it is free, and who wants to own it must not meet us there
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _describe(note)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _describe(note: bytes) -> str:
     try:
         owner = json.loads(note)

@@ -1,11 +1,13 @@
 """The commands that need no daemon, as people type them."""
 
+import os
 import stat
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from erpsync.store.owner import OwnerLock
 from tests.cli.conftest import CONFIGURATION, Type
 
 
@@ -405,3 +407,17 @@ def test_one_warning_is_no_plural(erpsync: Type, monkeypatch: pytest.MonkeyPatch
     assert erpsync("check").out.endswith("; 0 warnings\n")
     monkeypatch.setenv("ERPSYNC_DAEMON__DAT", "/x")
     assert erpsync("check").out.endswith("; 1 warning\n")
+
+
+def test_a_daemon_that_does_not_answer_is_told(erpsync: Type, folder: Path) -> None:
+    """Whose socket is gone owns the state still; a command that owns it is no daemon."""
+    lock = OwnerLock(folder / "data" / "erpsync.db")
+    for purpose, words in (("daemon", f"daemon (pid {os.getpid()} on"), ("run say", "no daemon is running")):
+        lock.acquire(purpose)
+        try:
+            (problem,) = erpsync("status", "--format", "json").json["problems"]
+            said = erpsync("status", "--check")
+        finally:
+            lock.release()
+        assert problem.startswith(words)
+        assert (said.code, problem in said.err) == (1, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from erpsync.core.errors import OwnedElsewhereError, StoreUnavailableError
-from erpsync.store.owner import OwnerLock
+from erpsync.store.owner import OwnerLock, owner_of
 from erpsync.store.run_log import RunLog
 
 HOLDER = """
@@ -30,10 +30,12 @@ def test_the_second_is_told_who_owns_the_state(tmp_path: Path) -> None:
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
+    assert (owner_of(state) or "").startswith(f"daemon (pid {holder.pid} on")
     with pytest.raises(OwnedElsewhereError, match=f"daemon \\(pid {holder.pid} on"):
         OwnerLock(state).acquire("run products")
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
+    assert owner_of(state) is None
     lock = OwnerLock(state)
     lock.acquire("run products")
     lock.release()
