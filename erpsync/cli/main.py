@@ -20,6 +20,10 @@ _TAKES_NO_MORE = (errno.EPIPE, errno.ENOSPC)
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
+    if "daemon" in sys.argv:  # a reload that is asked for during the imports must not end it
+        from erpsync.daemon.hang_up import remember_hang_ups
+
+        remember_hang_ups()
     _prepare_streams()
     try:
         code = _answer(sys.argv[1:])

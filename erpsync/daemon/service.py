@@ -26,6 +26,7 @@ from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.control_socket import ControlSocket
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.fault_tally import FaultTally
+from erpsync.daemon.hang_up import remember_hang_ups, was_hung_up
 from erpsync.daemon.housekeeping import keep_house
 from erpsync.daemon.place import run_log_of
 from erpsync.daemon.process_exit import PERSON_NEEDED, START_AGAIN, URGENT, Signals, leaving
@@ -105,13 +106,14 @@ class Service:
         """Start, wait for a signal or for trouble with the state, drain and stop."""
         adopt_foreign_logs(self._emit)
         loop = asyncio.get_running_loop()
-        # not before all has started; until then it must not end the process
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        remember_hang_ups()
         loop.set_exception_handler(self._tell_fault)
         with Signals() as signals:
             async with AsyncExitStack() as stack:
                 composition = await self._start(stack)
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up, composition)
+                if was_hung_up():
+                    self._hang_up(composition)
                 await self._wait(signals)
                 code = await self._drain(composition, signals)
                 code = self._trouble_code or code

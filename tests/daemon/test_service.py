@@ -1,5 +1,6 @@
 """The daemon's life, seen from outside its process."""
 
+import os
 import re
 import resource
 import shutil
@@ -7,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import stat
+import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from erpsync.core.errors import DaemonRefusedError
 from erpsync.sandbox.server import Sandbox
 from erpsync.scheduling.zone import zone_data
 from tests.daemon.conftest import Site, eventually
+from tests.servers.program import started
 
 
 def test_from_start_to_drain(site: Site) -> None:
@@ -166,6 +169,31 @@ def test_what_keeps_a_daemon_from_its_work_is_said(site: Site) -> None:
         assert daemon.wait(30) == 78
     assert len(site.events("run.claimed")) == claimed
     assert [event["path"] for event in site.events("state.displaced")[1:]] == [str(state)]
+
+
+def _hang_up_once_read() -> None:
+    """In the daemon's process: SIGHUP while it reads its configuration for the first time."""
+    waiting = [signal.SIGHUP]
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith("erpsync.toml") and waiting:
+            os.kill(os.getpid(), waiting.pop())
+
+    sys.addaudithook(audit)
+
+
+def test_a_hang_up_during_the_start_is_remembered(site: Site) -> None:
+    """It does not end the process: what it has read may be old already, so it reloads once it has started."""
+    with (site.folder / "daemon.log").open("ab") as log:
+        daemon = started(
+            "daemon", folder=site.folder, environment=site.environment, out=log, before=_hang_up_once_read
+        )
+    try:
+        (told,) = eventually(lambda: site.events("config.reloaded") or daemon.poll(), "it reloads")
+        assert told["requested_by"] == "SIGHUP"
+        assert site.stop(daemon) == 0
+    finally:
+        daemon.kill()
 
 
 def test_a_second_signal_ends_it_now(site: Site) -> None:
