@@ -23,14 +23,19 @@ from sqlalchemy.engine import URL, make_url
 from erpsync.core.clock import Clock
 from erpsync.core.errors import LostLeaseError, TargetError
 from erpsync.core.run import utc_text
-from erpsync.plugins.table import build, evolve, upsert_statement, values
+from erpsync.plugins.table import build, evolve, require_keys, upsert_statement, values
 from erpsync.plugins.target import Column, Target
 from erpsync.store.copy import settle_folder
-from erpsync.store.database_fault import RETRYABLE, meaning_of
+from erpsync.store.database_fault import RETRYABLE, Meaning, meaning_of
 
 R = TypeVar("R")
 
 BUSY_SECONDS = 30.0
+_REMEDIES: Mapping[Meaning, str] = {
+    "locked": "does another program write to it?",
+    "full": "free space where it lies",
+    "away": "the file and its folder must be there, and this user must be allowed to write both",
+}
 
 CURSOR = sa.Table(
     "_erpsync_cursor",
@@ -116,9 +121,10 @@ class SqlSink:
 
         Raises:
             LostLeaseError: a younger attempt has the table; nothing was written.
-            TargetError: a value does not fit; retryable where the database is locked, full or away.
+            TargetError: a value does not fit, a row has no key; retryable where the database is locked, full or away.
         """
         parameters = values(self._columns, rows)
+        require_keys(self._table, parameters)
         if position is not None and self._moves:
             self._passing()
         with self._transaction() as connection:
@@ -295,6 +301,10 @@ def target_engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
     """An engine for one connection whose transactions hold the write lock from their beginning."""
     file = target_file(target, data)
     exists = file.exists()
+    if exists and not file.is_file():
+        raise TargetError(
+            f"{file} is no regular file", hint="move it away, or let the target name another file"
+        )
     if not dry_run and not exists:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
@@ -345,9 +355,9 @@ def target_faults(target: Target) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         message = f'table "{target.table}" in {target.url}: {error.orig}'
-        retryable = meaning_of(error) in RETRYABLE
-        hint = "" if retryable else "look at the database with its own tools"
-        raise TargetError(message, hint=hint, retryable=retryable) from error
+        meaning = meaning_of(error)
+        hint = _REMEDIES.get(meaning, "look at the database with its own tools")
+        raise TargetError(message, hint=hint, retryable=meaning in RETRYABLE) from error
     except OSError as error:
         message = f'table "{target.table}" in {target.url}: no file can be made there: {error.strerror}'
         raise TargetError(message, hint="give the target a folder that this user may write") from error

@@ -116,6 +116,16 @@ def values(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list
     return list(zip(*(_column_values(column, rows) for column in columns), strict=True))
 
 
+def require_keys(table: sa.Table, rows: Sequence[Sequence[object]]) -> None:
+    """Raises TargetError where a row, its values in the order of the columns, has none for its key."""
+    for index, column in enumerate(table.columns):
+        if column.primary_key and any(row[index] is None for row in rows):
+            message = (
+                f'a row for table "{table.name}" has no "{column.name}", the key that tells its rows apart'
+            )
+            raise TargetError(message, hint="have the row corrected, or take another key")
+
+
 def _column_values(column: Column, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
     first, *rest = column.steps
     found: list[Any] = [row.get(first) for row in rows]

@@ -174,6 +174,7 @@ async def copy_pages(ctx: JobContext[MirrorSettings], sink: "AsyncSink", shape: 
     )
     async with aclosing(asked) as pages:
         async for page in pages:
+            _require_key(ctx.settings, page)
             seen = _youngest(ctx.settings, page, pull.seen) if shape.incremental else None
             pull = replace(pull, start=page.next_link, seen=seen)
             done = await sink.upsert(page, position=pull.position())
@@ -232,6 +233,14 @@ async def _default_names(
 def _unknown(what: str, name: str, known: Sequence[str] | Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"names an unknown {what}, {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def _require_key(settings: MirrorSettings, rows: Sequence[dict[str, Any]]) -> None:
+    if any(row.get(settings.key) is None for row in rows):
+        raise JobFailedError(
+            f"{settings.entity}: a row has no {settings.key}, by which rows are told apart",
+            hint="have the row corrected, or let `key` name an attribute that every row has",
+        )
 
 
 def _youngest(

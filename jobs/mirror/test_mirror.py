@@ -297,6 +297,17 @@ def test_a_time_of_change_that_is_none_is_named(run_job: RunJob, sandbox: Sandbo
     assert error.message == f"{PRODUCTS}: AggregateLastUpdateTimeUtc of the row row-1 is no instant"
 
 
+@pytest.mark.parametrize("row", [{"Id": None}, {}])
+def test_a_row_without_its_key_is_named(run_job: RunJob, sandbox: Sandbox, row: dict[str, object]) -> None:
+    """With entity and attribute, before the database meets it."""
+    page = json.dumps({"value": [row | {"AggregateLastUpdateTimeUtc": "2026-01-01T00:00:00Z"}]})
+    sandbox.fail(path=PATH, times=-1, status=200, raw=page, headers={"content-type": "application/json"})
+    error = run_job(mirror, SETTINGS).error
+    assert error is not None
+    assert (error.type, error.retryable, bool(error.hint)) == ("JobFailedError", False, True)
+    assert error.message == f"{PRODUCTS}: a row has no Id, by which rows are told apart"
+
+
 def test_a_model_that_is_none_is_named(run_job: RunJob, sandbox: Sandbox) -> None:
     """$metadata that is broken ends the run with an error that names it and has a hint."""
     xml = {"content-type": "application/xml"}

@@ -1,6 +1,7 @@
 """The SQL sink over real SQLite files."""
 
 import asyncio
+import os
 import sqlite3
 import stat
 import threading
@@ -275,7 +276,7 @@ def test_a_locked_database_is_retryable(make: Make, tmp_path: Path, monkeypatch:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(TargetError, match="database is locked") as caught:
             sink.upsert([row(1)])
-        assert caught.value.retryable
+        assert (caught.value.retryable, caught.value.hint) == (True, "does another program write to it?")
         other.execute("ROLLBACK")
         other.close()
         assert sink.upsert([row(1)]) == Written(1, 0)
@@ -306,6 +307,26 @@ def test_a_file_that_is_no_database_is_not_retryable(make: Make, tmp_path: Path)
     with pytest.raises(TargetError, match=r"acme\.db: file is not a database") as caught:
         SinkOpening(make()).__enter__()
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("make_it", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_regular_file_is_refused(
+    make: Make, tmp_path: Path, make_it: Callable[[Path], None]
+) -> None:
+    """A folder, a pipe, a device: told with the place and the remedy, and not tried again."""
+    make_it(tmp_path / "acme.db")
+    with pytest.raises(TargetError, match=f"{tmp_path}/acme.db is no regular file") as caught:
+        SinkOpening(make()).__enter__()
+    assert (caught.value.retryable, "another file" in caught.value.hint) == (False, True)
+
+
+@pytest.mark.parametrize("without", [{"Id": None, "Name": "x"}, {"Name": "x"}])
+def test_a_row_without_its_key_is_named(make: Make, tmp_path: Path, without: dict[str, object]) -> None:
+    """Before the database meets it, and nothing of its unit is written."""
+    with SinkOpening(make()) as sink, pytest.raises(TargetError, match='has no "Id"') as caught:
+        sink.upsert([row(1), without])
+    assert caught.value.hint
+    assert rows_of(tmp_path) == []
 
 
 def test_columns_must_be_distinct_and_hold_the_key(make: Make) -> None:
