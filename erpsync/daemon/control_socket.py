@@ -34,10 +34,14 @@ class ControlSocket:
             await self._server.stop()
 
     def close(self) -> None:
-        """Take the socket away, unless another one stands there."""
+        """Take the socket away, unless another one stands there; where that cannot be, the next start replaces it."""
         self._listener.close()
-        if self._is_in_place():
+        if not self._is_in_place():
+            return
+        try:
             self._control.socket.unlink(missing_ok=True)
+        except OSError as error:
+            self._emit("control.left", level="warning", error_message=str(error))
 
     async def mend(self) -> None:
         """Make it anew where it is gone; where something is in the way that is told once, and tried again."""

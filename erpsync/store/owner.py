@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +54,8 @@ class OwnerLock:
     def release(self) -> None:
         """Stop being the owner; the file stays, for a lock file that is deleted can be locked twice."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with suppress(OSError):  # it cannot be written any more; the kernel frees it nevertheless
+                os.ftruncate(self._descriptor, 0)
             forget(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None

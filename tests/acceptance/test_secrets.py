@@ -372,6 +372,7 @@ EXCUSED_EVENTS = {
     "license.waiting": "names an identity and those that hold its slots",
     "attempt.abandoned": "names a run", "session.ended": "has a fingerprint", "state.displaced": "names a path",
     "control.renewed": "names a path", "control.lost": "names a path and says the system's own words",
+    "control.left": _OF_SYSTEM,
     "files.exhausted": "says always the same", "retention.applied": "has numbers", "clock.jumped": "has numbers",
     "run.extended": "has numbers",
 }  # fmt: skip

@@ -1,7 +1,9 @@
 """The control socket against those who remove it, or put something else in its place."""
 
 import asyncio
+import os
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +80,19 @@ async def test_the_socket_of_another_daemon_stays(tmp_path: Path) -> None:
         bench.control.close()
         assert bench.path.exists()
     assert bench.told == ["control.lost"]
+
+
+def test_a_socket_that_cannot_be_removed_is_told() -> None:
+    """As on a file system that has become read-only: it is no reason to end otherwise than well."""
+    with tempfile.TemporaryDirectory() as folder:  # whose parents let everybody in
+        bench = Bench(Path(folder) / "control.sock")
+        os.chmod(folder, 0o555)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            bench.control.close()
+        finally:
+            os.seteuid(user)
+            os.chmod(folder, 0o700)
+    assert bench.told == ["control.left"]
