@@ -89,6 +89,8 @@ async def renew_generation(store: Store) -> None:
     Raises:
         StoreError: the state, or the file beside it, cannot be written; copies of the last generation pass on.
     """
+    if store.path in store.displaced():
+        return  # what is beside that path is beside another file: put back, this one would be held
     beside = _beside(store.path)
     renewal = Renewal(_read(beside))
     await store.write(renew, renewal)

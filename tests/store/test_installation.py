@@ -138,6 +138,19 @@ async def _life(state: Path) -> Hold | None:
         store.close()
 
 
+async def test_a_folder_that_is_moved_away_and_back_is_not_held(tmp_path: Path) -> None:
+    """What is no longer in its place gets no other generation, for the file beside it is out of reach."""
+    store = Store.open(tmp_path / "data" / "state.db")
+    assert await take_over(store, NOW) is None
+    away = (tmp_path / "data").rename(tmp_path / "away")
+    await renew_generation(store)
+    store.close()
+    away.rename(tmp_path / "data")
+    again = Store.open(tmp_path / "data" / "state.db")
+    assert await take_over(again, NOW) is None
+    again.close()
+
+
 async def test_a_generation_that_is_no_text_is_another_one(store: Store, tmp_path: Path) -> None:
     """Whatever has become of the file beside the state: a person decides."""
     assert await take_over(store, NOW) is None
