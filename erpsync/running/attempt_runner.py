@@ -83,6 +83,7 @@ class AttemptRunner:
             attempt: Attempt | None = await self._patient.write(begin_attempts, begin, run)
             return attempt
         try:
+            self._store.require_place()
             return await self._store.write(begin_attempts, begin)
         except StoreError as error:
             if not error.retryable:

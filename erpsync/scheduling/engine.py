@@ -243,6 +243,7 @@ class Engine:
             retry_of=retry_of,
             params=dict(params),
         )
+        self._store.require_place()
         granted = await self._store.write(claim_requested, Request(asked, definition))
         run = granted.run
         if not granted.is_new:
@@ -275,6 +276,7 @@ class Engine:
             )
             for begins, ends in windows
         ]
+        self._store.require_place()
         claimed = await self._store.write(claim_backfills, slices)
         self._hand_over([run for run, new in claimed if new])
         return [run for run, _ in claimed]
@@ -380,6 +382,7 @@ class Engine:
                 names.intersection(self._were_parked).difference(self._parked),
                 self._rules,
             )
+            self._store.require_place()
             claimed = await self._store.write(claim_due, look)
             self._learn(look, claimed)
             for table in tables:  # paused ones too: their pauses end

@@ -90,6 +90,16 @@ class Store:
         """
         return [file for file, known in self._files.items() if _identity(file) != known]
 
+    def require_place(self) -> None:
+        """To be asked before anything begins: another daemon may begin the same from what is there now.
+
+        Raises:
+            StoreUnavailableError: the database was removed, or replaced by another; retryable.
+        """
+        if self.path in self.displaced():
+            message = f"the state {self.path} was removed or replaced"
+            raise StoreUnavailableError(message, hint="put it back, then start the daemon again")
+
     def submit(self, operation: Operation, item: Any) -> "Future[Any]":
         """Queue one item; the future is resolved after the commit, or with a StoreError."""
         future: Future[Any] = Future()

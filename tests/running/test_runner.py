@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -389,6 +390,25 @@ async def test_locked_ledger_costs_time_only(desk: MakeDesk, define: Define) -> 
     other.close()
     clock.advance(timedelta(seconds=1))
     assert (await at.finished(run)).outcome == "cancelled"
+
+
+async def test_nothing_begins_in_a_state_that_was_moved_away(
+    desk: MakeDesk, define: Define, tmp_path: Path
+) -> None:
+    """What runs ends and is written; what waits does, until the state is back."""
+    clock = ManualClock()
+    at = desk(define("gate"), define("quick"), clock=clock)
+    running = await at.offer("gate")
+    await at.logged(running, "entered")
+    waiting = await at.claim("quick")
+    at.store.path.rename(tmp_path / "away.db")
+    at.runner.offer([waiting])
+    assert "removed or replaced" in str((await at.hear("store.unavailable"))["error_message"])
+    await at.runner.cancel(running.id, "alice")
+    assert (await at.finished(running)).outcome == "cancelled"
+    (tmp_path / "away.db").rename(at.store.path)
+    clock.advance(timedelta(seconds=1))
+    assert (await at.finished(waiting)).outcome == "succeeded"
 
 
 async def test_unfinished_runs_are_taken_up_at_start(desk: MakeDesk, define: Define) -> None:

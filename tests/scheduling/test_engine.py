@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import takewhile
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -14,6 +15,7 @@ from sqlalchemy import Connection, event
 
 from erpsync.core.calendar import spread_delay
 from erpsync.core.clock import Clock, ManualClock, SystemClock
+from erpsync.core.errors import StoreUnavailableError
 from erpsync.core.job import After, At, Calendar, Cron, Every, Job, Manual, Window
 from erpsync.core.run import AttemptOutcome, Outcome, Run, RunTrigger, State
 from erpsync.running.endings import Endings
@@ -454,6 +456,29 @@ async def test_a_full_disk_starts_nothing_and_loses_nothing(store: Store, witnes
     assert {"debug"} == {told["level"] for told in failed[1:]}
     assert (failed[0]["jobs"], failed[0]["error_type"]) == (100, "StoreUnavailableError")
     assert len(witness.told("claim.recovered")) == 1
+
+
+async def test_a_state_that_was_moved_away_claims_nothing(
+    store: Store, witness: Witness, tmp_path: Path
+) -> None:
+    """From that very moment on, for another daemon may claim the same from the state that takes its place."""
+    clock = ManualClock(NOON)
+    engine = _engine(witness, clock, HOURLY)
+    await engine.start()
+    store.path.rename(tmp_path / "away.db")
+    clock.advance(HOUR)
+    await until(lambda: witness.told("claim.failed"))
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        await engine.claim_manual(HOURLY.name, "ann", {})
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        await engine.claim_backfill(HOURLY.name, "ann", "may", [(NOON, NOON + HOUR)])
+    nothing = (witness.claimed[:], witness.ledger())
+    (tmp_path / "away.db").rename(store.path)
+    await until(lambda: witness.claimed)
+    await engine.stop()
+
+    assert nothing == ([], [])
+    assert [run.fire_at for run in witness.ledger()] == [NOON + HOUR]
 
 
 @pytest.mark.parametrize("catch_up", ["last", "none", "all"])
