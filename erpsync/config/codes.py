@@ -5,7 +5,7 @@ from typing import Literal
 from erpsync.core.problem import Severity
 
 CODES = {
-    "E101": "a file cannot be found or read",
+    "E101": "a file cannot be found or read, or is none: a pipe, a device, a folder",
     "E102": "a file is not valid TOML",
     "E103": "a key or a section is unknown",
     "E104": "a value has the wrong type",
