@@ -8,7 +8,7 @@ import typer
 from erpsync.cli.choice import chosen_jobs, job_names
 from erpsync.cli.following import Wanted, see_through
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, YesOption, workspace_of
-from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.cli.output import Times, note, print_json, say, shortened, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.run import Run
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from erpsync.daemon.controls import DaemonControls
     from erpsync.store.dead_letters import DeadLetter
 
-_SHOWN = 80  # characters of a row in a table
+_SHOWN = 80  # signs of a row on a terminal
 
 
 def dead(
@@ -76,5 +76,4 @@ def _open(workspace: Workspace) -> "list[tuple[str, DeadLetter]]":
 
 
 def _row_text(letter: "DeadLetter") -> str:
-    text = json.dumps(letter.row, ensure_ascii=False)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return shortened(json.dumps(letter.row, ensure_ascii=False), _SHOWN)

@@ -12,12 +12,24 @@ import typer
 
 from erpsync.cli.choice import find_run_of, job_names, job_or_run
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
-from erpsync.cli.output import RUN_COLUMNS, Times, inset, note, print_json, print_runs, run_row, say, table
+from erpsync.cli.output import (
+    RUN_COLUMNS,
+    Times,
+    inset,
+    note,
+    print_json,
+    print_runs,
+    run_row,
+    say,
+    say_wrapped,
+    table,
+)
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import UnknownRunError
 from erpsync.core.run import Attempt, Outcome, Run, State
 
 _LOG_TAIL = 20  # records that `show` prints
+_INSET, _LOG_INSET = 12, 6  # blanks before what goes on in the next line
 _POLL_SECONDS = 0.3
 _MANY = 1000  # runs that may come between two looks
 
@@ -75,7 +87,7 @@ def show(
     if records:
         say(f"\nlog (the last {min(len(records), _LOG_TAIL)} of {len(records)} lines)")
     for record in records[-_LOG_TAIL:]:
-        say(f"  {_log_line(record, times)}")
+        say_wrapped(f"  {_log_line(record, times)}", _LOG_INSET)
 
 
 def logs(
@@ -104,8 +116,10 @@ def logs(
         if format == "text":
             note(f"{run.id} {run.job}, {times.heading()}")
         for record in _records(workspace, run.id, follow):
-            line = json.dumps(record, ensure_ascii=False) if format == "json" else _log_line(record, times)
-            say(line)
+            if format == "json":
+                say(json.dumps(record, ensure_ascii=False))
+            else:
+                say_wrapped(_log_line(record, times), _LOG_INSET)
             sys.stdout.flush()
 
 
@@ -179,10 +193,10 @@ def _print_run(run: Run, attempts: list[Attempt], times: Times) -> None:
     }
     for name, value in [*cells, *extra.items()]:
         if value not in (None, "", "-"):
-            say(f"{name:>10}  {inset(str(value))}")
+            say_wrapped(f"{name:>10}  {inset(str(value))}", _INSET)
     if run.error:
-        say(f"{'error':>10}  {run.error.type}: {inset(run.error.message)}")
-        say(f"{'help':>10}  {inset(run.error.hint)}" if run.error.hint else "")
+        say_wrapped(f"{'error':>10}  {run.error.type}: {inset(run.error.message)}", _INSET)
+        say_wrapped(f"{'help':>10}  {inset(run.error.hint)}" if run.error.hint else "", _INSET)
     say()
     rows = (
         (

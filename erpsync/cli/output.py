@@ -1,6 +1,8 @@
 """What people and programs see: tables and times for the one, one JSON document for the other."""
 
 import json
+import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +29,10 @@ def without_secrets(redact: Callable[[str], str]) -> None:
 _QUIET_SECONDS = 1.0  # what ends sooner needs no progress
 
 
-def clean(text: str) -> str:
-    """`text` as it may be shown, for who cuts it short before."""
-    return _redact(text)
+def shortened(text: str, longest: int) -> str:
+    """`text` as it may be shown, on a terminal no longer than `longest` signs; a file or a pipe takes all of it."""
+    text = _redact(text)
+    return text if len(text) <= longest or not sys.stdout.isatty() else text[: longest - 1] + "…"
 
 
 def print_json(document: object) -> None:
@@ -62,26 +65,29 @@ def inset(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold: Sequence[str] = ()) -> None:
-    """A table on standard output: fitted to a terminal by folding the columns `fold`, else as wide as it needs.
+    """A table on standard output: fitted to a terminal (`layout.laid_out`), else as wide as it needs.
 
-    Nothing is ever cut: where folding is not enough, the terminal wraps lines. Text in a pipe has no trailing
-    blanks and no colour.
+    Nothing is ever cut. Text in a pipe has no trailing blanks and no colour.
     """
-    from rich.console import Console  # fifty milliseconds that JSON need not pay
-    from rich.table import Table
-    from rich.text import Text
+    from erpsync.cli.layout import laid_out  # milliseconds that JSON need not pay
 
-    people = sys.stdout.isatty()
-    view = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        view.add_column(name, no_wrap=name not in fold, overflow="fold")
-    for row in rows:
-        view.add_row(*(Text(_cell_text(cell), _style(cell)) for cell in row))
-    console = Console(width=None if people else 4000, no_color=not people, highlight=False)
-    console.width = max(console.width, Console(width=4000).measure(view).minimum)
-    with console.capture() as captured:
-        console.print(view)
-    sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+    cells = [[_cell_text(cell) for cell in row] for row in rows]
+    style, heading = (_style, _painter(_BOLD)) if _coloured() else (_plain, str)
+    lines = laid_out(columns, cells, _width(), fold=fold, style=style, heading=heading)
+    sys.stdout.write("".join(line + "\n" for line in lines))
+
+
+def say_wrapped(text: str, indent: int) -> None:
+    """`say`, on a terminal split between words; lines that go on are indented."""
+    from erpsync.cli.layout import wrapped
+
+    for line in printable(_redact(text)).split("\n"):
+        sys.stdout.write("".join(part + "\n" for part in wrapped(line, _width(), indent)))
+
+
+def _width() -> int | None:
+    """Of the terminal, in cells; None where there is none: a file or a pipe takes any."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _cell_text(cell: object) -> str:
@@ -89,26 +95,40 @@ def _cell_text(cell: object) -> str:
     return printable("" if cell is None else _redact(str(cell))).replace("\n", " ⏎ ")
 
 
-_STYLES = {
-    "succeeded": "green",
-    "partial": "yellow",
-    "missed": "yellow",
-    "failed": "red",
-    "timed_out": "red",
-    "abandoned": "red",
-    "running": "cyan",
-    "parked": "yellow",
-    "rejected": "red",
-    "login_required": "red",
-    "backoff": "yellow",
-    "warning": "yellow",
-    "ok": "green",
-    "fresh": "green",
+_BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36  # what terminals understand (ECMA-48, SGR)
+_COLOURS = {
+    "succeeded": _GREEN,
+    "partial": _YELLOW,
+    "missed": _YELLOW,
+    "failed": _RED,
+    "timed_out": _RED,
+    "abandoned": _RED,
+    "running": _CYAN,
+    "parked": _YELLOW,
+    "rejected": _RED,
+    "login_required": _RED,
+    "backoff": _YELLOW,
+    "warning": _YELLOW,
+    "ok": _GREEN,
+    "fresh": _GREEN,
 }
 
 
-def _style(cell: object) -> str:
-    return _STYLES.get(str(cell).partition(",")[0], "")
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _plain(_cell: str) -> Callable[[str], str]:
+    return str
+
+
+def _style(cell: str) -> Callable[[str], str]:
+    colour = _COLOURS.get(cell.partition(",")[0])
+    return _painter(colour) if colour else str
+
+
+def _painter(code: int) -> Callable[[str], str]:
+    return lambda text: f"\x1b[{code}m{text}\x1b[0m" if text else ""
 
 
 class Times:
@@ -195,7 +215,8 @@ class LiveLine:
     def show(self, text: str) -> None:
         """Replace the line."""
         if self._people and text != self._shown and time.monotonic() - self._since >= _QUIET_SECONDS:
-            self._stream.write(f"\r\x1b[2K{printable(_redact(text))}")
+            line, room = printable(_redact(text)), shutil.get_terminal_size().columns - 1
+            self._stream.write("\r\x1b[2K" + (line if len(line) <= room else line[: room - 1] + "…"))
             self._stream.flush()
             self._shown = text
 

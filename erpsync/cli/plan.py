@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import Times, clean, inset, note, print_json, say, table
+from erpsync.cli.output import Times, inset, note, print_json, say, shortened, table
 
 if TYPE_CHECKING:
     from erpsync.cli.workspace import Workspace
     from erpsync.config.configuration import Configuration
     from erpsync.store.cursors import History
+
+_LONGEST = 60  # signs of a value on a terminal
 
 
 def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002 - the option's name
@@ -138,8 +140,7 @@ def _change(change: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = "none" if value is None else clean(toml_text(value))
-    return text if len(text) <= 60 else text[:59] + "…"
+    return "none" if value is None else shortened(toml_text(value), _LONGEST)
 
 
 def toml_text(value: object) -> str:

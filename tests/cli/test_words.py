@@ -13,6 +13,7 @@ import pytest
 from erpsync.cli.exit_code import code_of_error, code_of_run
 from erpsync.cli.following import waiting_text
 from erpsync.cli.instant import parse_instant
+from erpsync.cli.layout import laid_out, wrapped
 from erpsync.cli.main import main
 from erpsync.cli.output import LiveLine, Times, inset, printable, run_row, table
 from erpsync.core import errors
@@ -114,6 +115,29 @@ def test_tables_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split() for line in lines][:2] == [["run", "why"], ["01abc", "[red]x[/red]", "y" * 300]]
     assert "\x1b" not in lines[2]
     assert all(line == line.rstrip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (None, ["01abc  products@acme  held by night, then by day  12:00"]),
+        (49, ["01abc  products@acme  held by night, then   12:00", "                      by day"]),
+        (30, ["01abc  products@acme  12:00", "    note: held by night, then", "    by day"]),
+        (22, ["01abc  products@acme", "    note: held by night,", "    then by day; until:", "    12:00"]),
+    ],
+)
+def test_tables_fit_their_width_and_cut_nothing(width: int | None, lines: list[str]) -> None:
+    """Words fold between words; what has no room beside its row stands under it, with its name."""
+    row = ("01abc", "products@acme", "held by night, then by day", "12:00")
+    columns = ("run", "job", "note", "until")
+    told = laid_out(columns, [row], width, fold=("note",), style=lambda _: str, heading=str)
+    assert told[1:] == lines
+
+
+def test_lines_that_go_on_stay_indented() -> None:
+    """What is wrapped begins no line of ours: foreign lines that were indented stay so."""
+    assert wrapped("one two three four five six", 22, 2) == ["one two three four", "  five six"]
+    assert wrapped("    " + "x" * 30 + " y", 24, 2) == ["    " + "x" * 30, "    y"]
 
 
 def test_foreign_words_cannot_steer_a_terminal() -> None:
