@@ -9,7 +9,7 @@ import typer
 
 from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import finish, followed
-from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.options import IN_THE_ZONE, FormatOption, workspace_of
 from erpsync.cli.output import print_json, say
 from erpsync.cli.run import window_of
 
@@ -17,7 +17,10 @@ from erpsync.cli.run import window_of
 def backfill(
     context: typer.Context,
     job: Annotated[str, typer.Argument(metavar="JOB", help="The name of one job.")],
-    first: Annotated[str, typer.Option("--from", metavar="INSTANT", help="Where the first slice begins.")],
+    first: Annotated[
+        str,
+        typer.Option("--from", metavar="INSTANT", help=f"Where the first slice begins; {IN_THE_ZONE}."),
+    ],
     last: Annotated[str, typer.Option("--to", metavar="INSTANT", help="Where the last one ends.")],
     size: Annotated[str, typer.Option("--slice", metavar="DURATION", help="The length of a slice.")] = "1d",
     name: Annotated[

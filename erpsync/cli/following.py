@@ -187,7 +187,7 @@ class _Live:
 
 def waiting_text(run: Mapping[str, Any], times: Times) -> str:
     """What a run waits for, until when, and why: what the ledger says of this wait, else the error before it."""
-    until = f", next try {times(run['next_attempt_at'])}" if run["next_attempt_at"] else ""
+    until = f", next try {times(run['next_attempt_at'])} ({times.zone})" if run["next_attempt_at"] else ""
     why = run["reason"] or (run["error"]["message"] if run["error"] else "")
     return f"{run['job']} waits for {run['waiting_for']}{until}" + (f": {inset(why)}" if why else "")
 

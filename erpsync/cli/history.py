@@ -11,7 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from erpsync.cli.choice import find_run_of, job_names, job_or_run
-from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
+from erpsync.cli.options import (
+    IN_THE_ZONE,
+    FormatOption,
+    InstanceOption,
+    JobArguments,
+    TagOption,
+    workspace_of,
+)
 from erpsync.cli.output import (
     RUN_COLUMNS,
     Times,
@@ -40,7 +47,7 @@ def runs(
     outcome: Annotated[
         list[Outcome] | None, typer.Option(help="Only runs that ended so; repeatable.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help='"24h", "18:00" or an instant.')] = None,
+    since: Annotated[str | None, typer.Option(help=f'"24h", "18:00" or an instant; {IN_THE_ZONE}.')] = None,
     limit: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many.")] = 50,
     instance: InstanceOption = None,
     tag: TagOption = None,

@@ -27,7 +27,13 @@ def next_(
     dst: Annotated[
         Dst | None, typer.Option("--dst", help='The rule of --expr for clock changes, else "vixie".')
     ] = None,
-    start: Annotated[str | None, typer.Option("--from", help="After this instant instead of now.")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="After this instant instead of now; without Z or an offset in the zone of each job, or --tz.",
+        ),
+    ] = None,
     count: Annotated[int | None, typer.Option("-n", min=1, max=10_000, help="So many for each job.")] = None,
     instance: InstanceOption = None,
     tag: TagOption = None,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erpsync.cli.instant import parse_since
-from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.options import IN_THE_ZONE, FormatOption, workspace_of
 from erpsync.cli.output import Times, print_json, say, table
 from erpsync.core.duration import format_duration
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def night(
     context: typer.Context,
-    since: Annotated[str, typer.Option(help='"18:00", "24h" or an instant.')] = "18:00",
+    since: Annotated[str, typer.Option(help=f'"18:00", "24h" or an instant; {IN_THE_ZONE}.')] = "18:00",
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> int:
     """Whether all went as expected since then: exit 0, or 1 with what is wrong and what to type next."""

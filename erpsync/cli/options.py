@@ -21,6 +21,10 @@ InstanceOption = Annotated[
 ]
 TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only jobs with this tag; repeatable.")]
 
+IN_THE_ZONE = (
+    "without Z or an offset it is in [daemon] timezone"  # what every typed instant is, said in each help
+)
+
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 

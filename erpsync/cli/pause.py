@@ -7,7 +7,15 @@ import typer
 
 from erpsync.cli.choice import chosen_jobs
 from erpsync.cli.instant import parse_instant
-from erpsync.cli.options import ChosenJobs, FormatOption, InstanceOption, TagOption, YesOption, workspace_of
+from erpsync.cli.options import (
+    IN_THE_ZONE,
+    ChosenJobs,
+    FormatOption,
+    InstanceOption,
+    TagOption,
+    YesOption,
+    workspace_of,
+)
 from erpsync.cli.output import Times, note, print_json, say, table
 
 
@@ -15,7 +23,7 @@ def pause(
     context: typer.Context,
     jobs: ChosenJobs = None,
     until: Annotated[
-        str | None, typer.Option(help='"06:00", "2h" or an instant; else until resumed.')
+        str | None, typer.Option(help=f'"06:00", "2h" or an instant, {IN_THE_ZONE}; else until resumed.')
     ] = None,
     reason: Annotated[str | None, typer.Option(help="Why, for those who wonder.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every job.")] = False,

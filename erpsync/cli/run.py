@@ -13,6 +13,7 @@ from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import Wanted, claim_there, follow, see_through, shaped
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.options import (
+    IN_THE_ZONE,
     ChosenJobs,
     FormatOption,
     InstanceOption,
@@ -34,7 +35,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter of this run, for its plugin; repeatable."),
 ]
 FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="INSTANT", help="Only what lies in this time: its beginning.")
+    str | None,
+    typer.Option(
+        "--from", metavar="INSTANT", help=f"Only what lies in this time: its beginning; {IN_THE_ZONE}."
+    ),
 ]
 ToOption = Annotated[str | None, typer.Option("--to", metavar="INSTANT", help="… and its end, excluded.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Change nothing, neither there nor here.")]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from erpsync.cli.instant import parse_instant
-from erpsync.cli.options import FormatOption, workspace_of
+from erpsync.cli.options import IN_THE_ZONE, FormatOption, workspace_of
 from erpsync.cli.output import Times, note, print_json, say, table
 from erpsync.core.duration import format_duration
 from erpsync.core.run import utc_text
@@ -24,8 +24,8 @@ _ROWS = 100  # of one job; where there are more they are told as one
 
 def simulate(
     context: typer.Context,
-    start: Annotated[str, typer.Option("--from", help='"18:00", or an instant.')],
-    end: Annotated[str, typer.Option("--to", help='"06:00", "12h", or an instant.')],
+    start: Annotated[str, typer.Option("--from", help=f'"18:00", or an instant; {IN_THE_ZONE}.')],
+    end: Annotated[str, typer.Option("--to", help='"06:00", "12h", or an instant, read as --from is.')],
     format: FormatOption = "text",  # noqa: A002 - the option's name
 ) -> None:
     """What would run, wait, be skipped and be missed, and when the night would be over."""

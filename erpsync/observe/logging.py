@@ -28,7 +28,7 @@ def configure_logging(
     redactor: Redactor,
     stream: TextIO | None = None,
 ) -> BindableLogger:
-    """A logger on `stream` (standard error); "auto" is text for a terminal and JSON for everything else.
+    """A logger on `stream` (standard error); "auto" is text for a terminal and JSON for all else. Times are UTC.
 
     JSON lines have the keys at (UTC), level, event and the event's own. Nothing global of structlog is touched.
     """
@@ -36,7 +36,7 @@ def configure_logging(
     redaction = Redaction(redactor)
     processors: list[Processor] = [redaction.render]
     if format == "console" or (format == "auto" and stream.isatty()):
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%SZ", utc=True)
         console = structlog.dev.ConsoleRenderer(colors=stream.isatty())
         processors = [structlog.processors.add_log_level, stamp, redaction.clean, console]
     return cast(

@@ -196,6 +196,20 @@ def test_night_begins_at_the_second_that_is_asked_for(erpsync: Type) -> None:
     assert erpsync("night", "--since", "4:5:30:1").code == 2
 
 
+def test_times_are_typed_in_the_zone_in_which_they_are_read(erpsync: Type, folder: Path) -> None:
+    """`[daemon] timezone` is the zone of all commands, but of `next` for a job, and each help says so."""
+    file = folder / "erpsync.toml"
+    file.write_text(file.read_text().replace("[daemon]", '[daemon]\ntimezone = "Asia/Tokyo"', 1))
+    night = ["--from", "2026-05-01T18:00", "--to", "2026-05-02T06:00"]
+    assert erpsync("simulate", *night, "--format", "json").json["from"] == "2026-05-01T09:00:00Z"
+    assert "times in Asia/Tokyo" in erpsync("simulate", *night).out
+    assert erpsync("night", "--since", "2026-05-01T18:00").out.count("2026-05-01 18:00:00") == 1
+    (first,) = erpsync("next", "say", "--from", "2026-05-01T02:00", "-n", "1", "--format", "json").json
+    assert first["at"] == "2026-05-01T02:30:00+03:00", "the job's zone is Europe/Sofia"
+    for command in ("simulate", "night", "pause", "runs", "run", "backfill"):
+        assert "[daemon] timezone" in " ".join(erpsync(command, "--help").out.split())
+
+
 @pytest.mark.parametrize("command", ["night", "runs"])
 def test_since_lies_behind(erpsync: Type, command: str) -> None:
     """Of a time ahead nothing is known yet: a year typed wrong is a usage error, and never a night that was fine."""

@@ -256,7 +256,7 @@ def test_a_waiting_run_says_who_has_its_slot() -> None:
     [
         ("the licence slot of box held by night", None, None, ": the licence slot of box held by night"),
         ("the slot is held", RunFailure("X", "it was full"), None, ": the slot is held"),
-        (None, RunFailure("X", "it was full"), NOW, ", next try 12:00:00: it was full"),
+        (None, RunFailure("X", "it was full"), NOW, ", next try 12:00:00 (UTC): it was full"),
         (None, None, None, ""),
     ],
 )
