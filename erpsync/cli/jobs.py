@@ -8,6 +8,7 @@ import typer
 
 from erpsync.cli.options import FormatOption, InstanceOption, TagOption, workspace_of
 from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.cli.parked import parked_by_name, tell_parked
 from erpsync.core.duration import format_duration
 from erpsync.core.job import After, At, Cron, Every, Job, Schedule
 from erpsync.core.run import Run, utc_text
@@ -43,9 +44,15 @@ def jobs(
     stored: dict[str, Pause] = workspace.read(read_pauses, {})
     pauses = {name: pause for name, pause in stored.items() if pause.holds(now)}
     fires = {job.name: next_after(build_trigger(job), now) if job.enabled else None for job in chosen}
+    known = parked_by_name(workspace)
+    parked = {job.name: known[job.name] for job in chosen if job.name in known}
     if format == "json":
         print_json(
-            [_document(job, fires[job.name], last.get(job.name), pauses.get(job.name)) for job in chosen]
+            [
+                _document(job, fires[job.name], last.get(job.name), pauses.get(job.name))
+                | {"parked": parked.get(job.name)}
+                for job in chosen
+            ]
         )
         return
     if not chosen:
@@ -53,10 +60,19 @@ def jobs(
         return
     times = Times(configuration.daemon.timezone)
     say(times.heading())
-    rows = (_row(job, fires[job.name], last.get(job.name), pauses.get(job.name), times) for job in chosen)
+    rows = (
+        _row(
+            job,
+            "parked" if job.name in parked else _due(fires[job.name], pauses.get(job.name), times),
+            last.get(job.name),
+            times,
+        )
+        for job in chosen
+    )
     table(
         ("job", "plugin", "identity", "schedule", "zone", "next", "last", "ended"), rows, fold=("schedule",)
     )
+    tell_parked(parked)
 
 
 @jobs_app.command("show")
@@ -120,6 +136,7 @@ def _document(job: Job, fires: datetime | None, last: Run | None, pause: "Pause 
         "enabled": job.enabled,
         "schedule": schedule_texts(job.schedules),
         "timezone": job.timezone,
+        "spread": format_duration(job.spread),
         "description": job.description,
         "tags": sorted(job.tags),
         "next_fire_at": utc_text(fires),
@@ -130,15 +147,18 @@ def _document(job: Job, fires: datetime | None, last: Run | None, pause: "Pause 
     }
 
 
-def _row(
-    job: Job, fires: datetime | None, last: Run | None, pause: "Pause | None", times: Times
-) -> tuple[object, ...]:
+def _due(fires: datetime | None, pause: "Pause | None", times: Times) -> str:
+    if pause is None:
+        return times(fires)
+    return f"paused until {times(pause.until)}" if pause.until else "paused"
+
+
+def _row(job: Job, due: str, last: Run | None, times: Times) -> tuple[object, ...]:
     schedule = ", ".join(schedule_texts(job.schedules)) if job.enabled else "disabled"
+    if job.enabled and job.spread:
+        schedule += f", spread {format_duration(job.spread)}"
     ended = (last.outcome or last.state) if last else "-"
     at = times(last.started_at or last.fire_at) if last else "-"
-    due = times(fires)
-    if pause is not None:
-        due = f"paused until {times(pause.until)}" if pause.until else "paused"
     return job.name, job.plugin, job.identity or "-", schedule, job.timezone, due, at, ended
 
 

@@ -10,6 +10,8 @@ import typer
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, workspace_of
 from erpsync.cli.output import note, print_json, say, table
+from erpsync.cli.parked import Parked, parked_by_name, tell_parked
+from erpsync.cli.workspace import Workspace
 from erpsync.core.job import Dst
 
 if TYPE_CHECKING:
@@ -45,16 +47,19 @@ def next_(
     if expr is None and (tz or dst):
         hint = "--tz" if tz else "--dst"
         raise typer.BadParameter("it is for --expr; a job has its own", param_hint=hint)
+    parked: Parked = {}
     if expr is not None:
         found = _of_expression(expr, tz or "UTC", dst or "vixie", start, count or 5)
     else:
-        found = _of_jobs(context, jobs, instance, tag, start, count)
+        parked = _parked(workspace_of(context), jobs, instance, tag)
+        found = _of_jobs(context, jobs, instance, tag, start, count, parked)
     if format == "json":
         print_json(found)
         return
     if expr is not None and not found:
         note(f'nothing is due: "{expr}" has no fire time ahead')
     if expr is None:
+        tell_parked(parked)
         due = {each["job"] for each in found}
         whys = _without_fire_times(context, jobs, instance, tag, due)
         for why in whys[:_TOLD]:
@@ -92,16 +97,15 @@ def _of_jobs(
     tags: list[str] | None,
     start: str | None,
     count: int | None,
+    parked: Parked,
 ) -> list[dict[str, object]]:
     from erpsync.control.selection import select_jobs
-    from erpsync.daemon.check import require_schedules
     from erpsync.scheduling.explain import fire_times
     from erpsync.scheduling.timetable import timetable
     from erpsync.store.pauses import read_pauses
 
     workspace, now = workspace_of(context), datetime.now(UTC)
     configuration = workspace.configuration
-    require_schedules(configuration)
     jobs = select_jobs(configuration.jobs, patterns or (), instances=instances or (), tags=tags or ())
     each = count or (5 if len(jobs) == 1 else 1)
     pauses = {name: pause for name, pause in workspace.read(read_pauses, {}).items() if pause.holds(now)}
@@ -110,7 +114,8 @@ def _of_jobs(
         due = timetable(job)
         times = fire_times(due.trigger, _instant(start, job.timezone), each, delay=due.delay, job=job)
         pause = pauses.get(job.name)
-        found += [(time.utc, _with_pause(time, pause).document(job.name)) for time in times]
+        why = f"parked: {parked[job.name][0]['message']}" if job.name in parked else ""
+        found += [(time.utc, _noted(_with_pause(time, pause), why).document(job.name)) for time in times]
     return [document for _, document in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -120,7 +125,28 @@ def _with_pause(fire: "FireTime", pause: "Pause | None") -> "FireTime":
     paused = "paused"
     if pause.until is not None:
         paused += f" until {pause.until.astimezone(fire.at.tzinfo).isoformat(timespec='minutes')}"
-    return replace(fire, note="; ".join(filter(None, (paused, fire.note))))
+    return _noted(fire, paused)
+
+
+def _noted(fire: "FireTime", word: str) -> "FireTime":
+    return replace(fire, note="; ".join(filter(None, (word, fire.note))))
+
+
+def _parked(
+    workspace: Workspace,
+    patterns: list[str] | None,
+    instances: list[str] | None,
+    tags: list[str] | None,
+) -> Parked:
+    """Those of the chosen jobs that cannot run as things are."""
+    from erpsync.control.selection import select_jobs
+    from erpsync.daemon.check import require_schedules
+
+    configuration = workspace.configuration
+    require_schedules(configuration)
+    jobs = select_jobs(configuration.jobs, patterns or (), instances=instances or (), tags=tags or ())
+    known = parked_by_name(workspace)
+    return {job.name: known[job.name] for job in jobs if job.name in known}
 
 
 def _without_fire_times(

@@ -15,7 +15,6 @@ from erpsync.cli.options import FormatOption, workspace_of
 from erpsync.cli.output import Times, inset, note, print_json, say, shortened, table
 
 if TYPE_CHECKING:
-    from erpsync.cli.workspace import Workspace
     from erpsync.config.configuration import Configuration
     from erpsync.store.cursors import History
 
@@ -41,7 +40,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     require_schedules(after)
     catalog = PluginCatalog(after.daemon.plugins)
     parked = parked_jobs(after, catalog, resolver_of(after, workspace.redactor))
-    daemon = _daemon(workspace)
+    daemon = workspace.daemon()
     if daemon:  # a reload would refuse it; a start parks the job
         require_fitting(parked, [each["job"] for each in daemon["parked"]])
     data = Path(daemon["state"]).parent if daemon else after.daemon.data  # which the files may have changed
@@ -78,18 +77,6 @@ def _history(before: "Configuration") -> "dict[str, History]":
         return store.read_now(read_history)
     finally:
         store.close()
-
-
-def _daemon(workspace: "Workspace") -> dict[str, Any] | None:
-    """What the daemon of these files says; None where nobody runs, or may be asked."""
-    from erpsync.core.errors import ErpsyncError
-
-    try:
-        with workspace.client() as client:
-            status = client.status()
-    except ErpsyncError:
-        return None
-    return status if status["configuration"] == str(workspace.configuration.path.resolve()) else None
 
 
 def print_plan(document: Mapping[str, Any], zone: str) -> None:

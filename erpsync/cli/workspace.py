@@ -68,6 +68,17 @@ class Workspace:
             return "the daemon runs an older configuration; erpsync plan shows the changes, reload takes them"
         return ""
 
+    def daemon(self) -> "dict[str, Any] | None":
+        """What the daemon of these files says of itself; None where nobody runs, or may be asked."""
+        from erpsync.core.errors import ErpsyncError
+
+        try:
+            with self.client() as client:
+                status = client.status()
+        except ErpsyncError:
+            return None
+        return status if status["configuration"] == str(self.configuration.path.resolve()) else None
+
     @contextmanager
     def client(self) -> "Iterator[ControlClient]":
         """The daemon of this configuration; every question raises NoDaemonError where it does not run."""

@@ -111,11 +111,31 @@ async def test_next_knows_of_pauses(erpsync: Type, folder: Path) -> None:
     assert "paused until" in erpsync("next", "say").out
 
 
+def test_a_parked_job_is_marked_wherever_it_is_listed(
+    erpsync: Type, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`jobs` and `next` say that a job cannot run, why, and what to do; without a daemon too."""
+    file = folder / "erpsync.toml"
+    file.write_text(file.read_text().replace('plugin = "say"', 'plugin = "say"\nidentity = "service"', 1))
+    monkeypatch.delenv("BOX_SECRET")
+    (said,) = (job for job in erpsync("jobs", "--format", "json").json if job["parked"])
+    assert (said["name"], [problem["code"] for problem in said["parked"]]) == ("say", ["E119"])
+    listed = erpsync("jobs")
+    assert re.search(r"^say .* parked ", listed.out, re.MULTILINE)
+    assert "say is parked: " in listed.err
+    assert "BOX_SECRET" in listed.err
+    due = erpsync("next", "say")
+    assert due.out.count("parked: ") == 5
+    assert "say is parked: " in due.err
+    assert erpsync("next", "fail").err == "fail runs only when asked\n"
+
+
 def test_jobs_show_their_new_keys(erpsync: Type, shifted: Path) -> None:
     """`jobs` writes what a job comes after as people do; `jobs show` has calendars, windows and due times."""
     jobs = {job["name"]: job for job in erpsync("jobs", "--format", "json").json}
     assert jobs["later"]["schedule"] == ["after night, say on partial, skipped, succeeded"]
     assert jobs["later"]["paused"] is None
+    assert (jobs["night"]["spread"], "30 3 * * *, spread 2m" in erpsync("jobs").out) == ("2m", True)
     text = erpsync("jobs", "show", "night").out
     for word in ("due_by", "06:30", "window", "04:00", "blackout", "expected_duration", "45m"):
         assert word in text

@@ -122,6 +122,10 @@ def test_status_names_what_runs(daemon: Program, slow: Path) -> None:
     assert "\nnext\n" in said
     document = json.loads(type_("status", "--format", "json").stdout)
     assert document["daemon"]["running"][0]["progress"] == {"done": 4, "total": 10}
+    (slow / "plugins" / "slow.py").write_text("no plugin any more")
+    assert {job["parked"] for job in json.loads(type_("jobs", "--format", "json").stdout)} == {None}, (
+        "what the daemon can run counts, not what could be run here"
+    )
 
 
 def test_ctrl_c_ends_the_following_not_the_run(daemon: Program, slow: Path) -> None:
