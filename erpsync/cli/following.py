@@ -175,6 +175,8 @@ class _Live:
             self._told.add(wait)
             self._line.clear()
             note(waiting_text(run, self._times))
+            if not run["reason"] and run["error"] and run["error"]["hint"]:
+                note(f"  help: {inset(run['error']['hint'])}")
             if self._alone:
                 note(f"no daemon can start while {self._alone} waits; Ctrl-C cancels it")
                 self._alone = ""

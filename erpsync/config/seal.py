@@ -1,6 +1,8 @@
 """The key that seals stored tokens: whether it is there, long enough, and missed where there is none."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from erpsync.config.configuration import Configuration
 from erpsync.config.secrets import SecretResolver
@@ -10,10 +12,17 @@ from erpsync.core.problem import Problem
 SHORTEST_KEY = 32
 """Bytes a secret must have to seal with."""
 
-_MAKE_ONE = (
-    "(umask 077; mkdir -p secrets; head -c 48 /dev/urandom | base64 -w0 > secrets/seal) makes one; "
-    'seal_key = { secret = "seal" } in [daemon] names it'
-)
+
+def make_one(configuration: Configuration) -> str:
+    """The command that makes a key where this configuration looks for its secrets, whatever folder it is typed in."""
+    places = [Path(place) for place in configuration.secrets.from_ if Path(place).is_absolute()]
+    folder = places[0] if places else configuration.files.folder / "secrets"
+    reference = '{ secret = "seal" }' if places else '{ file = "secrets/seal" }'
+    into = shlex.quote(str(folder))
+    return (
+        f"(umask 077; mkdir -p {into}; head -c 48 /dev/urandom | base64 -w0 > {into}/seal) makes one; "
+        f"seal_key = {reference} in [daemon] names it"
+    )
 
 
 def seal_keys(configuration: Configuration, resolver: SecretResolver) -> tuple[list[str], list[Problem]]:
@@ -31,7 +40,7 @@ def seal_keys(configuration: Configuration, resolver: SecretResolver) -> tuple[l
             keys.append(key)
         else:
             message = f"the seal key has {size} bytes; at least {SHORTEST_KEY} are needed"
-            problems.append(files.problem("E125", message, place, hint=_MAKE_ONE))
+            problems.append(files.problem("E125", message, place, hint=make_one(configuration)))
     return keys, problems
 
 
@@ -45,7 +54,7 @@ def seal_problems(configuration: Configuration, resolver: SecretResolver | None)
         if identity.grant == "authorization_code":
             message = f"{name} is a person, whose sign-in must be kept, and there is no seal_key to seal it"
             place = files.existing(("identities", name.split("@")[0], "grant"))
-            yield files.problem("E124", message, place, hint=_MAKE_ONE)
+            yield files.problem("E124", message, place, hint=make_one(configuration))
     instances = {identity.instance for identity in configuration.identities.values()}
     erpnet = sorted(name for name in instances if configuration.instances[name].kind == "erpnet")
     if erpnet:
@@ -54,4 +63,4 @@ def seal_problems(configuration: Configuration, resolver: SecretResolver | None)
             f'there is no seal_key: a restart cannot re-use the session at "{erpnet[0]}"{more}, '
             "and its licence slot stays taken for up to 20 minutes"
         )
-        yield files.problem("W107", message, ("daemon", "seal_key"), hint=_MAKE_ONE)
+        yield files.problem("W107", message, ("daemon", "seal_key"), hint=make_one(configuration))

@@ -43,7 +43,7 @@ _HINTS = {
     "full": "idle sessions end after 20 minutes; reserve a slot for the system user or plan fewer at once",
     "given up": "the API refused the token of the open session twice (401), and the session holds its slot until it "
     "is over; with one more slot there is no wait",
-    "lost": f"{_HINT}; with [daemon] seal_key a restart goes on in the open session",
+    "lost": f"with [daemon] seal_key a restart, or the next run, goes on in the open session; else {_HINT}",
 }
 
 
@@ -322,7 +322,7 @@ class SessionGate:
     def _exhausted(self, wait: float) -> LicenseExhaustedError:
         seconds = _LONGEST_UNKNOWN if wait == inf else wait + 1
         return LicenseExhaustedError(
-            f"{self._identity} has no licence slot: {self._book.explanation()}",
+            f"{self._identity} has no licence slot: {self._book.explanation(self._identity)}",
             hint=self._hint(),
             retry_after=timedelta(seconds=seconds),
         )
@@ -342,7 +342,7 @@ class SessionGate:
             instance=self._book.instance,
             identity=self._identity,
             wait_seconds=None if wait == inf else round(wait, 1),
-            explanation=self._book.explanation(),
+            explanation=self._book.explanation(self._identity),
         )
 
 

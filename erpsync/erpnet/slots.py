@@ -274,14 +274,18 @@ class SlotBook:
         opened_at, used_at = self._instant(opened), self._instant(lease.used)
         return Session(self.instance, lease.identity, lease.fingerprint, opened_at, used_at, lease.kind)
 
-    def explanation(self) -> str:
-        """Who holds the slots and until when, for people."""
+    def explanation(self, asking: str = "") -> str:
+        """Who holds the slots and until when, for people; told to the identity that is `asking`."""
         if self.is_refused:
             until = self._instant(self._refused_until)
             return f"{self.instance} has no licence slot free; asked again at {until:%H:%M:%S} UTC"
         use = self.use()
         held = {session.identity for session in use.sessions}
-        holders = [f"{session.identity} until {session.ends_at:%H:%M:%S} UTC" for session in use.sessions]
+        holders = [
+            ("an earlier session of " if lease.identity == asking and lease.token is None else "")
+            + f"{lease.identity} until {self.session(lease).ends_at:%H:%M:%S} UTC"
+            for lease in self.leases
+        ]
         holders += [f"{identity}, whose runs run" for identity in use.reserved if identity not in held]
         slots = "the licence slot" if self.slots == 1 else f"the {self.slots} licence slots"
         return f"{slots} of {self.instance} held by {', '.join(holders) or 'nobody'}"

@@ -370,7 +370,7 @@ class Runner:
             self._alarm.set(LICENCE, seconds, self._pump_soon)
 
     def _explanation(self, run: Run) -> str:
-        return self._books[run.instance or ""].explanation()
+        return self._books[run.instance or ""].explanation(run.identity or "")
 
     def _begin(self, run: Run) -> None:
         self._room.leave(run.id)

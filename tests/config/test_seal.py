@@ -60,8 +60,14 @@ def test_no_key(tmp_path: Path) -> None:
     keys, (problem,), blind = look(tmp_path, '[daemon]\ntimezone = "UTC"\n', {})
     assert (keys, problem.code, problem.severity, problem.line) == ([], "W107", "warning", 1)
     assert "licence slot" in problem.message
-    assert "seal_key" in problem.help
+    assert f"{tmp_path}/secrets/seal) makes one; seal_key" in problem.help, "wherever it is typed"
     assert blind == "W107"
+
+
+def test_no_key_and_no_folder_for_secrets(tmp_path: Path) -> None:
+    """Where secrets come from the environment alone, the remedy names the file that it makes."""
+    _, (problem,), _ = look(tmp_path, '[secrets]\nfrom = ["env:X_"]\n', {})
+    assert f'{tmp_path}/secrets/seal) makes one; seal_key = {{ file = "secrets/seal" }}' in problem.help
 
 
 def test_no_key_elsewhere(tmp_path: Path) -> None:

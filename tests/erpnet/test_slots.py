@@ -71,6 +71,15 @@ def test_a_session_holds_its_slot_to_the_end_and_a_margin() -> None:
     assert desk.take() == ["b"]
 
 
+def test_who_waits_for_its_own_earlier_session_is_told_so() -> None:
+    """A session that no token at hand can use is an earlier one to its identity; to others it is the identity's."""
+    desk = Desk()
+    desk.book.load([desk.session("night")])
+    until = f"{desk.clock.now() + timedelta(minutes=20):%H:%M:%S} UTC"
+    assert desk.book.explanation("night").endswith(f"held by an earlier session of night until {until}")
+    assert desk.book.explanation("day").endswith(f"held by night until {until}")
+
+
 def test_a_clock_set_back_blocks_no_slot_for_hours() -> None:
     """What the ledger has of a later time is over when a session of now would be: after 20 minutes and one."""
     for minutes in (-5, -600):
