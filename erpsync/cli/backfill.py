@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from erpsync.cli.choice import tell_disabled
 from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import finish, followed
 from erpsync.cli.options import IN_THE_ZONE, FormatOption, workspace_of
-from erpsync.cli.output import print_json, say
+from erpsync.cli.output import counted, print_json, say
 from erpsync.cli.run import window_of
 
 
@@ -38,6 +39,7 @@ def backfill(
     assert window is not None
     seconds = _slice_of(size).total_seconds()
     _check_name(name)
+    tell_disabled([found])
     with workspace.client() as client:
         runs: list[dict[str, Any]] = client.backfill(found.name, window, seconds, name)
     if not wait:
@@ -76,4 +78,6 @@ def _check_name(name: str | None) -> None:
 
 def _say_outcomes(job: str, runs: list[dict[str, Any]]) -> None:
     outcomes = Counter(run["outcome"] or run["state"] for run in runs)
-    say(f"{job}, {len(runs)} slices: {', '.join(f'{number} {name}' for name, number in outcomes.items())}")
+    say(
+        f"{job}, {counted(len(runs), 'slice')}: {', '.join(f'{number} {name}' for name, number in outcomes.items())}"
+    )

@@ -9,7 +9,7 @@ import typer
 from erpsync.cli.doctor import Findings, code_of, examine, print_findings
 from erpsync.cli.exit_code import ExitCode
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import LiveLine, inset, note, print_json, say, table
+from erpsync.cli.output import LiveLine, counted, inset, note, print_json, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import ConfigError
 from erpsync.core.problem import Problem
@@ -68,17 +68,13 @@ def _problems(workspace: Workspace, *, secrets: bool) -> list[Problem]:
 
 
 def _summary(workspace: Workspace, problems: list[Problem], errors: int) -> str:
-    warnings = _number(len(problems) - errors, "warning")
+    warnings = counted(len(problems) - errors, "warning")
     if errors:
-        return _number(errors, "error") + (f", {warnings}" if len(problems) > errors else "")
+        return counted(errors, "error") + (f", {warnings}" if len(problems) > errors else "")
     configuration = workspace.configuration
     plugins = Counter(job.plugin for job in configuration.jobs.values())
     jobs = ", ".join(f"{count} {plugin}" for plugin, count in plugins.most_common())
     return f"{configuration.path} is fine: {jobs or 'no jobs are defined'}; {warnings}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def plugins(

@@ -1,10 +1,11 @@
 """What is meant by the names that are typed: jobs to do something with, jobs and runs of the past."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import typer
 
+from erpsync.cli.output import note
 from erpsync.cli.workspace import Workspace
 from erpsync.control.selection import select_jobs
 from erpsync.core.errors import UnknownJobError, UnknownRunError
@@ -33,6 +34,13 @@ def chosen_jobs(
     )
     agree(len(chosen), "jobs", yes)
     return chosen
+
+
+def tell_disabled(jobs: Iterable[Job]) -> None:
+    """What is disabled is not planned, and runs when somebody asks: said beside the result."""
+    for job in jobs:
+        if not job.enabled:
+            note(f"{job.name} is disabled; it runs because you ask")
 
 
 def agree(number: int, noun: str, yes: bool) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from erpsync.cli.exit_code import ExitCode, code_of_kind
 from erpsync.cli.options import FormatOption, workspace_of
-from erpsync.cli.output import LiveLine, note, print_json, say, table
+from erpsync.cli.output import LiveLine, counted, note, print_json, say, table
 from erpsync.cli.workspace import Workspace
 from erpsync.core.errors import NoDaemonError
 
@@ -53,7 +53,7 @@ def examine(workspace: Workspace, names: Sequence[str], *, api: bool) -> Finding
         done += 1
         live.show(f"{done} of {len(names)} instances, last {name}")
 
-    live.show(f"{len(names)} instances")
+    live.show(counted(len(names), "instance"))
     try:
         found = _asked(workspace, names, api, tell)
     except NoDaemonError:
@@ -100,7 +100,7 @@ def print_findings(findings: Findings) -> None:
     counts = Counter(each["verdict"] for each in findings)
     verdicts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in ("ok", "warning", "failed"))
     instances = len({each["instance"] for each in findings})
-    say(f"{instances} instance{'' if instances == 1 else 's'}: {verdicts}")
+    say(f"{counted(instances, 'instance')}: {verdicts}")
 
 
 def code_of(findings: Findings) -> int:

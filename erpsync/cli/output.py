@@ -52,6 +52,11 @@ def note(text: str) -> None:
         sys.stderr.flush()
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 run", "2 runs"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """`text` without control characters, which foreign words could use to forge what a terminal shows."""
     return "".join(

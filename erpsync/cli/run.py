@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from erpsync.cli.choice import chosen_jobs
+from erpsync.cli.choice import chosen_jobs, tell_disabled
 from erpsync.cli.exit_code import code_of_run
 from erpsync.cli.following import Wanted, claim_there, follow, see_through, shaped
 from erpsync.cli.instant import parse_instant
@@ -58,8 +58,10 @@ def run(
 ) -> int:
     """Run jobs once, now, and wait: by the daemon where one owns the state, else in this process."""
     workspace = workspace_of(context)
-    names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
-    wanted = _wanted(names, _params(settings, dry_run, window_of(workspace, first, last)), jobs)
+    chosen = chosen_jobs(workspace, jobs, instance, tag, yes)
+    params = _params(settings, dry_run, window_of(workspace, first, last))
+    wanted = _wanted([job.name for job in chosen], params, jobs)
+    tell_disabled(chosen)
     return see_through(workspace, wanted, format)
 
 
@@ -78,8 +80,10 @@ def trigger(
 ) -> int:
     """Ask the daemon to run jobs now."""
     workspace = workspace_of(context)
-    names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes)]
-    wanted = _wanted(names, _params(settings, dry_run, window_of(workspace, first, last)), jobs)
+    chosen = chosen_jobs(workspace, jobs, instance, tag, yes)
+    params = _params(settings, dry_run, window_of(workspace, first, last))
+    wanted = _wanted([job.name for job in chosen], params, jobs)
+    tell_disabled(chosen)
     documents = claim_there(workspace, wanted)
     if wait:
         return follow(workspace, documents, wanted.single, format)

@@ -10,7 +10,7 @@ import typer
 
 from erpsync.cli.instant import parse_instant
 from erpsync.cli.options import IN_THE_ZONE, FormatOption, workspace_of
-from erpsync.cli.output import Times, note, print_json, say, table
+from erpsync.cli.output import Times, counted, note, print_json, say, table
 from erpsync.core.duration import format_duration
 from erpsync.core.run import utc_text
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from erpsync.daemon.situation import Expected
 
 _BAR = 32  # signs
+_RUNS = "run"  # what is neither skipped nor missed
 _ROWS = 100  # of one job; where there are more they are told as one
 
 
@@ -138,7 +139,9 @@ def _print_sum(
     say(f"\n{_outcomes(runs)}")
     if waiting:
         longest = max(waiting, key=lambda run: sum(wait.total_seconds() for wait in run.waits.values()))
-        say(f"{len(waiting)} wait; the longest: {longest.job}, {_note(longest, times)}")
+        say(
+            f"{counted(len(waiting), 'run')} with a wait; the longest: {longest.job}, {_note(longest, times)}"
+        )
     sources = Counter(each.source for each in expected.values())
     say(f"durations: {', '.join(f'{number} {source}' for source, number in sources.most_common())}")
     say(f"expected end: {times(over)}")
@@ -147,8 +150,11 @@ def _print_sum(
 def _outcomes(runs: Sequence["SimulatedRun"]) -> str:
     outcomes: Counter[str] = Counter()
     for run in runs:
-        outcomes[f"{run.outcome} ({run.reason})" if run.reason else "run"] += max(run.fire_count, 1)
-    return ", ".join(f"{number} {what}" for what, number in outcomes.most_common())
+        outcomes[f"{run.outcome} ({run.reason})" if run.reason else _RUNS] += max(run.fire_count, 1)
+    return ", ".join(
+        counted(number, "run") if what == _RUNS else f"{number} {what}"
+        for what, number in outcomes.most_common()
+    )
 
 
 def _instant(text: str, zone: str, now: datetime, option: str) -> datetime:

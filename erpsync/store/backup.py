@@ -4,6 +4,7 @@ import os
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from erpsync.core.errors import StoreUnavailableError, UsageError
@@ -19,7 +20,8 @@ def back_up(state: Path, target: Path) -> None:
     The copy is of no generation: however it comes into the place of the state, it is held.
 
     Raises:
-        StoreUnavailableError: nothing to copy, something is at `target` already, no room; retryable.
+        UsageError: something is at `target` already.
+        StoreUnavailableError: nothing to copy, no room; retryable.
         StoreCorruptError: what was copied is damaged; `target` is not made.
     """
     if not state.exists():
@@ -27,7 +29,8 @@ def back_up(state: Path, target: Path) -> None:
             f"there is no state at {state} yet", hint="start the daemon: erpsync daemon"
         )
     if target.exists():
-        raise StoreUnavailableError(f"{target} exists already", hint="another name, or remove it")
+        hint = f"name a file that is not there yet, like {_free(target)}, or remove it"
+        raise UsageError(f"{target} exists already", hint=hint)
     copy = target.with_name(target.name + ".partial")
     with place_faults(target), cleared(copy):
         copy_database(state, copy)
@@ -35,6 +38,12 @@ def back_up(state: Path, target: Path) -> None:
         _disown(copy)
         os.link(copy, target)  # fails where somebody was quicker
         settle_folder(target.parent)
+
+
+def _free(target: Path) -> Path:
+    """A name like this that nothing has yet: the first with a number."""
+    names = (target.with_name(f"{target.stem}-{number}{target.suffix}") for number in count(2))
+    return next(name for name in names if not name.exists())
 
 
 def _disown(copy: Path) -> None:
@@ -51,17 +60,17 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
     The caller owns the state. A crash leaves the old state or the new one, never a mixture.
 
     Raises:
-        UsageError: `copy` is the state itself.
-        StoreUnavailableError: there is no such copy, or no room.
+        UsageError: there is no such copy, or it is the state itself.
+        StoreUnavailableError: no room, or another program uses the state.
         StoreCorruptError, SchemaMismatchError, NotAStateError: the copy is damaged, of a newer erpsync, or no copy of
             a state; nothing was changed.
     """
     fresh = state.with_name(state.name + ".restoring")
     with place_faults(state), cleared(fresh):
-        if copy.exists() and not copy.is_file():
-            raise no_state(copy)
         if not copy.exists():
-            raise StoreUnavailableError(f"there is no file {copy}", hint="erpsync store backup makes one")
+            raise UsageError(f"there is no file {copy}", hint="name a copy that erpsync store backup made")
+        if not copy.is_file():
+            raise no_state(copy)
         if state.exists() and copy.samefile(state):
             raise UsageError(f"{copy} is the state itself", hint="name a copy that erpsync store backup made")
         state.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

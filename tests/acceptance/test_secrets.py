@@ -295,7 +295,7 @@ COMMANDS: dict[str, list[tuple[str, int, int | None]]] = {
     "plugins": [("plugins", 0, 0)],
     "schema": [("schema", 0, 0)],
     "store check": [("store check", 0, 0)],
-    "store backup": [("store backup copy.db", 0, 75)],
+    "store backup": [("store backup copy.db", 0, 2)],
     "store upgrade": [("store upgrade", 75, 0)],
     "store restore": [("store restore copy.db --yes", 75, 0)],
     "daemon": [("daemon", 75, None)],

@@ -84,6 +84,8 @@ def test_a_held_state_keeps_its_cursors(erpsync: Type) -> None:
     """Neither the ledger nor the target, which another machine may share, is touched: here and at a daemon."""
     assert erpsync("run", "tally").code == 0
     assert erpsync("store", "backup", "copy.db").code == 0
+    again = erpsync("store", "backup", "copy.db")
+    assert (again.code, "copy-2.db" in again.err) == (2, True), "later it would be there as well"
     assert erpsync("store", "restore", "copy.db", "--yes").code == 0
     before = cursors()
     alone = type_("cursor", "tally", "--reset", "--yes")

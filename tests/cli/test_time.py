@@ -166,7 +166,7 @@ def test_simulate_tells_the_many_runs_of_a_job_as_one(erpsync: Type, folder: Pat
     (folder / "erpsync.toml").write_text(f'[daemon]\ndata = "data"\n{job}expected_duration = "1500ms"\n')
     text = erpsync("simulate", "--from", "2026-05-01T18:00Z", "--to", "2026-05-02T06:30Z").out
     line = next(line for line in text.splitlines() if line.startswith("tick"))
-    assert line.endswith("22501 run, 22500 skipped (overlap)")
+    assert line.endswith("22501 runs, 22500 skipped (overlap)")
     assert text.count("tick") == 1
     assert "more than 200000 runs" in erpsync("simulate", "--from", "2026-05-01", "--to", "2026-05-05").err
 
@@ -322,6 +322,14 @@ def test_pause_needs_a_daemon(erpsync: Type) -> None:
     assert (said.code, "over already" in said.err) == (2, True)
     assert erpsync("resume").code == 2
     assert erpsync("resume", "say", "--all").code == 2
+
+
+def test_a_disabled_job_says_that_it_runs_because_somebody_asks(erpsync: Type, folder: Path) -> None:
+    """It runs, since it was asked for; one line beside the result tells why it does not run otherwise."""
+    file = folder / "erpsync.toml"
+    file.write_text(file.read_text().replace('plugin = "say"', 'plugin = "say"\nenabled = false', 1))
+    said = erpsync("run", "say")
+    assert (said.code, said.err) == (0, "say is disabled; it runs because you ask\n")
 
 
 def test_what_comes_after_a_run_of_our_own_waits_for_a_daemon(erpsync: Type, folder: Path) -> None:

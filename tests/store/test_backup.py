@@ -72,7 +72,7 @@ def test_a_copy_made_while_runs_are_written_is_a_whole_state(store: Store, tmp_p
 def test_a_backup_never_replaces_a_file(store: Store, tmp_path: Path) -> None:
     """What is at the place of the copy stays."""
     (tmp_path / "copy.db").write_text("precious")
-    with pytest.raises(StoreUnavailableError, match="exists already"):
+    with pytest.raises(UsageError, match="exists already"):
         back_up(store.path, tmp_path / "copy.db")
     assert (tmp_path / "copy.db").read_text() == "precious"
 
@@ -81,7 +81,7 @@ def test_there_must_be_something_to_copy(tmp_path: Path) -> None:
     """Neither a missing state nor a missing copy makes a file."""
     with pytest.raises(StoreUnavailableError, match="no state"):
         back_up(tmp_path / "none.db", tmp_path / "copy.db")
-    with pytest.raises(StoreUnavailableError, match="no file"):
+    with pytest.raises(UsageError, match="no file"):
         put_back(tmp_path / "none.db", tmp_path / "state.db", NOW)
     assert list(tmp_path.iterdir()) == []
 
