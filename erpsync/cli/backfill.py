@@ -40,7 +40,7 @@ def backfill(
     seconds = _slice_of(size).total_seconds()
     _check_name(name)
     tell_disabled([found])
-    with workspace.client() as client:
+    with workspace.own_daemon() as client:
         runs: list[dict[str, Any]] = client.backfill(found.name, window, seconds, name)
     if not wait:
         _say_outcomes(found.name, runs) if format == "text" else print_json(runs)

@@ -32,8 +32,7 @@ def cancel(
         raise typer.BadParameter(
             "name a run or a job, or choose by --instance or --tag", param_hint="RUN|JOB"
         )
-    with workspace.client() as client:
-        client.status()  # who is not there need not be asked about many
+    with workspace.own_daemon() as client:  # who is not there need not be asked about many
         runs = _unfinished(workspace, subjects, instance, tag)
         agree(len(runs), "runs", yes)
         cancelled = {run.id: client.cancel(run.id, reason) for run in runs}

@@ -60,7 +60,7 @@ def _reset(workspace: Workspace, jobs: Sequence[Job]) -> None:
         lock.acquire("cursor --reset")
     except OwnedElsewhereError as owned:
         try:
-            with workspace.client() as client:
+            with workspace.own_daemon() as client:
                 for job in jobs:
                     client.reset_cursor(job.name)
         except NoDaemonError as error:

@@ -106,12 +106,9 @@ def followed(
 
 
 def _require_same(workspace: Workspace, daemon: Mapping[str, Any]) -> None:
-    """Another configuration's daemon is not asked: its job of this name may be another."""
-    difference = workspace.differs(daemon)
-    if difference and daemon["configuration"] != str(workspace.configuration.path.resolve()):
-        hint = "give each configuration its own [daemon] data"
-        raise OwnedElsewhereError(difference, owner=f"pid {daemon['pid']}", hint=hint)
-    if difference:
+    """Another configuration's daemon is not asked; that ours runs an older state of the files is told."""
+    workspace.require_own(daemon)
+    if difference := workspace.differs(daemon):
         note(f"warning: {difference}")
 
 

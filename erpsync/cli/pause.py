@@ -36,7 +36,7 @@ def pause(
     workspace = workspace_of(context)
     names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes, everything)]
     zone = workspace.configuration.daemon.timezone
-    with workspace.client() as client:
+    with workspace.own_daemon() as client:
         pauses = client.pause(names, _until(until, zone), reason)
     if format == "json":
         print_json(pauses)
@@ -63,7 +63,7 @@ def resume(
     if everything and (jobs or instance or tag):
         raise typer.BadParameter("either jobs or all of them", param_hint="--all")
     chosen = None if everything else chosen_jobs(workspace, jobs, instance, tag, yes)
-    with workspace.client() as client:
+    with workspace.own_daemon() as client:
         answer = client.resume(None if chosen is None else [job.name for job in chosen])
     if format == "json":
         print_json(answer)

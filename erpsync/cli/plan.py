@@ -27,7 +27,7 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
     With another `data` the socket is another one too, unless the configuration names it: then no daemon is found.
     """
     from erpsync.config.load import load_configuration
-    from erpsync.config.shelf import kept
+    from erpsync.config.shelf import kept, other_owner
     from erpsync.daemon.check import parked_jobs, require_fitting, require_schedules
     from erpsync.daemon.place import resolver_of
     from erpsync.daemon.plan import first_plan, plan_change
@@ -45,7 +45,10 @@ def plan(context: typer.Context, format: FormatOption = "text") -> None:  # noqa
         require_fitting(parked, [each["job"] for each in daemon["parked"]])
     data = Path(daemon["state"]).parent if daemon else after.daemon.data  # which the files may have changed
     last = kept(after.path, data)
-    if last is None:
+    if last is None and (other := other_owner(after.path, data)):
+        note(f"{data} is the state of another configuration, {other}: give each its own [daemon] data")
+        found = first_plan(after, datetime.now(UTC))
+    elif last is None:
         note(f"no daemon has accepted a configuration in {data} yet: all of it is new")
         if not daemon:  # its socket may lie in the folder that the files named before
             former = "ERPSYNC_DAEMON__DATA=FORMER erpsync"
@@ -149,7 +152,7 @@ def _toml_key(name: object) -> str:
 def reload(context: typer.Context, format: FormatOption = "text") -> None:  # noqa: A002
     """Let the daemon take the changed files over while runs are going; exit 78 where they are refused."""
     workspace = workspace_of(context)
-    with workspace.client() as client:
+    with workspace.own_daemon() as client:
         carried_out = client.reload()
     if format == "json":
         print_json(carried_out)

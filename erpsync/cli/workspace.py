@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from erpsync.core.errors import ConfigError
+from erpsync.core.errors import ConfigError, OwnedElsewhereError
 from erpsync.core.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Workspace:
     def differs(self, daemon: "Mapping[str, Any]") -> str:
         """How the daemon's configuration differs from this one; empty where it does not."""
         ours = self.configuration
-        if daemon["configuration"] != str(ours.path.resolve()):
+        if not self.is_own(daemon):
             return f"the daemon of this state runs another configuration: {daemon['configuration']}"
         if daemon["fingerprint"] != ours.fingerprint:
             return "the daemon runs an older configuration; erpsync plan shows the changes, reload takes them"
@@ -77,7 +77,24 @@ class Workspace:
                 status = client.status()
         except ErpsyncError:
             return None
-        return status if status["configuration"] == str(self.configuration.path.resolve()) else None
+        return status if self.is_own(status) else None
+
+    def is_own(self, daemon: "Mapping[str, Any]") -> bool:
+        """Whether the daemon with this status runs this configuration, be it an older state of it."""
+        return bool(daemon["configuration"] == str(self.configuration.path.resolve()))
+
+    def require_own(self, daemon: "Mapping[str, Any]") -> None:
+        """Raises OwnedElsewhereError where the daemon runs another configuration: a job may be another there."""
+        if not self.is_own(daemon):
+            hint = "give each configuration its own [daemon] data"
+            raise OwnedElsewhereError(self.differs(daemon), owner=f"pid {daemon['pid']}", hint=hint)
+
+    @contextmanager
+    def own_daemon(self) -> "Iterator[ControlClient]":
+        """As `client`, for what changes something: raises OwnedElsewhereError too."""
+        with self.client() as client:
+            self.require_own(client.status())
+            yield client
 
     @contextmanager
     def client(self) -> "Iterator[ControlClient]":

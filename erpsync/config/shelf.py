@@ -113,6 +113,16 @@ def kept(path: Path, data: Path) -> Kept | None:
     return found if found.path == path.absolute() else None
 
 
+def other_owner(path: Path, data: Path) -> Path | None:
+    """The configuration that was accepted last in the folder `data`, where that is another one than `path` and is
+    still there."""
+    try:
+        other = Path(json.loads(_content(place_of_kept(data)).decode("utf-8", "surrogateescape"))["path"])
+        return None if not other.is_file() or other.samefile(path) else other
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def place_of_kept(data: Path) -> Path:
     """The file in the folder `data` that what was accepted is kept in."""
     return data / "accepted.json"

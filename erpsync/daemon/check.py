@@ -8,6 +8,7 @@ from erpsync.config.configuration import Configuration
 from erpsync.config.mask import texts_in
 from erpsync.config.seal import seal_problems
 from erpsync.config.secrets import SecretResolver, secret_problems
+from erpsync.config.shelf import other_owner
 from erpsync.control.listener import socket_problems, unreachable
 from erpsync.core.errors import ConfigError, InvalidSettingsError, PluginLoadError, SecretUnavailableError
 from erpsync.core.job import Job
@@ -21,6 +22,7 @@ from erpsync.plugins.settings import Resolve, validate_settings
 from erpsync.scheduling.check import schedule_faults, schedule_problems
 
 UNREACHABLE_SOCKET = "W401"
+SHARED_STATE = "W402"
 _OF_THE_FILES = {"E202", "E203"}
 """Settings that do not fit the plugin, a scope that it needs and the identity does not ask for."""
 
@@ -94,7 +96,24 @@ def require_fitting(parked: Mapping[str, Sequence[Problem]], known: Collection[s
 
 
 def machine_doubts(configuration: Configuration) -> list[Problem]:
-    """What would go on this machine, and not as it is meant: nobody of the group gets to the control socket."""
+    """What would go on this machine, and not as it is meant: nobody of the group gets to the control socket, or
+    another configuration has the same state.
+    """
+    return [*_unreachable_socket(configuration), *_shared_state(configuration)]
+
+
+def _shared_state(configuration: Configuration) -> Iterator[Problem]:
+    other = other_owner(configuration.path, configuration.daemon.data)
+    if other is not None:
+        message = (
+            f"the data folder {configuration.daemon.data} is that of another configuration, {other}: a daemon of one "
+            "takes the jobs of the other for removed"
+        )
+        remedy = 'a folder of its own for each: data = "data" in [daemon] is one beside the file'
+        yield configuration.files.problem(SHARED_STATE, message, ("daemon", "data"), hint=remedy)
+
+
+def _unreachable_socket(configuration: Configuration) -> list[Problem]:
     control = configuration.control
     why = unreachable(control.socket, control.mode, control.group)
     if not why:

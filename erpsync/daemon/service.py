@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -18,6 +18,7 @@ from erpsync.core.background import guarded
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
+from erpsync.core.problem import Problem
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.acceptance import Accepted
 from erpsync.daemon.address import bind_address
@@ -161,6 +162,7 @@ class Service:
         stack.callback(watch.stop)
         stack.push_async_callback(composition.stop)
         await self._go_on(composition, controls, held)
+        doubts = machine_doubts(configuration)  # before the data folder says that it is ours
         await reload.keep()
         await control.serve(control_application(controls, composition.desk, self._emit, self._redactor))
         stack.push_async_callback(control.stop)
@@ -170,7 +172,7 @@ class Service:
             stack.push_async_callback(server.stop)
         self._begin_background(stack, composition, controls, control)
         controls.ready = True
-        self._tell_started(composition)
+        self._tell_started(composition, doubts)
         return composition
 
     def _begin_background(
@@ -296,7 +298,7 @@ class Service:
                     self._emit("job.overdue", level="warning", **late.document())
             await asyncio.sleep(_DUE_LOOK)
 
-    def _tell_started(self, composition: Composition) -> None:
+    def _tell_started(self, composition: Composition, doubts: Sequence[Problem]) -> None:
         for job, problems in composition.parked.items():
             for problem in problems:
                 place = f"{problem.file}:{problem.line}" if problem.file else None
@@ -308,7 +310,7 @@ class Service:
                     place=place,
                     hint=problem.help,
                 )
-        for warning in [*self._configuration.problems, *machine_doubts(self._configuration)]:
+        for warning in [*self._configuration.problems, *doubts]:
             self._emit("config.doubted", level="warning", message=warning.message, code=warning.code)
         enabled = sum(job.enabled for job in self._configuration.jobs.values())
         self._emit(

@@ -297,12 +297,14 @@ def test_a_second_owner_is_told_who_the_first_is(site: Site) -> None:
 
 
 def test_another_configurations_daemon_is_not_asked(site: Site) -> None:
-    """A job of the same name in another file is another job: `run` exits 75 and names the file in force."""
+    """A job of the same name in another file is another job: to ask exits 75 and names the file in force."""
     with site.daemon() as daemon:
         site.write(BASE + MIRROR.replace('table = "products"', 'table = "others"'), "other.toml")
-        done = site.erpsync("--config", "other.toml", "run", "products")
-        assert done.returncode == 75
-        assert f"{site.folder}/erpsync.toml" in done.stderr
+        for command in (["run", "products"], ["reload"], ["pause", "products"]):
+            done = site.erpsync("--config", "other.toml", *command)
+            assert done.returncode == 75
+            assert f"{site.folder}/erpsync.toml" in done.stderr
+        assert "warning[W402]" in site.erpsync("--config", "other.toml", "check").stdout
         assert site.runs("products") == []
         assert site.stop(daemon) == 0
 

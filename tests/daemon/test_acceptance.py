@@ -6,11 +6,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from erpsync.config.load import load_configuration
 from erpsync.core.clock import SystemClock
 from erpsync.core.errors import ConfigError
 from erpsync.core.event import silent
 from erpsync.core.redaction import Redactor
 from erpsync.daemon.acceptance import Accepted, accept, accept_or_go_back
+from erpsync.daemon.check import machine_doubts
 from erpsync.daemon.compose import Composition, compose
 from erpsync.daemon.controls import DaemonControls
 from erpsync.daemon.reload import Reload
@@ -98,6 +100,17 @@ async def test_what_cannot_be_kept_is_told_with_its_remedy(house: Composition, a
     (told,) = heard
     assert told["event"] == "config.unkept"
     assert str(place) in str(told["hint"])
+
+
+async def test_a_data_folder_of_two_configurations_is_doubted(reload: Reload, tmp_path: Path) -> None:
+    """Who uses the folder that another configuration was accepted in is told of it, unless that one is gone."""
+    path, second = reload.accepted.configuration.path, tmp_path / "second.toml"
+    second.write_text(GOOD)
+    (doubt,) = machine_doubts(load_configuration(second, {}))
+    assert (doubt.code, str(path) in doubt.message, doubt.line) == ("W402", True, 3)
+    assert machine_doubts(reload.accepted.configuration) == []
+    path.unlink()
+    assert machine_doubts(load_configuration(second, {})) == []
 
 
 async def told(house: Composition, reload: Reload) -> tuple[float, float]:
