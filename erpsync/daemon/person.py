@@ -148,5 +148,7 @@ async def person(
 
 def _nobody_came() -> SignInError:
     return SignInError(
-        f"nobody has signed in within {PATIENCE / 60:.0f} minutes", hint="begin anew", retryable=True
+        f"nobody has signed in within {PATIENCE / 60:.0f} minutes",
+        hint="begin anew; a page that speaks of redirect_uri wants the way back to be registered with the client",
+        retryable=True,
     )

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
@@ -109,12 +109,16 @@ def code_in(came: str, sign_in: SignIn, server: ServerMetadata) -> str:
     if any(len(values) != 1 for values in fields.values()):
         raise SignInError("the browser came back with an answer that says something twice", hint=_ANEW)
     answer = {name: value for name, (value,) in fields.items()}
+    if _is_at(server, before) and "code" not in answer:
+        raise _kept(answer, sign_in)
     if not hmac.compare_digest(answer.get("state", "").encode("utf-8", "replace"), sign_in.state.encode()):
         raise SignInError("this is not the answer to the sign-in that was begun (state)", hint=_ANEW)
+    if "error" in answer and "iss" not in answer:  # a refusal gives nothing, whoever sends it
+        raise _refused(answer, sign_in)
     if answer.get("iss", None if server.sends_issuer else server.issuer) != server.issuer:  # RFC 9207
         raise SignInError("the answer is not from this identity server (iss)", hint=_ANEW)
     if "error" in answer:
-        raise _refused(answer)
+        raise _refused(answer, sign_in)
     if not answer.get("code"):
         raise SignInError("the answer holds no code", hint=_ANEW)
     return answer["code"]
@@ -259,13 +263,41 @@ async def _keys(http: httpx2.AsyncClient, url: str, clock: Clock) -> KeySet:
         raise DiscoveryError(f"{url} answers {answer.status} and no keys", hint=hint) from error
 
 
-def _refused(answer: Mapping[str, str]) -> SignInError:
-    error, description = (
+def _is_at(server: ServerMetadata, address: str) -> bool:
+    """Whether an address is one of the identity server's own pages."""
+    page = urlsplit(server.authorization_endpoint or server.issuer)
+    return address.lower().startswith(f"{page.scheme}://{page.netloc}/".lower())
+
+
+def _kept(answer: Mapping[str, str], sign_in: SignIn) -> SignInError:
+    words = _words(answer)
+    return SignInError(
+        "the identity server has not sent the browser back" + (f" ({words})" if words else ""),
+        hint=f"its page says why; {_registered(sign_in)}",
+    )
+
+
+def _registered(sign_in: SignIn) -> str:
+    return (
+        f"the address {sign_in.redirect_uri} must be registered with the client, exactly (on ERP.net in "
+        "ImpersonateLoginUrl of the Trusted Application); redirect_uri of the identity names another"
+    )
+
+
+def _words(answer: Mapping[str, str]) -> str:
+    """What the server says is wrong: "error: error_description" (RFC 6749 section 4.1.2.1)."""
+    texts = (
         " ".join(answer.get(name, "").split())[:LONGEST_FOREIGN] for name in ("error", "error_description")
     )
-    words = ": ".join(filter(None, (error, description)))
+    return ": ".join(filter(None, texts))
+
+
+def _refused(answer: Mapping[str, str], sign_in: SignIn) -> SignInError:
+    error, words = answer["error"].strip(), _words(answer)
     if error == "access_denied":
         return SignInError(f"the sign-in was refused or given up at the identity server ({words})")
+    if "redirect" in words.lower():
+        return SignInError(f"the identity server does not sign in ({words})", hint=_registered(sign_in))
     away = error in ("server_error", "temporarily_unavailable")
     return SignInError(
         f"the identity server does not sign in ({words})",

@@ -126,6 +126,30 @@ def test_answers_that_are_none(answer: str, says: str, retryable: bool) -> None:
     assert caught.value.retryable is retryable
 
 
+@pytest.mark.parametrize(
+    ("came", "says"),
+    [
+        ("https://id.example/in?client_id=x&redirect_uri=y&state=right", "has not sent the browser back"),
+        ("https://id.example/home/error?errorId=7", "has not sent the browser back"),
+        (
+            "https://id.example/e?error=invalid_request&error_description=Bad+way+back&state=right",
+            r"\(invalid_request: Bad way back\)",
+        ),
+        (
+            "error=invalid_redirect_uri&error_description=None+of+yours&state=right",
+            "invalid_redirect_uri: None of yours",
+        ),
+    ],
+)
+def test_a_way_back_that_is_not_registered(came: str, says: str) -> None:
+    """Where the server keeps the browser, or names the way back as its reason, it is said what to register."""
+    server = replace(SERVER, sends_issuer=True)
+    with pytest.raises(SignInError, match=says) as caught:
+        code_in(came, ASKED, server)
+    assert "(iss)" not in caught.value.message
+    assert "http://127.0.0.1:1/ must be registered" in caught.value.hint
+
+
 def test_a_server_that_says_it_names_itself() -> None:
     """Where the server announces it, an answer without its name is refused (RFC 9207)."""
     server = replace(SERVER, sends_issuer=True)
