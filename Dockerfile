@@ -2,8 +2,10 @@
 #
 #   docker run --stop-timeout 150 -v ./config:/etc/erpsync:ro -v erpsync:/data erpsync
 #
-# The time to stop is `drain` (60 s) and what has to be made to end and written after it. User 10001 must be able to
-# read the secrets. /metrics is on 127.0.0.1 inside, unless [metrics] listen says "0.0.0.0:9465".
+# --stop-timeout: `drain` (60 s), what has to be made to end, and what is written after it; an engine's own ten seconds
+# would kill it. Secrets: files that user 10001 can read, there or in any folder that [secrets] from names ("/run/secrets").
+# HEALTHCHECK: unhealthy while anything is wrong, a parked or overdue job too; what restarts containers asks /healthz. It
+# and /metrics are on 127.0.0.1 inside: -e ERPSYNC_METRICS__LISTEN=0.0.0.0:9465 -p 9465:9465 opens them.
 #
 FROM python:3.13-slim AS build
 WORKDIR /src
