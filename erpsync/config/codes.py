@@ -39,6 +39,21 @@ CODES = {
     "W107": "there is no seal_key: a restart cannot re-use tokens and sessions",
 }
 
+REMEDIES = {
+    "E101": "mend the path, which is relative to the file that names it, or the rights of the file",
+    "E102": "the fault is where reading stopped, or just before",
+    "E103": "mend the name, or take it away",
+    "E108": "mend the name, or define what it names",
+    "E113": "use https; `ca_file` of the instance takes a certificate authority of your own",
+    "E117": "give each its own, for example with ${instance} in `url` or `table`",
+    "E121": "take one `after` out of the circle",
+    "E122": "`formerly` names what is gone, and each former name has one heir",
+    "W101": "mend the pattern, or take it away",
+    "W102": "mend the name, or unset it",
+    "W105": "mend `instances`: names, globs and tag:…, with ! before what is left out",
+}
+"""What to do where the place of a problem tells nothing better; elsewhere its message says what is right."""
+
 
 def severity_of(code: str) -> Severity:
     """E is an error and makes the configuration unusable, W a warning."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from erpsync.config.codes import severity_of
+from erpsync.config.codes import REMEDIES, severity_of
 from erpsync.config.source import Keys, Source
 from erpsync.core.problem import Problem, Severity
 
@@ -68,7 +68,7 @@ class Document:
         source: Source | None = None,
     ) -> Problem:
         """A problem at `keys` or at the nearest table around them."""
-        severity = severity or severity_of(code)
+        severity, hint = severity or severity_of(code), hint or REMEDIES.get(code, "")
         variable = next((self.environment[keys[:n]] for n in (2, 3) if keys[:n] in self.environment), None)
         owner = source or self.owner(keys)
         if variable or owner is None:

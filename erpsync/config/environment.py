@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from erpsync.config.codes import REMEDIES
 from erpsync.config.document import Document, did_you_mean
 from erpsync.config.section import ControlSection, DaemonSection, MetricsSection, SecretsSection
 from erpsync.core.problem import Problem
@@ -35,7 +36,7 @@ def check_environment(document: Document, environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         known = name in variables or name in _OTHERS or name.startswith(prefixes)
         if name.startswith(PREFIX) and not known:
-            hint = did_you_mean(name, (*variables, *_OTHERS), nearness=0.85)
+            hint = did_you_mean(name, (*variables, *_OTHERS), nearness=0.85) or REMEDIES["W102"]
             document.keep(Problem("W102", "warning", f"{name} means nothing to erpsync", key=name, help=hint))
 
 

@@ -121,7 +121,10 @@ class FanOut:
             if not glob:
                 self._unknown("instance", selector, self.instances, self.document.existing(keys))
             elif not leaves_out:
-                self.document.add("W105", f'"{selector}" matches no instance', self.document.existing(keys))
+                tags = [f"tag:{tag}" for instance in self.instances.values() for tag in sorted(instance.tags)]
+                hint = did_you_mean(selector, tags) if selector.startswith("tag:") else ""
+                message = f'"{selector}" matches no instance'
+                self.document.add("W105", message, self.document.existing(keys), hint=hint)
         return matching
 
     def _job(self, spot: Spot, table: Table, instance: Instance | None) -> None:
@@ -201,7 +204,8 @@ class FanOut:
             return name
         if instance is None:
             message = f'the identity "{name}" is a template and the job has no instance'
-            self.document.add("E116", message, keys)
+            hint = 'give the job instances = ["*"], or the identity an `instance`'
+            self.document.add("E116", message, keys, hint=hint)
             return None
         self._read_identity(name, instance)
         return f"{name}@{instance.name}"

@@ -76,7 +76,10 @@ def _check_keys(
             document.add("E105", message, where((key,)), hint=_hint(key, section.grant))
     needed = "token" if section.grant == "reference_token" else "client_id"
     if needed not in table:
-        document.add("E106", f"{needed} is missing", where((needed,)))
+        hint = {"token": 'like token = { secret = "sat" }', "client_id": "that of the Trusted Application"}[
+            needed
+        ]
+        document.add("E106", f"{needed} is missing", where((needed,)), hint=hint)
     if section.grant != "reference_token" and table.get("auth_method") == section.auth_method:
         _check_method(document, _auth_method(section), table, where)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import tree_sitter
 import tree_sitter_toml
 
+from erpsync.config.codes import REMEDIES
 from erpsync.config.mask import shown_line, speaks_of_secrets
 from erpsync.config.shelf import Shelf
 from erpsync.core.problem import Problem
@@ -107,7 +108,8 @@ def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
         return _unreadable(error, name)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        return Problem("E102", "error", "the file is not UTF-8 text", file=name, line=line, column=1)
+        message = "the file is not UTF-8 text"
+        return Problem("E102", "error", message, name, line, 1, help="save it as UTF-8")
     if problem := _unparsable(text, name):
         return problem
     try:
@@ -115,9 +117,8 @@ def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
     except (ValueError, RecursionError) as error:  # ValueError also for whole numbers of thousands of digits
         return _syntax_problem(Source(name, path.absolute().parent, text, {}), error)
     if _too_deep(source.values):
-        return Problem(
-            "E102", "error", f"nested more than {_DEEPEST} levels deep", file=name, line=1, column=1
-        )
+        message = f"nested more than {_DEEPEST} levels deep"
+        return Problem("E102", "error", message, name, 1, 1, help="nothing of erpsync is: write it flatter")
     return source
 
 
@@ -138,21 +139,25 @@ def _unparsable(text: str, name: str) -> Problem | None:
     """What would keep a parser busy for minutes, told before one begins."""
     for number, line in enumerate(text.split("\n"), 1):
         if len(line) > _LONGEST_READ:
-            message = f"a line is longer than {_LONGEST_READ} characters"
+            message, help_ = f"a line is longer than {_LONGEST_READ} characters", "write it in several lines"
         elif line.count(".") >= _MOST_PARTS and _LONG_KEY.search(line):
-            message = f"a key has more than {_MOST_PARTS} parts"
+            message, help_ = (
+                f"a key has more than {_MOST_PARTS} parts",
+                "no key of erpsync has more than a few",
+            )
         else:
             continue
-        return Problem("E102", "error", message, file=name, line=number, column=1)
+        return Problem("E102", "error", message, name, number, 1, help=help_)
     return None
 
 
 def _syntax_problem(source: Source, error: Exception) -> Problem:
     """What tomllib says, in our words where its own are Python's."""
-    message, place, hint = str(error), _AT.search(str(error)), ""
+    message, place, hint = str(error), _AT.search(str(error)), REMEDIES["E102"]
     if not isinstance(error, tomllib.TOMLDecodeError):  # no place: the parser did not expect to fail so
         message = "nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
-        return Problem("E102", "error", f"not valid TOML: {message}", file=source.name)
+        help_ = "no value of erpsync is: write it flatter" if "deeply" in message else "write fewer"
+        return Problem("E102", "error", f"not valid TOML: {message}", file=source.name, help=help_)
     end = source.text.rstrip("\n")
     line, column = end.count("\n") + 1, len(end) - end.rfind("\n")
     if place:

@@ -27,6 +27,13 @@ _EXPECTED = {
     "dict_type": "a table",
     "model_type": "a table",
 }
+_MISSING = {
+    "plugin": "`erpsync plugins` lists what there is; [defaults] can name one for all jobs",
+    "client_id": "that of the Trusted Application",
+    "slots": "like slots = 4",
+    "from": 'like from = "22:00"',
+    "to": 'like to = "06:00"',
+}
 _LIMITS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -98,7 +105,7 @@ def _complaint(detail: ErrorDetails, model: type[BaseModel]) -> Complaint:
         )
         return Complaint("E103", keys, f'unknown key "{keys[-1]}"', hint)
     if kind == "missing":
-        return Complaint("E106", keys, f"{name} is missing")
+        return Complaint("E106", keys, f"{name} is missing", _MISSING.get(str(keys[-1]), ""))
     if kind in ("literal_error", "enum"):
         return _not_allowed(keys, name, value, str(context["expected"]))
     if kind in _LIMITS:
