@@ -36,8 +36,9 @@ def pause(
     workspace = workspace_of(context)
     names = [job.name for job in chosen_jobs(workspace, jobs, instance, tag, yes, everything)]
     zone = workspace.configuration.daemon.timezone
+    end = _until(until, zone)
     with workspace.own_daemon() as client:
-        pauses = client.pause(names, _until(until, zone), reason)
+        pauses = client.pause(names, end, reason)
     if format == "json":
         print_json(pauses)
         return
