@@ -19,7 +19,7 @@ from erpsync.running.plugin_loop import ENTERED, Entered
 
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
-_LOOK = 0.25
+_LOOK = 0.5
 _SIGNAL = signal.SIGURG  # ignored where nobody handles it
 _LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
 

@@ -9,6 +9,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -47,6 +48,9 @@ class Store:
     it has no effect outside the database. A *query* is `(connection, *args) -> result`.
     """
 
+    look_again = 0.1
+    """Seconds between two looks of a writer at whether the files are in their place: each makes threads wait."""
+
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = path
         self._readers = _engine(path, begin="BEGIN", read_only=True)
@@ -54,6 +58,7 @@ class Store:
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._files: dict[Path, _Identity] = {}
+        self._looked_at, self._gone = 0.0, list[Path]()
         self.damage: StoreCorruptError | None = None
         """What was met first that says that the file is damaged: nothing of it can be relied on any more."""
 
@@ -85,10 +90,16 @@ class Store:
     def displaced(self) -> list[Path]:
         """The files that are written to and are not those of that name any more: removed, or replaced by others.
 
-        That of the database itself comes first. What others lack is saved in it before a write is answered, so that a
-        crash loses nothing.
+        That of the database itself comes first. What others lack is saved in it before a write is answered, a tenth
+        of a second later at most, so that a crash loses nothing.
         """
         return [file for file, known in self._files.items() if _identity(file) != known]
+
+    def _lately_displaced(self) -> list[Path]:
+        now = time.monotonic()
+        if now - self._looked_at >= self.look_again:
+            self._looked_at, self._gone = now, self.displaced()
+        return self._gone
 
     def require_place(self) -> None:
         """To be asked before anything begins: another daemon may begin the same from what is there now.
@@ -96,7 +107,7 @@ class Store:
         Raises:
             StoreUnavailableError: the database was removed, or replaced by another; retryable.
         """
-        if self.path in self.displaced():
+        if self.path in self._lately_displaced():
             message = f"the state {self.path} was removed or replaced"
             raise StoreUnavailableError(message, hint="put it back, then start the daemon again")
 
@@ -199,7 +210,7 @@ class Store:
             open_end = task is not None
             if tasks:
                 answers = self._commit(connection, tasks)
-                if self.displaced():
+                if self._lately_displaced():
                     _save(connection)
                 tell(answers)
 

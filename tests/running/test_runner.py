@@ -401,6 +401,7 @@ async def test_nothing_begins_in_a_state_that_was_moved_away(
     running = await at.offer("gate")
     await at.logged(running, "entered")
     waiting = await at.claim("quick")
+    at.store.look_again = 0.0
     at.store.path.rename(tmp_path / "away.db")
     at.runner.offer([waiting])
     assert "removed or replaced" in str((await at.hear("store.unavailable"))["error_message"])

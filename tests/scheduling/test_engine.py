@@ -465,6 +465,7 @@ async def test_a_state_that_was_moved_away_claims_nothing(
     clock = ManualClock(NOON)
     engine = _engine(witness, clock, HOURLY)
     await engine.start()
+    store.look_again = 0.0
     store.path.rename(tmp_path / "away.db")
     clock.advance(HOUR)
     await until(lambda: witness.told("claim.failed"))

@@ -136,6 +136,7 @@ def test_what_is_answered_without_its_log_is_in_the_database(
     tmp_path: Path, store: Store, gone: tuple[str, ...]
 ) -> None:
     """Where the log is removed under the writer, `kill -9` after an answer loses neither that nor what was before."""
+    store.look_again = 0.0
     store.write_now(note, "before")
     assert store.displaced() == []
     for kind in gone:
@@ -154,6 +155,7 @@ def test_what_is_answered_without_its_log_is_in_the_database(
 
 def test_a_database_that_is_moved_away_is_whole(tmp_path: Path, store: Store) -> None:
     """It has all that was answered, and its log has nothing that could be read into the one that takes its place."""
+    store.look_again = 0.0
     store.write_now(note, "before")
     away = store.path.rename(tmp_path / "away.db")
     assert store.displaced() == [store.path]
