@@ -1,21 +1,16 @@
-"""The control socket: its rights, and who is at the other end."""
+"""The control socket: its place and its rights."""
 
-import asyncio
 import grp
 import os
 import pwd
 import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from erpsync.core.errors import ConfigError, OwnedElsewhereError
 from erpsync.core.problem import Problem
 
 _LONGEST = 107  # bytes of a Unix socket's path, unix(7)
-_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: SO_PEERCRED in unix(7)
 
 
 def bind_control_socket(path: Path, mode: int, group: str | None) -> socket.socket:
@@ -76,21 +71,6 @@ def unreachable(path: Path, mode: int, group: str | None) -> str:
         if not found.st_mode & (0o010 if found.st_gid == number else 0o001):
             return f"{folder} lets no member of it in"
     return ""
-
-
-class PeerProtocol(H11Protocol):
-    """HTTP on a Unix socket: `request.client.host` is the name of the user who connected."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self.client = (peer_name(transport.get_extra_info("socket")), 0)
-
-
-def peer_name(connection: socket.socket) -> str:
-    """The user at the other end of a Unix socket, as the kernel says (SO_PEERCRED)."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(credentials)
-    return user_name(user)
 
 
 def user_name(user: int) -> str:

@@ -4,7 +4,8 @@ import socket
 from typing import Any
 
 from erpsync.config.configuration import Control
-from erpsync.control.listener import PeerProtocol, bind_control_socket
+from erpsync.control.listener import bind_control_socket
+from erpsync.control.peer import PeerProtocol
 from erpsync.core.errors import ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.daemon.server import EmbeddedServer

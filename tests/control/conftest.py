@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from erpsync.control.api import control_application
-from erpsync.control.listener import PeerProtocol, bind_control_socket
+from erpsync.control.listener import bind_control_socket
+from erpsync.control.peer import PeerProtocol
 from erpsync.core.errors import (
     ConfigError,
     RunRefusedError,

@@ -12,11 +12,11 @@ import pytest
 
 from erpsync.control.listener import (
     bind_control_socket,
-    peer_name,
     socket_problems,
     unreachable,
     user_name,
 )
+from erpsync.control.peer import peer_name
 from erpsync.core.errors import ConfigError, OwnedElsewhereError
 
 
