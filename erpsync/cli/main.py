@@ -20,7 +20,7 @@ _TAKES_NO_MORE = (errno.EPIPE, errno.ENOSPC)
 
 def main() -> None:
     """Run the command line and end the process with its exit code."""
-    if "daemon" in sys.argv:  # a reload that is asked for during the imports must not end it
+    if _command(sys.argv[1:]) == "daemon":  # a reload that is asked for during the imports must not end it
         from erpsync.daemon.hang_up import remember_hang_ups
 
         remember_hang_ups()
@@ -33,11 +33,19 @@ def main() -> None:
     except OSError as error:
         code = _unwritten(error)
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        with suppress(OSError):
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(code)  # the interpreter would wait for what a plugin's thread does
     if code:
         sys.exit(code)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    """The first word that is neither an option nor the file of --config."""
+    options = {at for at, word in enumerate(arguments) if word.startswith("-")}
+    values = {at + 1 for at in options if arguments[at] == "--config"}
+    return next((word for at, word in enumerate(arguments) if at not in options | values), "")
 
 
 def _prepare_streams() -> None:

@@ -1,4 +1,4 @@
-"""Which jobs cannot run as things are, and why: as the daemon knows it, else as it is found here."""
+"""Which jobs cannot run as things are, and why: as the daemon knows it, else by their plugins."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,17 +13,24 @@ _TOLD = 10  # jobs that are named one by one
 
 
 def parked_by_name(workspace: Workspace) -> Parked:
-    """The parked jobs. Without a daemon plugins are imported and secrets looked for, as this user may."""
+    """The parked jobs. Without a daemon those whose plugin is not there: `check` also imports and asks for secrets,
+    which a list must not."""
     if (daemon := workspace.daemon()) is not None:
         return {each["job"]: each["problems"] for each in daemon["parked"]}
-    from erpsync.daemon.check import parked_jobs
-    from erpsync.daemon.place import resolver_of
     from erpsync.plugins.discovery import PluginCatalog
 
     configuration = workspace.configuration
-    catalog = PluginCatalog(configuration.daemon.plugins)
-    found = parked_jobs(configuration, catalog, resolver_of(configuration, workspace.redactor))
-    return {job: [problem.document() for problem in problems] for job, problems in found.items()}
+    listed = {info.name: info.error for info in PluginCatalog(configuration.daemon.plugins).all()}
+    found: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for job in configuration.jobs.values():
+        error = listed.get(job.plugin, "there is no such plugin") if ":" not in job.plugin else None
+        if job.enabled and error:
+            message = f'plugin "{job.plugin}": {error}'
+            problem = configuration.place(
+                job.name, "plugin", code="E201", message=message, help="erpsync check"
+            )
+            found[job.name] = [problem.document()]
+    return found
 
 
 def tell_parked(parked: Parked) -> None:

@@ -105,7 +105,7 @@ def keep(recording: Recording, path: Path, now: datetime, data: Path) -> None:
 def kept(path: Path, data: Path) -> Kept | None:
     """What was kept of the configuration `path` in the folder `data`; None where that is nothing usable."""
     try:
-        document = json.loads(_content(place_of_kept(data)).decode("utf-8", "surrogateescape"))
+        document = json.loads(_content(place_of_kept(data), None).decode("utf-8", "surrogateescape"))
         at = datetime.fromisoformat(document["accepted_at"])
         found = Kept(Path(document["path"]), at, document["contents"], document["matches"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -117,7 +117,9 @@ def other_owner(path: Path, data: Path) -> Path | None:
     """The configuration that was accepted last in the folder `data`, where that is another one than `path` and is
     still there."""
     try:
-        other = Path(json.loads(_content(place_of_kept(data)).decode("utf-8", "surrogateescape"))["path"])
+        other = Path(
+            json.loads(_content(place_of_kept(data), None).decode("utf-8", "surrogateescape"))["path"]
+        )
         return None if not other.is_file() or other.samefile(path) else other
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -128,14 +130,14 @@ def place_of_kept(data: Path) -> Path:
     return data / "accepted.json"
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, largest: int | None = LARGEST) -> bytes:
     """The content of a regular file; whatever else is there could keep us waiting for ever."""
     with open(path, "rb", opener=_open_at_once) as opened:
         if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        content = opened.read(LARGEST + 1)
-    if len(content) > LARGEST:
-        raise OSError(errno.EFBIG, f"it holds more than {LARGEST // 1024 // 1024} MiB")
+        content = opened.read(-1 if largest is None else largest + 1)
+    if largest is not None and len(content) > largest:
+        raise OSError(errno.EFBIG, f"it holds more than {largest // 1024 // 1024} MiB")
     return content
 
 

@@ -96,10 +96,13 @@ def _group_problems(group: str) -> Iterator[Problem]:
 
 def _remove_dead(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a daemon that stands still may have no room for us
         try:
             probe.connect(str(path))
         except FileNotFoundError:
             return
+        except BlockingIOError:
+            pass
         except ConnectionRefusedError:
             path.unlink()
             return

@@ -1,16 +1,15 @@
 """SIGHUP from the first moment of a start on: it ends nothing, and is remembered until all has started."""
 
 import signal
-from threading import Event
 
-_heard = Event()  # like the signal, one in a process
+_heard: list[int] = []  # like the signal, one in a process; a handler may come into another one, so no lock
 
 
 def remember_hang_ups() -> None:
     """To be called in the main thread."""
-    signal.signal(signal.SIGHUP, lambda _number, _frame: _heard.set())
+    signal.signal(signal.SIGHUP, lambda number, _frame: _heard.append(number))
 
 
 def was_hung_up() -> bool:
     """Whether one has come since."""
-    return _heard.is_set()
+    return bool(_heard)

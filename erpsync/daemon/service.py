@@ -264,7 +264,8 @@ class Service:
             controls.lag = loop.time() - due
             self._look_for_state(controls, composition)
             if not self._trouble.is_set():  # else a folder that was moved away with all that is in it
-                await control.mend()
+                with guarded("the control socket"):
+                    await control.mend()
             if self._notifier.watchdog_seconds is not None:
                 self._notifier.tell(WATCHDOG=1, STATUS=f"{len(composition.runner.running())} running")
 

@@ -27,6 +27,7 @@ from erpsync.plugins.probe import fatal_imports
 from erpsync.plugins.stamp import Stamps, changed, imported, stamp_files
 
 GROUP = "erpsync.plugins"
+_FOLDERS = "erpsync_plugins_"  # with what begins the packages that stand for plugin folders
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,8 @@ class PluginCatalog:
         self._proven = {module: None for module in self._proven if module in sys.modules}
         kept = self.imported
         self._stamps = stamp_files(self.folders) | kept
+        moved = {found.info.name: found.path for found in self._found if found.path}
+        self._paths = {name: moved.get(name, path) for name, path in self._paths.items()}
         return changed(kept)
 
     @property
@@ -290,7 +293,7 @@ def _in_packages() -> Iterator[_Found]:
     for entry in importlib.metadata.entry_points(group=GROUP):
         distribution = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
         info = PluginInfo(entry.name, "package", f"{distribution}: {entry.value}")
-        yield _Found(info, f"{entry.module}:{entry.attr}", trusted=True)
+        yield _Found(info, entry.value.partition("[")[0].strip(), trusted=True)
 
 
 def import_plugin(name: str, path: str) -> Plugin:
@@ -323,7 +326,7 @@ def import_plugin(name: str, path: str) -> Plugin:
 def _at(path: str) -> object:
     module, _, attribute = path.partition(":")
     found: object = importlib.import_module(module)
-    for part in attribute.split("."):
+    for part in filter(None, attribute.split(".")):
         found = getattr(found, part)
     return found
 
@@ -342,6 +345,8 @@ def _line(error: BaseException) -> str:
 def _install_hint(package: str) -> str:
     """How to get a missing package: by our extra where one holds it."""
     top = package.partition(".")[0]
+    if top.startswith(_FOLDERS):  # a module of a plugin folder, which nobody publishes
+        return "erpsync plugins"
     for requirement in importlib.metadata.requires("erpsync") or []:
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
         if extra and re.match(rf"{re.escape(top)}\b", requirement.replace("-", "_")):
@@ -356,7 +361,7 @@ def make_packages(folders: Iterable[Path]) -> dict[str, str]:
 
 def _package(folder: Path) -> str:
     """A package made for the folder, so that its files may import each other (`from .rates import …`)."""
-    name = f"erpsync_plugins_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
+    name = f"{_FOLDERS}{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
     if name not in sys.modules:
         make_package(name, str(folder))
     return name

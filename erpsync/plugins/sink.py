@@ -323,8 +323,8 @@ def target_engine(target: Target, data: Path, dry_run: bool) -> sa.Engine:
         # A cursor that a plugin stages is durable with the end of its run: the rows behind it must be so before.
         connection.execute("PRAGMA synchronous = FULL")
         # Keys come in no order of ours, so each unit touches a page of the index for almost every row: keep those
-        # pages in memory (16 MB), and copy them back from the log (up to 64 MB) once for many units.
-        connection.execute("PRAGMA cache_size = -16000")
+        # pages in memory (10 MB), and copy them back from the log (up to 64 MB) once for many units.
+        connection.execute("PRAGMA cache_size = -10000")
         connection.execute("PRAGMA wal_autocheckpoint = 16000")
 
     @sa.event.listens_for(engine, "begin")

@@ -22,9 +22,9 @@ def imported(stamps: Stamps, since: str | None = None) -> dict[str, str]:
     A child asks for those since its birth: looking at each of a thousand modules copies all the pages that it shares
     with its parent.
     """
-    names = reversed(sys.modules) if since else [*sys.modules]
-    fresh = takewhile(lambda name: name != since, names)
-    files = {getattr(sys.modules[name], "__file__", None) for name in fresh}
+    # names first, in one step: a module that is looked at may import others, as another thread may
+    names = [*takewhile(since.__ne__, reversed(sys.modules))] if since else [*sys.modules]
+    files = {getattr(sys.modules.get(name), "__file__", None) for name in names}
     return {file: stamp for file, stamp in stamps.items() if file in files}
 
 

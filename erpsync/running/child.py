@@ -243,6 +243,8 @@ class _Ways:
         self._reporter = reporter
         self._stack = stack
         self._transport = ProxiedTransport(requests)
+        self._one_at_a_time = threading.Lock()
+        self._opened: BlockingPortal | None = None
 
     def http(self) -> httpx2.AsyncClient | httpx2.Client:
         """With the time-outs of the instance."""
@@ -270,9 +272,13 @@ class _Ways:
         assert self._order.timeout is not None
         return httpx2.Timeout(**self._order.timeout)
 
-    @cached_property
+    @property
     def _portal(self) -> BlockingPortal:
-        return self._stack.enter_context(start_blocking_portal())
+        """One, whatever threads the plugin asks in: clients live in its loop."""
+        with self._one_at_a_time:
+            if self._opened is None:
+                self._opened = self._stack.enter_context(start_blocking_portal())
+            return self._opened
 
 
 def _call(plugin: Plugin, context: JobContext[Any], orders: Orders) -> object:

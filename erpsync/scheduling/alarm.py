@@ -25,7 +25,8 @@ class AlarmClock:
     """Calls `ring` with a job's name, in the event loop, when the job's next start is due; a hint, no more.
 
     It follows the wall clock of the machine and may ring late or not at all (suspend, steps): `check` makes it
-    look again, `set` tells it the time of each alarm anew. Alarms that are less than 4 ms apart ring together.
+    look again, `set` tells it the time of each alarm anew. Looks at the clock are 4 ms apart at least, so that many
+    alarms ring together; one may be so much late.
     """
 
     def __init__(self, ring: Callable[[str], None]) -> None:

@@ -71,7 +71,7 @@ def owner_of(state: Path) -> str | None:
         return None
     try:
         note = os.pread(descriptor, 4096, 0)
-        if note:  # else it is free, and who wants to own it must not meet us there
+        if _may_be_alive(note):  # else it is free, and who wants to own it must not meet us there
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _describe(note)
@@ -80,6 +80,19 @@ def owner_of(state: Path) -> str | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _may_be_alive(note: bytes) -> bool:
+    """Whether the process of a note may be there still; what crashed has left its note."""
+    try:
+        owner = json.loads(note)
+        if owner["host"] == socket.gethostname():
+            os.kill(owner["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, KeyError, TypeError, OSError):
+        return bool(note)
+    return True
 
 
 def _describe(note: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -268,3 +269,28 @@ def test_what_was_imported_stays_and_all_else_is_taken_anew(tmp_path: Path) -> N
     same = {Path(file).name for file, stamp in catalog.stamps.items() if before.get(file) == stamp}
     assert same == {"a.py", "used.py"}
     assert {Path(file).name for file in catalog.imported} == {"a.py", "used.py"}
+
+
+def test_a_plugin_whose_file_was_renamed_is_found_where_it_is_now(tmp_path: Path) -> None:
+    """Another process imports it from there, once somebody has looked again."""
+    folder = write(tmp_path, {"a.py": GOOD})
+    catalog = PluginCatalog([folder])
+    catalog.find("stock-sync")
+    (folder / "a.py").rename(folder / "b.py")
+    catalog.refresh()
+    assert catalog.path("stock-sync").endswith(".b:stock")
+
+
+def test_a_package_that_names_no_plugin_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installed package's entry is read as it is; its import fails, and tells why."""
+    entries = [
+        EntryPoint("odd", "my-pkg.mod:func", "erpsync.plugins"),
+        EntryPoint("bare", "json", "erpsync.plugins"),
+    ]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
+    catalog = PluginCatalog([write(tmp_path, {"good.py": GOOD})])
+    assert catalog.find("stock-sync").name == "stock-sync"
+    assert "my-pkg" in error_of(catalog, "odd").message
+    assert "module" in error_of(catalog, "bare").message

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from itertools import pairwise
 
 from erpsync.core.clock import SystemClock
 from erpsync.core.job import At, Every, Job
@@ -42,3 +43,30 @@ async def test_an_alarm_can_be_moved_and_taken_away() -> None:
     alarms.stop()
 
     assert (first, rung.empty()) == ("moved", True)
+
+
+async def test_alarms_that_are_close_ring_together() -> None:
+    """Looks at the clock are 4 ms apart at least, though an alarm is due each fifth of a millisecond."""
+    now, loop, looks = SystemClock().now(), asyncio.get_running_loop(), list[float]()
+    tables = [timetable(Job(f"job{n}", f"job{n}", "p", schedules=(At(now + HOUR),))) for n in range(100)]
+    rung, is_new_turn = 0, True
+
+    def ring(_job: str) -> None:
+        nonlocal rung, is_new_turn
+        if is_new_turn:
+            looks.append(loop.time())
+            loop.call_soon(end_turn)
+        rung, is_new_turn = rung + 1, False
+
+    def end_turn() -> None:
+        nonlocal is_new_turn
+        is_new_turn = True
+
+    alarms = AlarmClock(ring)
+    alarms.start()
+    alarms.set((table, now + TICK + n * TICK / 100) for n, table in enumerate(tables))
+    await until(lambda: rung == len(tables))
+    alarms.stop()
+
+    assert 1 < len(looks) < len(tables)
+    assert min(later - earlier for earlier, later in pairwise(looks)) > 0.0039

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import closing
@@ -164,6 +165,20 @@ def test_a_database_that_is_moved_away_is_whole(tmp_path: Path, store: Store) ->
     left.write_bytes(away.read_bytes())
     assert _cursors(left) == 2
     assert Path(f"{store.path}-wal").stat().st_size == 0
+
+
+def test_what_was_seen_of_the_place_holds_for_a_moment_only(tmp_path: Path, store: Store) -> None:
+    """Who writes a thousand times a second does not look so often, and sees it nevertheless."""
+    store.require_place()
+    store.path.rename(tmp_path / "away.db")
+    deadline = time.monotonic() + 10
+
+    def begin_often() -> None:
+        while time.monotonic() < deadline:
+            store.require_place()
+
+    with pytest.raises(StoreUnavailableError, match="removed or replaced"):
+        begin_often()
 
 
 def _cursors(path: Path) -> int:
