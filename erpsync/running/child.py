@@ -198,7 +198,7 @@ def _require_unchanged(order: Order, since: str) -> None:
     if other := changed(imported(order.stamps, since)):
         raise PluginChangedError(
             f"{other[0]} has changed since the daemon read it",
-            hint="erpsync plan says whether a restart takes it, or erpsync reload does",
+            hint="restart the daemon, or erpsync reload where erpsync plan says that this is enough",
         )
 
 
