@@ -1,6 +1,7 @@
 """Reading erpsync.toml and the files it includes into one document; no table is defined by two files."""
 
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def read_main(path: Path, shelf: Shelf) -> Document:
 
 def read_included(document: Document, main: Path, shelf: Shelf) -> None:
     """Add the files that the first one includes; of the unreadable ones the others are still read."""
-    seen = {main.resolve()}
+    seen = {os.path.realpath(main)}  # of a loop of links too, which is told when it is read
     for included in _included(document, main.parent, shelf):
-        if included.resolve() not in seen:
-            seen.add(included.resolve())
+        if (real := os.path.realpath(included)) not in seen:
+            seen.add(real)
             document.names.append(str(included))
             source = read_source(included, str(included), shelf)
             if isinstance(source, Problem):

@@ -123,6 +123,7 @@ def read_source(path: Path, name: str, shelf: Shelf) -> Source | Problem:
 
 
 _REMEDIES = {
+    errno.ELOOP: "let the link lead to a file",
     errno.EACCES: "may this user read it?",
     errno.EINVAL: "write what it gives into a file: each reload and each start reads it again",
     errno.EISDIR: "name a file in it",

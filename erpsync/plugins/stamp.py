@@ -36,7 +36,8 @@ def changed(stamps: Stamps) -> list[str]:
 def _files(folder: Path) -> Iterator[str]:
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
-        yield from (os.path.join(place, name) for name in sorted(names) if name.endswith(".py"))
+        files = (os.path.join(place, name) for name in sorted(names) if name.endswith(".py"))
+        yield from (file for file in files if os.path.isfile(file))  # a pipe would be waited for
 
 
 def _stamp(file: str) -> str:

@@ -13,11 +13,16 @@ from erpsync.core.fork_safety import forget, keep_from_copies
 from erpsync.store.place_fault import place_faults
 
 
+def lock_file(state: Path) -> Path:
+    """The file that the owner of a state has locked."""
+    return state.with_name(state.name + ".lock")
+
+
 class OwnerLock:
     """An exclusive lock beside the state database; the kernel frees it however its holder ends."""
 
     def __init__(self, state: Path) -> None:
-        self._path = state.with_name(state.name + ".lock")
+        self._path = lock_file(state)
         self._descriptor: int | None = None
 
     def acquire(self, purpose: str) -> None:
@@ -64,9 +69,7 @@ class OwnerLock:
 def owner_of(state: Path) -> str | None:
     """Who owns a state: purpose, pid, host and since when; None where nobody does, or nobody may know."""
     try:
-        descriptor = os.open(
-            state.with_name(state.name + ".lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-        )
+        descriptor = os.open(lock_file(state), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return None
     try:

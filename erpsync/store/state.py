@@ -29,6 +29,7 @@ from erpsync.core.errors import (
 )
 from erpsync.store.copy import keep_before_upgrade, no_state
 from erpsync.store.database_fault import DATABASE_FAULTS, RETRYABLE, meaning_of
+from erpsync.store.owner import lock_file
 from erpsync.store.place_fault import place_faults
 from erpsync.store.schema import REVISION
 from erpsync.store.task import Answer, Operation, Task, tell
@@ -53,6 +54,7 @@ class Store:
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self.path = path
+        self._lock = lock_file(path)
         self._readers = _engine(path, begin="BEGIN", read_only=True)
         self._writers = None if read_only else _engine(path, begin="BEGIN IMMEDIATE", read_only=False)
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
@@ -84,7 +86,8 @@ class Store:
             store.close()
             raise _translated(error, path) from error
         if not read_only:  # whoever only reads lets the log come and go
-            store._files = {file: _identity(file) for file in (path, *_logs(path))}
+            files = (path, store._lock, *_logs(path))
+            store._files = {file: known for file in files if any(known := _identity(file))}
         return store
 
     def displaced(self) -> list[Path]:
@@ -105,10 +108,11 @@ class Store:
         """To be asked before anything begins: another daemon may begin the same from what is there now.
 
         Raises:
-            StoreUnavailableError: the database was removed, or replaced by another; retryable.
+            StoreUnavailableError: the database, or its owner's lock, was removed or replaced; retryable.
         """
-        if self.path in self._lately_displaced():
-            message = f"the state {self.path} was removed or replaced"
+        gone = self._lately_displaced()
+        if self.path in gone or self._lock in gone:
+            message = f"the state {self.path} or its lock was removed or replaced"
             raise StoreUnavailableError(message, hint="put it back, then start the daemon again")
 
     def submit(self, operation: Operation, item: Any) -> "Future[Any]":

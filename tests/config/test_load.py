@@ -228,6 +228,7 @@ def _huge(path: Path) -> None:
         (_fifo, "no regular file", "into a file"),
         (lambda path: path.symlink_to("/dev/zero"), "no regular file", "into a file"),
         (Path.mkdir, "directory", "a file in it"),
+        (lambda path: path.symlink_to(path.name), "symbolic links", "to a file"),
         (_huge, "more than 32 MiB", "include"),
     ],
 )

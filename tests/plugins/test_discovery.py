@@ -229,7 +229,10 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     """What is no regular file is told, and all others are found."""
     write(tmp_path, {"a.py": GOOD})
     os.mkfifo(tmp_path / "b.py", 0o600)
-    infos = {info.name: info.error for info in PluginCatalog([tmp_path]).all()}
+    catalog = PluginCatalog([tmp_path])
+    assert catalog.find("stock-sync").name == "stock-sync"
+    assert [*catalog.stamps] == [str(tmp_path / "a.py")]
+    infos = {info.name: info.error for info in catalog.all()}
     assert infos["b"] == "this is no regular file"
     assert infos["stock-sync"] is None
 

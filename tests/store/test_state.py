@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from erpsync.core.errors import SchemaMismatchError, StoreCorruptError, StoreUnavailableError
+from erpsync.store.owner import OwnerLock, lock_file
 from erpsync.store.schema import REVISION, metadata
 from erpsync.store.state import Store
 
@@ -179,6 +180,21 @@ def test_what_was_seen_of_the_place_holds_for_a_moment_only(tmp_path: Path, stor
 
     with pytest.raises(StoreUnavailableError, match="removed or replaced"):
         begin_often()
+
+
+def test_who_is_owner_no_more_begins_nothing(tmp_path: Path) -> None:
+    """Without its lock another daemon may take the same state up."""
+    path = tmp_path / "state.db"
+    lock = OwnerLock(path)
+    lock.acquire("daemon")
+    with closing(Store.open(path)) as store:
+        store.look_again = 0.0
+        store.require_place()
+        lock_file(path).unlink()
+        assert store.displaced() == [lock_file(path)]
+        with pytest.raises(StoreUnavailableError, match="its lock was removed"):
+            store.require_place()
+    lock.release()
 
 
 def _cursors(path: Path) -> int:
