@@ -6,7 +6,7 @@ from typing import Any
 from erpsync.config.configuration import Control
 from erpsync.control.listener import bind_control_socket
 from erpsync.control.peer import PeerProtocol
-from erpsync.core.errors import ErpsyncError
+from erpsync.core.errors import ConfigError, ErpsyncError
 from erpsync.core.event import Emit
 from erpsync.daemon.server import EmbeddedServer
 
@@ -54,7 +54,7 @@ class ControlSocket:
         except (ErpsyncError, OSError) as error:
             if not self._told:
                 hint = f"move away what is at {self._control.socket}: the daemon makes its socket anew"
-                self._emit("control.lost", level="error", error_message=str(error), hint=hint)
+                self._emit("control.lost", level="error", error_message=_words(error), hint=hint)
             self._told = True
             return
         self._told = False
@@ -74,3 +74,10 @@ class ControlSocket:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._identity
+
+
+def _words(error: Exception) -> str:
+    """What is wrong; the file is not, whatever the error was made for."""
+    if isinstance(error, ConfigError):
+        return "; ".join(problem.message for problem in error.problems)
+    return str(error)

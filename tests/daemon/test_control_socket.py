@@ -21,10 +21,12 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.told: list[str] = []
+        self.words = ""  # of the newest error
         self.control = ControlSocket(Control(path, 0o600, None), self._tell)
 
-    def _tell(self, event: str, **_fields: Any) -> None:
+    def _tell(self, event: str, **fields: Any) -> None:
         self.told.append(event)
+        self.words = str(fields.get("error_message", ""))
 
     async def answer(self) -> bytes:
         """The first line of what is said there."""
@@ -62,6 +64,7 @@ async def test_what_stands_in_its_way_is_told_once(bench: Bench) -> None:
     for _ in range(2):
         await bench.control.mend()
     assert bench.told == ["control.lost"]
+    assert str(bench.path) in bench.words
     bench.path.unlink()
     await bench.control.mend()
     assert b"200" in await bench.answer()
