@@ -282,7 +282,8 @@ class Runner:
             run = await self._store.read(find_run, run_id)
             if run is None:
                 raise RunError(f'there is no run "{run_id}"')
-            return run if run.state is State.FINISHED else await waiter
+            is_over = run.state is State.FINISHED and run_id not in self._live  # else it is being concluded
+            return run if is_over else await waiter
         finally:
             waiters.remove(waiter)
             if not waiters:

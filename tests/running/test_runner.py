@@ -18,6 +18,7 @@ from erpsync.core.run import Outcome, State
 from erpsync.core.session import Session
 from erpsync.erpnet.slots import SlotBook
 from erpsync.running.connection import Connection
+from erpsync.store.history import find_run
 from tests.running.conftest import impatient
 
 MakeDesk = Callable[..., Any]
@@ -373,6 +374,30 @@ async def test_waiting_for_nobody(desk: MakeDesk, define: Define) -> None:
     assert await at.finished(run) == run
     with pytest.raises(RunError, match="no run"):
         await at.runner.wait("unknown")
+
+
+async def test_who_waits_is_told_when_all_is_over(
+    desk: MakeDesk, define: Define, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run whose end is written already, and that still holds its slot, is not over for those who wait for it."""
+    at, concluded = desk(define("quick")), asyncio.Event()
+    write = at.runner._writer.write
+
+    async def slow(*args: Any) -> Any:
+        answer = await write(*args)
+        await concluded.wait()
+        return answer
+
+    monkeypatch.setattr(at.runner._writer, "write", slow)
+    run = await at.offer("quick")
+    await at.until(lambda: at.ledger(run).state is State.FINISHED)
+    waiting = asyncio.create_task(at.runner.wait(run.id))
+    reading = asyncio.create_task(at.store.read(find_run, run.id))
+    await reading  # asked for after the other
+    assert ([each.id for each in at.runner.running()], waiting.done()) == ([run.id], False)
+    concluded.set()
+    assert (await waiting).outcome is Outcome.SUCCEEDED
+    assert at.runner.running() == []
 
 
 async def test_locked_ledger_costs_time_only(desk: MakeDesk, define: Define) -> None:
