@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import msgspec
 
@@ -191,6 +191,13 @@ class ChildEnd:
         self._end = end
         self._file = end.makefile("rb")
         self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
+        self._end.close()
 
     def send(self, message: FromChild) -> None:
         data = encode(message)

@@ -63,7 +63,9 @@ def run_child(channel: socket.socket, requests: socket.socket) -> int:
     this_process = os.getpid()
     _prepare()
     reporter = ChildReporter(end)
-    answer = _attempt(order, requests, reporter, Orders(end, reporter))
+    orders = Orders(end, reporter)
+    orders.listen()
+    answer = attempt(order, requests, reporter, orders)
     if os.getpid() != this_process:  # the plugin forked, and its copy of itself came here
         return 0
     for stream in (sys.stdout, sys.stderr):
@@ -101,7 +103,7 @@ class ChildReporter:
         self._news = threading.Event()
         self._counts: Counts | None = None
         self._progress: tuple[int, int | None] | None = None
-        threading.Thread(target=self._tell, name="erpsync-report", daemon=True).start()
+        self._teller: threading.Thread | None = None
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         self._send(
@@ -110,11 +112,11 @@ class ChildReporter:
 
     def counted(self, counts: Counts) -> None:
         self._counts = counts
-        self._news.set()
+        self._wake()
 
     def progress(self, done: int, total: int | None) -> None:
         self._progress = (done, total)
-        self._news.set()
+        self._wake()
 
     def stopping(self) -> bool:
         return self._stopping
@@ -130,6 +132,12 @@ class ChildReporter:
             self._send(Counted(counts.document()))
         if progress is not None:
             self._send(Progress(*progress))
+
+    def _wake(self) -> None:
+        self._news.set()
+        if self._teller is None:
+            self._teller = threading.Thread(target=self._tell, name="erpsync-report", daemon=True)
+            self._teller.start()
 
     def _tell(self) -> None:
         while self._news.wait():
@@ -149,6 +157,9 @@ class Orders:
         self._end = end
         self._reporter = reporter
         self._cancel: Callable[[], object] | None = None
+
+    def listen(self) -> None:
+        """From now on, in a thread."""
         threading.Thread(target=self._listen, name="erpsync-orders", daemon=True).start()
 
     def on_cancel(self, cancel: Callable[[], object]) -> None:
@@ -166,7 +177,8 @@ class Orders:
         os.killpg(0, signal.SIGKILL)
 
 
-def _attempt(order: Order, requests: socket.socket, reporter: ChildReporter, orders: Orders) -> Done | Failed:
+def attempt(order: Order, requests: socket.socket, reporter: ChildReporter, orders: Orders) -> Done | Failed:
+    """Whatever the plugin does, an answer, unless it ends the process."""
     memory = _MemoryLimit(order.memory) if order.memory else None
     try:
         if order.version != VERSION:
