@@ -12,6 +12,7 @@ from erpsync.identity.refresh import RefreshSource
 
 LOOK_SECONDS = 1.0
 """Between two looks; one costs no more than asking the file system about a file."""
+_NOBODY_SECONDS = 10.0  # where no identity is a person's: a reload may bring one
 
 
 async def keep_signed_in(
@@ -19,8 +20,9 @@ async def keep_signed_in(
 ) -> None:
     """Look after everybody there is until cancelled; what goes wrong the manager tells."""
     while True:
-        await asyncio.gather(*(_look_after(manager, source) for manager, source in people()))
-        await clock.sleep(LOOK_SECONDS)
+        everybody = people()
+        await asyncio.gather(*(_look_after(manager, source) for manager, source in everybody))
+        await clock.sleep(LOOK_SECONDS if everybody else _NOBODY_SECONDS)
 
 
 async def look_for(people: Sequence[tuple[TokenManager, RefreshSource]]) -> None:

@@ -1,8 +1,9 @@
 """Noticing a plugin that blocks the event loop: it is named, and what it does is interrupted after a while.
 
-An `async def` plugin that computes or waits without `await` stops every other run of the daemon. A thread watches the
-loop's pulse; a signal lets the main thread say what it is doing, and raises there once it has been too long. What
-does not return to Python, like a long call into C, can be named and not interrupted; systemd's watchdog remains.
+An `async def` plugin that computes or waits without `await` stops every other run of the daemon. A thread asks the
+loop again and again for a sign of life; a signal lets the main thread say what it is doing, and raises there once it
+has been too long. What does not return to Python, like a long call into C, can be named and not interrupted; for that
+systemd's watchdog remains.
 """
 
 import asyncio
@@ -15,11 +16,12 @@ from types import FrameType
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.core.event import Emit
-from erpsync.running.plugin_loop import ENTERED, Entered
+from erpsync.running.plugin_loop import ENTERED, Entered, is_any_at_work
 
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
 _LOOK = 0.5
+_IDLE_LOOK = 2.0  # while no plugin is in the loop: a machine that sleeps is woken by each look
 _SIGNAL = signal.SIGURG  # ignored where nobody handles it
 _LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
 
@@ -34,43 +36,43 @@ class LoopWatch:
     def __init__(self, emit: Emit, *, notice: float = NOTICE, limit: float = LIMIT) -> None:
         self._emit = emit
         self._notice, self._limit = notice, limit
-        self._pulse = 0
+        self._asked = self._answered = 0
         self._blocked = 0.0
         self._seen: tuple[Entered | None, str] | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="erpsync-loop-watch", daemon=True)
-        self._beat: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """To be called in the loop, in the main thread."""
         self._loop = asyncio.get_running_loop()
         self._before = signal.signal(_SIGNAL, self._look)
-        self._tick()
         self._thread.start()
 
     def stop(self) -> None:
         """Watch no more."""
         self._over.set()
         self._thread.join()
-        if self._beat is not None:
-            self._beat.cancel()
         signal.signal(_SIGNAL, self._before)
 
-    def _tick(self) -> None:
-        self._pulse += 1
-        self._beat = self._loop.call_later(_LOOK, self._tick)
+    def _answer(self, number: int) -> None:
+        self._answered = number
+
+    def _ask(self) -> None:
+        self._asked += 1
+        self._loop.call_soon_threadsafe(self._answer, self._asked)
 
     def _watch(self) -> None:
         main = threading.main_thread().ident
         assert main is not None
-        pulse, looked, told = -1, time.monotonic(), False
-        while not self._over.wait(_LOOK):
+        looked, told = time.monotonic(), False
+        while not self._over.wait(_LOOK if told or is_any_at_work() else _IDLE_LOOK):
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * _LOOK), now
-            if self._pulse != pulse:
+            if self._answered == self._asked:
                 if told:
                     self._emit("loop.freed", blocked_seconds=round(self._blocked, 1))
-                pulse, told, self._blocked, self._seen = self._pulse, False, 0.0, None
+                told, self._blocked, self._seen = False, 0.0, None
+                self._ask()
                 continue
             self._blocked += passed
             if self._blocked < self._notice:
@@ -86,9 +88,11 @@ class LoopWatch:
         entered = ENTERED.get()
         if self._blocked < self._notice:
             return
-        place = _place(frame)
+        place, before = _place(frame), self._seen
         self._seen = entered, place
-        if entered is not None and self._blocked >= self._limit:
+        if before is not None and before[0] is not entered:  # not that long: another one has
+            self._blocked = self._notice
+        elif entered is not None and self._blocked >= self._limit:
             raise LoopBlockedError(
                 f"the plugin blocked the daemon's event loop for {self._blocked:.0f} s at {place}",
                 hint='await what takes time, use asyncio.to_thread, or set isolation = "process" for the job',

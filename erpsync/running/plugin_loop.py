@@ -128,6 +128,7 @@ class PluginLoop(asyncio.SelectorEventLoop):
 async def enter(entered: Entered, work: Callable[[], Awaitable[object]]) -> object:
     """What the plugin returns, once all that it started has ended; raises what it raised, and as `Entered.leave`."""
     ENTERED.set(entered)
+    _at_work.add(entered)
     if (task := asyncio.current_task()) is not None:
         entered.tasks.add(task)
     try:
@@ -138,10 +139,19 @@ async def enter(entered: Entered, work: Callable[[], Awaitable[object]]) -> obje
         with suppress(TasksLeftError):  # it has failed for another reason already
             await entered.leave()
         raise
-    await entered.leave()
-    return result
+    else:
+        await entered.leave()
+        return result
+    finally:
+        _at_work.discard(entered)
 
 
+def is_any_at_work() -> bool:
+    """Whether a plugin is in a loop of this process; to be asked from any thread."""
+    return bool(_at_work)
+
+
+_at_work: set[Entered] = set()
 _loops: WeakSet[PluginLoop] = WeakSet()
 
 

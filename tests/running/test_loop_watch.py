@@ -1,6 +1,8 @@
 """Plugins that block the event loop are named and interrupted; nobody else is."""
 
 import asyncio
+import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.running.loop_watch import LoopWatch
-from erpsync.running.plugin_loop import ENTERED, Entered
+from erpsync.running.plugin_loop import Entered, enter
 
 FAR = 60.0
 
@@ -40,8 +42,7 @@ async def watch(ear: Ear) -> Any:
 
 
 async def _as_plugin(work: Any) -> Any:
-    ENTERED.set(Entered("run-1", "products"))
-    return await work()
+    return await enter(Entered("run-1", "products"), work)
 
 
 async def test_a_blocking_call_is_named_and_interrupted(watch: LoopWatch, ear: Ear) -> None:
@@ -103,3 +104,22 @@ async def test_what_is_not_a_plugin_is_told_and_not_interrupted(watch: LoopWatch
     assert ear.told.wait(FAR)  # the loop stands still here, well beyond the limit
     assert ear.heard[0][1]["run_id"] is None
     assert "test_loop_watch.py" in ear.heard[0][1]["place"] or "threading.py" in ear.heard[0][1]["place"]
+
+
+async def test_who_comes_after_a_plugin_that_blocked_has_its_own_time(ear: Ear) -> None:
+    """A plugin is not interrupted for the time that another one took in the same round of the loop."""
+    watch = LoopWatch(ear, notice=0.3, limit=0.8)
+
+    async def is_looked_at_after(seconds: float) -> None:
+        watch._blocked = seconds
+        watch._look(signal.SIGURG, sys._getframe())
+
+    await _as_plugin(lambda: is_looked_at_after(0.5))
+
+    async def comes_after() -> None:
+        await is_looked_at_after(1.0)
+        await is_looked_at_after(0.7)
+        with pytest.raises(LoopBlockedError):
+            await is_looked_at_after(0.9)
+
+    await _as_plugin(comes_after)
