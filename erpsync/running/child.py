@@ -1,6 +1,7 @@
 """The child process's side of an attempt: takes the order, runs the plugin, says how it ended."""
 
 import asyncio
+import errno
 import faulthandler
 import os
 import resource
@@ -51,6 +52,7 @@ from erpsync.running.fault import Fault, fault_of, type_name, unusable
 from erpsync.running.plugin_loop import Entered, PluginLoop, enter
 from erpsync.running.proxy import BlockingTransport, ProxiedTransport
 
+_NO_CHANNEL = (errno.EBADF, errno.ENOTSOCK)  # the plugin has closed it: the daemon hears of that, and says so
 _PAUSE = 0.1  # seconds between two messages about rows; a plugin may count each one
 
 
@@ -169,11 +171,14 @@ class Orders:
             cancel()
 
     def _listen(self) -> None:
-        with suppress(Exception):  # a broken channel is a daemon that is gone
+        try:
             while (message := self._end.receive()) is not None:
                 self._reporter.stop()
                 if isinstance(message, Cancel) and self._cancel is not None:
                     self._cancel()
+        except Exception as error:  # noqa: BLE001 - a broken channel is a daemon that is gone, but for
+            if isinstance(error, OSError) and error.errno in _NO_CHANNEL:
+                return
         os.killpg(0, signal.SIGKILL)
 
 

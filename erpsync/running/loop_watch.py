@@ -16,12 +16,12 @@ from types import FrameType
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.core.event import Emit
-from erpsync.running.plugin_loop import ENTERED, Entered, is_any_at_work
+from erpsync.running.plugin_loop import ENTERED, SOMEBODY, Entered, is_any_at_work
 
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
 _LOOK = 0.5
-_IDLE_LOOK = 2.0  # while no plugin is in the loop: a machine that sleeps is woken by each look
+_IDLE_LOOK = 5.0  # unless a plugin enters the loop: each look wakes a machine that sleeps
 _SIGNAL = signal.SIGURG  # ignored where nobody handles it
 _LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
 
@@ -51,8 +51,17 @@ class LoopWatch:
     def stop(self) -> None:
         """Watch no more."""
         self._over.set()
+        SOMEBODY.set()
         self._thread.join()
         signal.signal(_SIGNAL, self._before)
+
+    def _is_over_after_pause(self, *, in_trouble: bool) -> bool:
+        if in_trouble or is_any_at_work():
+            return self._over.wait(_LOOK)
+        SOMEBODY.clear()
+        if not is_any_at_work() and not self._over.is_set():
+            SOMEBODY.wait(_IDLE_LOOK)
+        return self._over.is_set()
 
     def _answer(self, number: int) -> None:
         self._answered = number
@@ -65,7 +74,7 @@ class LoopWatch:
         main = threading.main_thread().ident
         assert main is not None
         looked, told = time.monotonic(), False
-        while not self._over.wait(_LOOK if told or is_any_at_work() else _IDLE_LOOK):
+        while not self._is_over_after_pause(in_trouble=told):
             now = time.monotonic()
             passed, looked = min(now - looked, 2 * _LOOK), now
             if self._answered == self._asked:

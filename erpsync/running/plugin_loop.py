@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Sequence
 from contextlib import suppress
@@ -61,6 +62,8 @@ def _tasks_left(left: Sequence[asyncio.Task[Any]], deaf: Collection[asyncio.Task
 
 
 ENTERED: ContextVar[Entered | None] = ContextVar("entered", default=None)
+SOMEBODY = threading.Event()
+"""Set when a plugin enters a loop of this process. Who waits for that clears it, then asks `is_any_at_work`."""
 
 
 class PluginLoop(asyncio.SelectorEventLoop):
@@ -129,6 +132,8 @@ async def enter(entered: Entered, work: Callable[[], Awaitable[object]]) -> obje
     """What the plugin returns, once all that it started has ended; raises what it raised, and as `Entered.leave`."""
     ENTERED.set(entered)
     _at_work.add(entered)
+    if not SOMEBODY.is_set():  # else nobody waits for it
+        SOMEBODY.set()
     if (task := asyncio.current_task()) is not None:
         entered.tasks.add(task)
     try:

@@ -4,6 +4,9 @@ What is told apart by its message alone stands in tests/acceptance/test_hostile_
 """
 
 import asyncio
+import os
+import signal
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +15,8 @@ from typing import Any
 import pytest
 
 from erpsync.core.job import Job
-from erpsync.running.channel import BrokenChannelError, messages_of_child
+from erpsync.running.channel import BrokenChannelError, ChildEnd, messages_of_child
+from erpsync.running.child import ChildReporter, Orders
 
 Desk = Any
 MakeDesk = Callable[..., Desk]
@@ -69,6 +73,24 @@ async def test_broken_channel(desk: MakeDesk, define: Define, close: bool, messa
     run = await desk(define("channel", close=close)).run("channel")
     assert run.error.type == "ChildDiedError"
     assert message in run.error.message
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_only_the_daemon_s_end_ends_a_child(gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that the plugin closed before the child listens kills nobody: the daemon tells why it has ended."""
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda _group, number: killed.append(number))
+    daemon, child = socket.socketpair()
+    end = ChildEnd(child)
+    if gone:
+        daemon.close()
+    else:  # as after a close, but no other thread gets the number
+        with Path("/dev/null").open() as file:
+            os.dup2(file.fileno(), child.fileno())
+    Orders(end, ChildReporter(end))._listen()
+    assert killed == ([signal.SIGKILL] if gone else [])
+    daemon.close()
+    child.close()
 
 
 @pytest.mark.parametrize("plugin", ["hungry", "hungry-async"])
