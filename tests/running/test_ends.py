@@ -85,7 +85,7 @@ async def test_only_the_daemon_s_end_ends_a_child(gone: bool, monkeypatch: pytes
     if gone:
         daemon.close()
     else:  # as after a close, but no other thread gets the number
-        with Path("/dev/null").open() as file:
+        with Path("/dev/null").open() as file:  # noqa: ASYNC230 - nobody waits
             os.dup2(file.fileno(), child.fileno())
     Orders(end, ChildReporter(end))._listen()
     assert killed == ([signal.SIGKILL] if gone else [])
