@@ -23,6 +23,7 @@ from erpsync.scheduling.claim import (
     last_parked,
 )
 from erpsync.scheduling.clock_watch import ClockWatch
+from erpsync.scheduling.due_times import DueTimes
 from erpsync.scheduling.explain import next_start
 from erpsync.scheduling.handover import Succession, forget_parents, successions
 from erpsync.scheduling.planner import CORRECTION, IDENTITY, PARKED
@@ -93,7 +94,7 @@ class Engine:
         self._ahead: dict[str, datetime] = {}  # the ledger has fire times of these jobs beyond their marks
         self._looking = asyncio.Lock()
         self._marks: dict[str, Mark] = {}
-        self._due: dict[str, datetime] = {}  # when each job's next start is due, by its durable mark
+        self._due = DueTimes()  # when each job's next start is due, by its durable mark
         self._alarms = AlarmClock(self._hint)
         self._hints: set[str] = set()
         self._wake = asyncio.Event()
@@ -117,7 +118,7 @@ class Engine:
         if claimed.corrected:
             ahead = max(mark.until for mark in claimed.corrected) - self._clock.now()
             self._tell_step(-ahead)
-        self._alarms.set((table, self._due.get(name)) for name, table in self._tables.items())
+        self._alarms.set((table, self._due.by_job.get(name)) for name, table in self._tables.items())
         self._alarms.start()
         self._tasks = [
             asyncio.create_task(self._claim_loop(), name="claim"),
@@ -153,8 +154,8 @@ class Engine:
         table, pause = self._tables[job], self.paused(job)
         if pause is not None:
             return next_after(table.trigger, pause.until - table.delay - MOMENT) if pause.until else None
-        if job in self._due:
-            return self._due[job] - table.delay
+        if (due := self._due.by_job.get(job)) is not None:
+            return due - table.delay
         return None if self._tasks else next_after(table.trigger, self._clock.now())
 
     def next_start(self, job: str) -> datetime | None:
@@ -165,7 +166,8 @@ class Engine:
     def starting_within(self, ahead: timedelta) -> list[tuple[str, datetime]]:
         """The jobs that can start between now and `ahead` of it, not claimed yet, and when."""
         now = self._clock.now()
-        due = [job for job, at in self._due.items() if now < at <= now + ahead and job not in self._parked]
+        late, due = set(self._due.until(now)), self._due.until(now + ahead)
+        due = [job for job in due if job not in late and job not in self._parked]
         starts = ((job, self.next_start(job)) for job in due)
         return [(job, start) for job, start in starts if start is not None and start <= now + ahead]
 
@@ -193,7 +195,7 @@ class Engine:
             await self._store.write(write_pauses, pause)
             self._pauses[job] = pause
         self._set_due(job)
-        self._alarms.set([(self._tables[job], self._due.get(job))])
+        self._alarms.set([(self._tables[job], self._due.by_job.get(job))])
         self._emit("job.paused", job=job, until=until, reason=reason, requested_by=requested_by)
         return pause
 
@@ -212,7 +214,7 @@ class Engine:
         except BaseException:
             self._pauses[job] = pause
             raise
-        self._alarms.set([(self._tables[job], self._due.get(job))])
+        self._alarms.set([(self._tables[job], self._due.by_job.get(job))])
         self._emit("job.resumed", job=job, requested_by=requested_by)
         return True
 
@@ -284,7 +286,7 @@ class Engine:
     # -- hints ---------------------------------------------------------------------------------------
 
     def _hint(self, job: str) -> None:
-        due = self._due.get(job)
+        due = self._due.by_job.get(job)
         if due is not None and due <= self._clock.now():
             self._gather([job])
 
@@ -308,7 +310,7 @@ class Engine:
             self._tell_step(passed.step)
             self._jumped = True
             self._gather(self._tables)
-        self._gather([job for job, due in self._due.items() if due <= now])
+        self._gather(self._due.until(now))
         self._alarms.check()
 
     def _tell_step(self, step: timedelta) -> None:
@@ -340,7 +342,7 @@ class Engine:
                 self._emit("claim.recovered", jobs=len(hints))
             if self._jumped and len(hints) == len(self._tables):
                 self._jumped = False
-                self._alarms.set((table, self._due.get(name)) for name, table in self._tables.items())
+                self._alarms.set((table, self._due.by_job.get(name)) for name, table in self._tables.items())
 
     def _gather_later(self, hints: set[str], error: Exception) -> None:
         """Keep the hints until the store has had time to recover."""
@@ -453,7 +455,7 @@ class Engine:
             self._tables, self._rules = adoption.tables, adoption.rules
             on_swap(renamed)
             for table in gone:
-                self._due.pop(table.job.name, None)
+                self._due.set(table.job.name, None)
             if renamed:
                 await self._learn_again()
             self._alarms.set((table, None) for table in gone)
@@ -465,7 +467,7 @@ class Engine:
         except BaseException:
             self._gather(touched)
             raise
-        self._alarms.set((self._tables[name], self._due.get(name)) for name in touched)
+        self._alarms.set((self._tables[name], self._due.by_job.get(name)) for name in touched)
 
     async def _rename(self, jobs: Mapping[str, Job]) -> dict[str, str]:
         """Carry the state of former names over to these jobs; the new name of each, by its former one."""
@@ -507,10 +509,7 @@ class Engine:
         due = fire + table.delay if fire else None
         if pause is not None:
             due = pause.until
-        if due is None:
-            self._due.pop(job, None)
-        else:
-            self._due[job] = due
+        self._due.set(job, due)
 
     def _replace(self, run_ids: Sequence[str]) -> None:
         if run_ids:
