@@ -31,6 +31,8 @@ def back_up(state: Path, target: Path) -> None:
     if target.exists():
         hint = f"name a file that is not there yet, like {_free(target)}, or remove it"
         raise UsageError(f"{target} exists already", hint=hint)
+    if target.parent.resolve() == state.parent.resolve() and target.name in _companions(state.name):
+        raise UsageError(f"{target} is a name that SQLite uses for the state", hint="choose another name")
     copy = target.with_name(target.name + ".partial")
     with place_faults(target), cleared(copy):
         copy_database(state, copy)
@@ -38,6 +40,11 @@ def back_up(state: Path, target: Path) -> None:
         _disown(copy)
         os.link(copy, target)  # fails where somebody was quicker
         settle_folder(target.parent)
+
+
+def _companions(name: str) -> list[str]:
+    """The files beside a database that SQLite takes for its own, and removes."""
+    return [f"{name}-{kind}" for kind in ("wal", "shm", "journal")]
 
 
 def _free(target: Path) -> Path:

@@ -193,6 +193,8 @@ class Store:
         if found != REVISION:
             with self._writers.begin() as connection:
                 _upgrade(connection, found)
+            with self._writers.connect() as connection:
+                _save(connection)  # a young state is known for one of ours without its log, too
         self._thread = threading.Thread(target=self._write_loop, name="erpsync-store", daemon=True)
         self._thread.start()
 

@@ -77,6 +77,17 @@ def test_a_backup_never_replaces_a_file(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "copy.db").read_text() == "precious"
 
 
+@pytest.mark.parametrize("kind", ["wal", "shm", "journal"])
+def test_a_backup_is_no_file_that_sqlite_removes(tmp_path: Path, kind: str) -> None:
+    """A name that SQLite uses for the state is refused while nobody uses it, too."""
+    with closing(Store.open(tmp_path / "erpsync.db")):
+        pass
+    target = tmp_path / "." / f"erpsync.db-{kind}"
+    with pytest.raises(UsageError, match="SQLite uses"):
+        back_up(tmp_path / "erpsync.db", target)
+    assert not target.exists()
+
+
 def test_there_must_be_something_to_copy(tmp_path: Path) -> None:
     """Neither a missing state nor a missing copy makes a file."""
     with pytest.raises(StoreUnavailableError, match="no state"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import stat
 import threading
@@ -92,6 +93,14 @@ def test_the_migrations_make_what_the_tables_say(store: Store) -> None:
         found = [row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")]
         assert found == [column.name for column in table.columns]
     connection.close()
+
+
+def test_a_young_state_is_one_without_its_log(tmp_path: Path, store: Store) -> None:
+    """Who loses the log of a state that was just made, or upgraded, still has a state."""
+    alone = tmp_path / "alone.db"
+    shutil.copy(store.path, alone)
+    with closing(Store.open(alone, read_only=True)) as copy:
+        assert copy.read_now(count) == 0
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
