@@ -55,6 +55,7 @@ _RESERVE = 64  # open files that nobody may use before the others have run out
 _PULSE = 1.0  # seconds between two looks at how late the loop wakes
 _PUT_BACK = "put it back, then start the daemon, which had to end"
 _SAVED = "start the daemon again; what it has written is saved in the state, and it makes such files itself"
+_STAYS = "the configuration of before stays in force; please report it"
 _DUE_LOOK = 15.0  # seconds between two looks at what is overdue
 
 
@@ -136,6 +137,9 @@ class Service:
             pass  # told where they were found
         except ErpsyncError as error:  # held, stopping, or a state that refuses
             words = {"message": error.message, "place": None, "hint": error.hint}
+            self._emit("config.refused", level="error", requested_by="SIGHUP", **words)
+        except Exception as error:  # noqa: BLE001 - whoever asked by a signal hears of it nowhere else
+            words = {"message": f"a fault of erpsync itself: {error!r}", "place": None, "hint": _STAYS}
             self._emit("config.refused", level="error", requested_by="SIGHUP", **words)
         finally:
             self._notifier.tell(READY=1, STATUS=_stand(composition))

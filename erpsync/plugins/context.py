@@ -56,7 +56,13 @@ class Cursor:
         self.staged: str | None = None
 
     def stage(self, value: str) -> None:
-        """Make `value` the cursor once the run has succeeded. Raises where it is no text that can be kept."""
+        """Make `value` the cursor once the run has succeeded.
+
+        Raises:
+            TypeError, UnicodeEncodeError: it is no text that can be kept.
+        """
+        if not isinstance(value, str):
+            raise TypeError(f"a cursor is text, not {type(value).__name__}")
         value.encode()
         self.staged = value
 

@@ -9,6 +9,8 @@ import socket
 import sqlite3
 import stat
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,15 +184,36 @@ def _hang_up_once_read() -> None:
     sys.addaudithook(audit)
 
 
-def test_a_hang_up_during_the_start_is_remembered(site: Site) -> None:
-    """It does not end the process: what it has read may be old already, so it reloads once it has started."""
+def _fail_when_read_again() -> None:
+    """In the daemon's process: the same, and a reload, which reads it in a thread, meets what nobody thought of."""
+    _hang_up_once_read()
+
+    def audit(event: str, arguments: tuple[object, ...]) -> None:
+        is_reload = threading.current_thread() is not threading.main_thread()
+        if event == "open" and str(arguments[0]).endswith("erpsync.toml") and is_reload:
+            raise RuntimeError("what nobody has thought of")
+
+    sys.addaudithook(audit)
+
+
+@pytest.mark.parametrize(
+    ("before", "told", "message"),
+    [
+        (_hang_up_once_read, "config.reloaded", ""),
+        (_fail_when_read_again, "config.refused", "a fault of erpsync itself: RuntimeError('what nobody"),
+    ],
+)
+def test_a_hang_up_during_the_start_is_remembered(
+    site: Site, before: Callable[[], None], told: str, message: str
+) -> None:
+    """It does not end the process: what it has read may be old already, so it reloads once it has started, or says
+    why it does not."""
     with (site.folder / "daemon.log").open("ab") as log:
-        daemon = started(
-            "daemon", folder=site.folder, environment=site.environment, out=log, before=_hang_up_once_read
-        )
+        daemon = started("daemon", folder=site.folder, environment=site.environment, out=log, before=before)
     try:
-        (told,) = eventually(lambda: site.events("config.reloaded") or daemon.poll(), "it reloads")
-        assert told["requested_by"] == "SIGHUP"
+        (event,) = eventually(lambda: site.events(told) or daemon.poll(), "it reloads, or refuses")
+        assert event["requested_by"] == "SIGHUP"
+        assert message in event.get("message", "")
         assert site.stop(daemon) == 0
     finally:
         daemon.kill()

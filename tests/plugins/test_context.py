@@ -98,6 +98,10 @@ def test_the_cursor_is_staged_not_moved(tmp_path: Path) -> None:
     ctx = context(tmp_path, cursor=Cursor("5"))
     ctx.cursor.stage("7")
     assert (ctx.cursor.value, ctx.cursor.staged) == ("5", "7")
+    number: Any = 8
+    with pytest.raises(TypeError, match="a cursor is text, not int"):
+        ctx.cursor.stage(number)
+    assert ctx.cursor.staged == "7"
 
 
 def test_an_artifact_appears_whole_or_not_at_all(tmp_path: Path) -> None:
