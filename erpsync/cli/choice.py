@@ -8,7 +8,7 @@ import typer
 from erpsync.cli.output import note
 from erpsync.cli.workspace import Workspace
 from erpsync.control.selection import select_jobs
-from erpsync.core.errors import UnknownJobError, UnknownRunError
+from erpsync.core.errors import UnknownJobError, UnknownRunError, UsageError
 from erpsync.core.job import Job
 from erpsync.core.run import Run, State
 
@@ -49,6 +49,19 @@ def agree(number: int, noun: str, yes: bool) -> None:
         if not sys.stdin.isatty():
             raise typer.BadParameter(f"{number} {noun} at once; --yes if that is meant", param_hint=noun)
         typer.confirm(f"{number} {noun} at once?", abort=True, err=True)
+
+
+def agree_that(deed: str, yes: bool) -> None:
+    """What cannot be undone needs a yes: the option, or a word on the terminal.
+
+    Raises:
+        UsageError: there is nobody to be asked.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"not done without a yes: {deed}", hint="--yes if that is meant")
+    typer.confirm(f"{deed}?", abort=True, err=True)
 
 
 def job_names(

@@ -1,14 +1,13 @@
 """`cursor`: where the next incremental read of a job begins, and letting it begin anew."""
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from erpsync.cli.choice import chosen_jobs
+from erpsync.cli.choice import agree_that, chosen_jobs
 from erpsync.cli.options import FormatOption, InstanceOption, JobArguments, TagOption, YesOption, workspace_of
 from erpsync.cli.output import print_json, say, table
 from erpsync.cli.workspace import Workspace
@@ -28,7 +27,8 @@ def cursor(
 ) -> None:
     """Where the next run begins to read: what the ledger keeps, and what targets keep themselves."""
     workspace = workspace_of(context)
-    chosen = chosen_jobs(workspace, jobs, instance, tag, yes)
+    lists_all = not (reset or jobs or instance or tag)
+    chosen = chosen_jobs(workspace, jobs, instance, tag, yes or not reset, everything=lists_all)
     if reset:
         _agree(chosen, yes)
         _reset(workspace, chosen)
@@ -44,12 +44,8 @@ def cursor(
 
 
 def _agree(jobs: Sequence[Job], yes: bool) -> None:
-    if yes:
-        return
     names = ", ".join(job.name for job in jobs[:5])
-    if not sys.stdin.isatty():
-        raise typer.BadParameter(f"the next run of {names} would read everything; --yes if that is meant")
-    typer.confirm(f"Shall the next run of {names} read everything?", abort=True, err=True)
+    agree_that(f"let the next run of {names} read everything", yes)
 
 
 def _reset(workspace: Workspace, jobs: Sequence[Job]) -> None:

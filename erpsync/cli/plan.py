@@ -158,3 +158,4 @@ def reload(context: typer.Context, format: FormatOption = "text") -> None:  # no
         print_json(carried_out)
     else:
         print_plan(carried_out, workspace.configuration.daemon.timezone)
+        say("the daemon goes by these files now")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from erpsync.cli.choice import agree_that
 from erpsync.cli.exit_code import ExitCode
 from erpsync.cli.options import FormatOption, YesOption, workspace_of
 from erpsync.cli.output import inset, note, print_json, say
@@ -81,8 +82,8 @@ def restore(
     workspace = workspace_of(context)
     state = workspace.configuration.daemon.state
     with _owned(state, "store restore"):
-        if state.exists() and not yes:
-            typer.confirm(f"replace {state} (it is kept under another name)?", abort=True, err=True)
+        if state.exists():
+            agree_that(f"replace {state} (it is kept under another name)", yes)
         kept = put_back(path, state, datetime.now(UTC))
     say(f"{state} is what {path} was")
     if kept is not None:

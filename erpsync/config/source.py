@@ -31,6 +31,8 @@ _LANGUAGE = tree_sitter.Language(tree_sitter_toml.language())
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _BEGINS_ANEW = re.compile(r"""\s*(?:\[|[\w."' -]+=\s*[^=\s])""")
 """A line that does not may go on with a key of text that holds a secret, where the parser has lost its way."""
+_BARE = re.compile(r"""\s*([\w.-]+)\s*=\s*[^"'\[{\s#][^"']*$""")
+"""A key and a value without quotes or brackets. Where the parser stops at such a line, its quotes are missing."""
 _TWICE = re.compile(r"Cannot declare \((.*?),?\) twice")
 
 
@@ -167,6 +169,8 @@ def _syntax_problem(source: Source, error: Exception) -> Problem:
     if twice := _TWICE.search(message):
         names = tuple(re.findall(r"""(?<=['"])[^'",]+(?=['"])""", twice[1]))
         message, hint = f"[{'.'.join(names)}] is defined twice", f"first in line {source.position(names)[0]}"
+    elif bare := _BARE.match(source.text.split("\n")[line - 1]):
+        hint = f'text needs quotes: {bare[1]} = "…"'
     elif message == r"Illegal character '\n'":
         message = "text in quotes must end before the line does"
     message = f"not valid TOML: {message[:1].lower()}{message[1:]}"

@@ -9,6 +9,7 @@ from itertools import accumulate, islice, takewhile
 
 from sqlalchemy import Connection
 
+from erpsync.core.duration import format_duration
 from erpsync.core.job import Job
 from erpsync.core.run import Outcome, Run, RunTrigger, State, utc_text
 from erpsync.daemon.overdue import overdue
@@ -25,6 +26,7 @@ _MOST = 200_000  # runs of one night
 _TROUBLE = frozenset(
     {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.ABANDONED, Outcome.MISSED, Outcome.PARTIAL, Outcome.SKIPPED}
 )
+_NEVER_BEGUN = frozenset({Outcome.MISSED, Outcome.SKIPPED})
 _INTENDED = frozenset({BLACKOUT, PAUSED})  # skips that somebody wanted so
 
 
@@ -134,7 +136,7 @@ def review(jobs: Iterable[Job], evidence: Evidence, since: datetime, now: dateti
         open_, closed = _troubles(runs.get(name, ()), _INTENDED | {OVERLAP} if has_succeeded else _INTENDED)
         mended += len(closed)
         candidates = (
-            _trouble(open_, _rivals(name, evidence.live)),
+            _trouble(open_, _rivals(name, evidence.live), now),
             _silence(table, evidence, runs.get(name, ()), since, now),
             _overdue(table, evidence, since, now, named),
         )
@@ -164,23 +166,25 @@ def _troubles(newest_first: Iterable[Run], intended: Container[str | None]) -> t
     return open_, closed
 
 
-def _trouble(runs: Sequence[Run], live: Sequence[Run]) -> Finding | None:
-    """The newest trouble, which stands for all; of a skip for overlap what is in the way."""
+def _trouble(runs: Sequence[Run], live: Sequence[Run], now: datetime) -> Finding | None:
+    """The trouble that stands for all: what keeps the job from running now, else the newest run that began and
+    failed, else the newest that did not begin. Only those of its outcome are counted."""
     if not runs:
         return None
-    run = runs[0]
+    run = next((each for each in runs if each.outcome not in _NEVER_BEGUN), runs[0])
+    is_blocked = runs[0].reason == OVERLAP and bool(live)
+    if is_blocked or runs[0].reason == PARKED:
+        run = runs[0]
     assert run.outcome is not None
     why = run.error.message if run.error else run.reason or ""
     at = run.finished_at or run.created_at
-    never = run.outcome in (Outcome.MISSED, Outcome.SKIPPED)
+    number = _number([each for each in runs if each.outcome is run.outcome])
     if run.reason == PARKED:
-        return Finding(
-            run.job, PARKED, at, _number(runs), "it cannot run as things are", "erpsync check", run.id
-        )
-    command = f"erpsync trigger {run.job}" if never else f"erpsync show {run.id}"
-    if run.reason == OVERLAP and live:
-        why, command = _in_the_way(live[0])
-    return Finding(run.job, run.outcome.value, at, _number(runs), why, command, run.id)
+        return Finding(run.job, PARKED, at, number, "it cannot run as things are", "erpsync check", run.id)
+    command = f"erpsync trigger {run.job}" if run.outcome in _NEVER_BEGUN else f"erpsync show {run.id}"
+    if is_blocked:
+        why, command = _in_the_way(live[0], now)
+    return Finding(run.job, run.outcome.value, at, number, why, command, run.id)
 
 
 def _number(runs: Sequence[Run]) -> int:
@@ -193,12 +197,15 @@ def _rivals(job: str, live: Iterable[Run]) -> list[Run]:
     return [run for run in live if run.job == job and run.trigger is not RunTrigger.BACKFILL]
 
 
-def _in_the_way(run: Run) -> tuple[str, str]:
+def _in_the_way(run: Run, now: datetime) -> tuple[str, str]:
     """What a run does that others were skipped for, and what to type."""
     is_running = run.state is State.RUNNING
     doing = "is running" if is_running else f"waits for {run.waiting_for or 'its start'}"
     command = f"erpsync logs {run.job} --follow" if is_running else f"erpsync cancel {run.id}"
-    return f"run {run.id} {doing} since {utc_text(run.started_at or run.created_at)}", command
+    return (
+        f"run {run.id} {doing}, for {format_duration(now - (run.started_at or run.created_at))} now",
+        command,
+    )
 
 
 def _silence(

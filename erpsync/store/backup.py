@@ -13,6 +13,8 @@ from erpsync.store.installation import Hold, hold
 from erpsync.store.place_fault import place_faults
 from erpsync.store.state import Store
 
+_MAGIC = b"SQLite format 3\0"
+
 
 def back_up(state: Path, target: Path) -> None:
     """A copy of the state in one file (mode 0600) that is whole or not there; whoever writes the state goes on.
@@ -76,7 +78,7 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
     with place_faults(state), cleared(fresh):
         if not copy.exists():
             raise UsageError(f"there is no file {copy}", hint="name a copy that erpsync store backup made")
-        if not copy.is_file():
+        if not (copy.is_file() and _is_database(copy)):
             raise no_state(copy)
         if state.exists() and copy.samefile(state):
             raise UsageError(f"{copy} is the state itself", hint="name a copy that erpsync store backup made")
@@ -88,6 +90,12 @@ def put_back(copy: Path, state: Path, now: datetime) -> Path | None:
         os.replace(fresh, state)
         settle_folder(state.parent)
     return kept
+
+
+def _is_database(file: Path) -> bool:
+    """Whether a file begins as all of SQLite's do."""
+    with file.open("rb") as opened_file:
+        return opened_file.read(len(_MAGIC)) == _MAGIC
 
 
 def _hold(fresh: Path, now: datetime) -> None:

@@ -38,21 +38,22 @@ class OwnerLock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = _describe(os.pread(descriptor, 4096, 0))
+            note = os.pread(descriptor, 4096, 0)
+            owner = _describe(note)
             os.close(descriptor)
             raise OwnedElsewhereError(
                 f"the state {self._path.with_suffix('')} is owned by {owner}",
                 owner=owner,
-                hint="ask it (erpsync status), or wait until it has ended",
+                hint=_remedy(note),
             ) from error
-        note = {
+        mine = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "purpose": purpose,
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        os.pwrite(descriptor, json.dumps(mine).encode(), 0)
         self._descriptor = descriptor
         keep_from_copies(descriptor)
 
@@ -104,3 +105,11 @@ def _describe(note: bytes) -> str:
         return f"{owner['purpose']} (pid {owner['pid']} on {owner['host']}, since {owner['since']})"
     except (ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _remedy(note: bytes) -> str:
+    with suppress(ValueError, KeyError, TypeError):
+        owner = json.loads(note)
+        if owner["purpose"] == "daemon":
+            return f"erpsync status asks it; to stop it: systemctl stop, or kill {int(owner['pid'])}"
+    return "wait until it has ended"

@@ -56,6 +56,8 @@ def test_a_cursor_is_shown_and_reset(erpsync: Type, tally: Path) -> None:
     assert (shown["cursor"], shown["run"], target["watermark"]) == ("seven", run["id"], "seven")
     assert (target["table"], target["run"], target["unfinished"]) == ("rows", run["id"], False)
     assert "sqlite:///t.db rows" in erpsync("cursor", "tally").out
+    assert "tally" in [each["job"] for each in erpsync("cursor", "--format", "json").json]
+    assert erpsync("cursor", "--reset").code == 2
     asked = erpsync("cursor", "tally", "--reset")
     assert (asked.code, "--yes" in asked.err) == (2, True)
     done = erpsync("cursor", "tally", "--reset", "--yes")
@@ -86,6 +88,8 @@ def test_a_held_state_keeps_its_cursors(erpsync: Type) -> None:
     assert erpsync("store", "backup", "copy.db").code == 0
     again = erpsync("store", "backup", "copy.db")
     assert (again.code, "copy-2.db" in again.err) == (2, True), "later it would be there as well"
+    asked = erpsync("store", "restore", "copy.db")
+    assert (asked.code, "help: --yes" in asked.err) == (2, True)
     assert erpsync("store", "restore", "copy.db", "--yes").code == 0
     before = cursors()
     alone = type_("cursor", "tally", "--reset", "--yes")

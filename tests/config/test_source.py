@@ -225,6 +225,27 @@ def test_what_follows_an_open_quote_is_not_shown(tmp_path: Path) -> None:
     assert (problem.code, problem.source) == ("E102", "")
 
 
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("client_id = erpsync.sandbox/service", "client_id"),
+        ("  schedule = 15 2 * * *", "schedule"),
+        ("timeout = 1h", "timeout"),
+        ('name = "open', None),
+        ("names = [a]", None),
+        ("name =", None),
+    ],
+)
+def test_missing_quotes_are_told(tmp_path: Path, line: str, key: str | None) -> None:
+    """The most usual mistake has its own remedy, which does not repeat what may be a secret."""
+    (tmp_path / "x.toml").write_text(f"[jobs.x]\n{line}\n")
+    problem = read_source(tmp_path / "x.toml", "x.toml", Disk())
+    assert isinstance(problem, Problem)
+    assert problem.line == 2
+    told = f'text needs quotes: {key} = "…"'
+    assert (problem.help == told) is (key is not None), problem.help
+
+
 @given(
     edits=st.lists(
         st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(["", *PIECES]) | st.text(max_size=3)),

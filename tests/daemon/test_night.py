@@ -143,12 +143,12 @@ def test_what_was_wanted_is_no_trouble(reason: str) -> None:
     [
         (
             {"state": State.RUNNING},
-            "run hang is running since 2026-05-01T02:00:00Z",
+            "run hang is running, for 4d5h now",
             "erpsync logs products --follow",
         ),
         (
             {"state": State.WAITING, "waiting_for": "back-off"},
-            "run hang waits for back-off since 2026-05-01T02:00:00Z",
+            "run hang waits for back-off, for 4d5h now",
             "erpsync cancel hang",
         ),
         (None, "overlap", "erpsync trigger products"),
@@ -167,6 +167,17 @@ def test_a_job_that_is_blocked_all_night_is_in_trouble(
     assert (finding.kind, finding.why, finding.next) == ("skipped", why, command)
     assert looked(skipped, ended(Outcome.SUCCEEDED, at=SINCE), live=live).is_fine
     assert not looked(skipped, live=live, successes={"products": SINCE - timedelta(hours=1)}).is_fine
+
+
+def test_a_failure_stands_before_runs_that_did_not_begin() -> None:
+    """What failed is named and counted alone, also where a later run was skipped for it, unless it is still there."""
+    failed = [ended(Outcome.FAILED, at=FIRE + timedelta(hours=hour)) for hour in (2, 1)]
+    skipped = ended(Outcome.SKIPPED, reason="overlap", at=FIRE + timedelta(hours=3))
+    (finding,) = looked(skipped, *failed, until=FIRE + timedelta(hours=3)).findings
+    assert (finding.kind, finding.count, finding.next) == ("failed", 2, f"erpsync show {failed[0].id}")
+    hang = Run("hang", "products", "at:x", "mirror", RunTrigger.SCHEDULE, FIRE, state=State.RUNNING)
+    (finding,) = looked(skipped, *failed, until=FIRE + timedelta(hours=3), live=[hang]).findings
+    assert (finding.kind, finding.count, finding.next) == ("skipped", 1, "erpsync logs products --follow")
 
 
 def test_a_job_without_success_by_its_time_is_overdue() -> None:

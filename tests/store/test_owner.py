@@ -31,8 +31,9 @@ def test_the_second_is_told_who_owns_the_state(tmp_path: Path) -> None:
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     assert (owner_of(state) or "").startswith(f"daemon (pid {holder.pid} on")
-    with pytest.raises(OwnedElsewhereError, match=f"daemon \\(pid {holder.pid} on"):
+    with pytest.raises(OwnedElsewhereError, match=f"daemon \\(pid {holder.pid} on") as caught:
         OwnerLock(state).acquire("run products")
+    assert f"kill {holder.pid}" in caught.value.hint
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
     assert owner_of(state) is None
