@@ -66,11 +66,24 @@ def test_one_definition_is_a_job_for_each_customer(tmp_path: Path) -> None:
 
 
 def test_the_plugin_runs_as_shown(tmp_path: Path) -> None:
-    """The ten-line plugin and its test pass as they stand in the README."""
+    """The ten-line plugins and their test pass as they stand in the README."""
     files = section("A plugin of your own")
+    test = files["test_count_rows.py"]
+    files["test_apart.py"] = test.replace("count_rows", "count_apart").replace(
+        "count_apart.py", "count_rows.py"
+    )
     assert len(files["plugins/count_rows.py"].splitlines()) <= 11
     write(tmp_path, {**files, "pytest.ini": "[pytest]\npythonpath = .\n"})
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_count_rows.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "test_count_rows.py",
+        "test_apart.py",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
