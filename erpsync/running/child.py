@@ -66,6 +66,7 @@ def run_child(channel: socket.socket, requests: socket.socket) -> int:
     _prepare()
     reporter = ChildReporter(end)
     orders = Orders(end, reporter)
+    reporter.start()  # as what listens, before the plugin's memory is limited
     orders.listen()
     answer = attempt(order, requests, reporter, orders)
     if os.getpid() != this_process:  # the plugin forked, and its copy of itself came here
@@ -105,7 +106,10 @@ class ChildReporter:
         self._news = threading.Event()
         self._counts: Counts | None = None
         self._progress: tuple[int, int | None] | None = None
-        self._teller: threading.Thread | None = None
+
+    def start(self) -> None:
+        """From now on, in a thread; before that only `flush` tells of rows and progress."""
+        threading.Thread(target=self._tell, name="erpsync-report", daemon=True).start()
 
     def log(self, level: Level, event: str, fields: Mapping[str, object]) -> None:
         self._send(
@@ -114,11 +118,11 @@ class ChildReporter:
 
     def counted(self, counts: Counts) -> None:
         self._counts = counts
-        self._wake()
+        self._news.set()
 
     def progress(self, done: int, total: int | None) -> None:
         self._progress = (done, total)
-        self._wake()
+        self._news.set()
 
     def stopping(self) -> bool:
         return self._stopping
@@ -134,12 +138,6 @@ class ChildReporter:
             self._send(Counted(counts.document()))
         if progress is not None:
             self._send(Progress(*progress))
-
-    def _wake(self) -> None:
-        self._news.set()
-        if self._teller is None:
-            self._teller = threading.Thread(target=self._tell, name="erpsync-report", daemon=True)
-            self._teller.start()
 
     def _tell(self) -> None:
         while self._news.wait():

@@ -137,6 +137,9 @@ class _Program:
 
     def retire(self) -> None:
         """Give no child any more, and end with the last one."""
+        if not self._is_retired and self._socket is not None:
+            with suppress(OSError):
+                self._socket.send(b'{"retire": true}')
         self._is_retired = True
         if not (self._asked or self._children):
             self._end()

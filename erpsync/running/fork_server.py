@@ -8,11 +8,13 @@ when that socket does, taking every child's process group with it: nothing outli
 
     daemon → server   {"fork": true} with the descriptors channel, requests, stdout, stderr
                       {"kill": pid, "signal": number}      to the child's whole process group
+                      {"retire": true}                     keep no child ready any more
     server → daemon   {"started": pid} or {"refused": errno}, in the order asked
                       {"ended": pid, "status": n}          n < 0 for a signal
 """
 
 import ctypes
+import errno
 import gc
 import json
 import os
@@ -22,7 +24,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn
@@ -59,6 +61,7 @@ class _Server:
         self._daemon = daemon
         self._children: set[int] = set()
         self._ready: _Ready | None = None
+        self._wants_ready = True  # until one dies before its attempt, and again when there is an attempt
 
     def serve(self) -> None:
         """Until the daemon closes its end; then end every child."""
@@ -81,23 +84,27 @@ class _Server:
                 if not data:
                     break
                 self._answer(json.loads(data), descriptors)
-            if self._ready is None and heard:
+            if self._ready is None and self._wants_ready and heard:
                 quiet = _QUIET
         self._end()
 
     def _answer(self, request: dict[str, int], descriptors: list[int]) -> None:
         if "fork" in request:
             self._start(descriptors)
+        elif "retire" in request:
+            self._drop_ready()
         elif request["kill"] in self._children:  # not reaped yet, so the number is still this child's
             _signal_group(request["kill"], request["signal"])
 
     def _start(self, descriptors: list[int]) -> None:
         """Give the attempt to the child that is ready, or to a new one."""
         child, self._ready = self._ready, None
+        self._wants_ready = True
         try:
             if child is None or not child.take(descriptors):
-                child = self._fork()
-                child.take(descriptors)  # where it has died already, its end tells the daemon
+                child = self._fork(descriptors)
+                if not child.take(descriptors):
+                    raise BrokenPipeError(errno.EPIPE, "it has died at once")
         except OSError as error:
             self._tell({"refused": error.errno or 0})
         else:
@@ -110,8 +117,18 @@ class _Server:
         with suppress(OSError):  # who wants one asks for it, and is told
             self._ready = self._fork()
 
-    def _fork(self) -> _Ready:
-        """A child that prepares itself, then waits; raises OSError where there can be none."""
+    def _drop_ready(self) -> None:
+        self._wants_ready = False
+        if self._ready is not None:
+            self._ready.way.close()  # which ends it
+            self._ready = None
+
+    def _fork(self, descriptors: Sequence[int] = ()) -> _Ready:
+        """A child that prepares itself, then waits; it has none of these descriptors of ours.
+
+        Raises:
+            OSError: there can be none.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -122,6 +139,8 @@ class _Server:
             if pid == 0:
                 for end in (self._daemon, *self._wake, ours):
                     end.close()
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 _become_child(theirs)
         return _Ready(pid, ours)
 
@@ -133,8 +152,7 @@ class _Server:
             self._children.discard(pid)
             self._tell({"ended": pid, "status": os.waitstatus_to_exitcode(status)})
         if self._ready is not None and _has_ended(self._ready.pid):
-            self._ready.way.close()
-            self._ready = None
+            self._drop_ready()
         _kill_orphans(self._known())
 
     def _known(self) -> set[int]:

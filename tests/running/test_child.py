@@ -74,6 +74,9 @@ async def test_what_becomes_a_secret_leaves_the_environment(
     await at.run("surroundings")
     told = (tmp_path / "told").read_text()
     assert ("a-secret-from-now-on" in told, "OF_THE_PLUGIN=a setting of its own" in told) == (False, True)
+    (former,) = at.runner._fork_server._former
+    children = Path(f"/proc/{former.pid}/task/{former.pid}/children")
+    await at.until(lambda: len(children.read_text().split()) == 1)  # its run's; none is ready any more
     program = at.runner._fork_server._current
     assert b"a-secret" not in Path(f"/proc/{program.pid}/environ").read_bytes()
     await at.runner.cancel(before.id, "alice")

@@ -93,6 +93,12 @@ async def test_only_the_daemon_s_end_ends_a_child(gone: bool, monkeypatch: pytes
     child.close()
 
 
+async def test_telling_takes_nothing_of_the_memory_limit(desk: MakeDesk, define: Define) -> None:
+    """A plugin that stays within `memory` can count its rows there."""
+    run = await desk(define("frugal", options={"memory": 32 * 2**20})).run("frugal")
+    assert (run.outcome, run.counts.read) == ("succeeded", 24 * 2**20), run.error
+
+
 @pytest.mark.parametrize("plugin", ["hungry", "hungry-async"])
 async def test_memory_limit(desk: MakeDesk, define: Define, plugin: str) -> None:
     """A plugin that maps more than `memory` fails with the limit it reached, which it cannot raise."""

@@ -51,6 +51,19 @@ async def test_a_ready_child_that_dies_is_replaced(desk: MakeDesk, define: Defin
         assert (await at.run("counting")).outcome == "succeeded"
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_every_child_has_the_same_descriptors(desk: MakeDesk, define: Define) -> None:
+    """One that was ready, and those that are forked because it is taken: what a plugin closes is closed for good."""
+    names = [f"job-{number}" for number in range(4)]
+    at = desk(*(define("descriptors", name=name) for name in names))
+    await at.run(names[0])
+    await ready_child(at)
+    runs = [await at.claim(name) for name in names]
+    at.runner.offer(runs)
+    told = {(await at.finished(run)).reason for run in runs}
+    assert len({len(descriptors.split(",")) for descriptors in told}) == 1, told
+
+
 def test_a_rehearsal_is_a_whole_attempt_and_leaves_nothing_behind() -> None:
     """It goes from an order to its answer, and leaves no thread and no descriptor."""
     rehearse()  # imports what it needs

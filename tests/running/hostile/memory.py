@@ -19,3 +19,12 @@ def hungry(ctx: JobContext) -> JobResult:
     held = []
     while True:
         held.append(bytearray(16 * 2**20))
+
+
+@job("frugal")
+def frugal(ctx: JobContext) -> JobResult:
+    """Tell rows with most of the limit in use."""
+    held = bytearray(24 * 2**20)
+    ctx.count(read=len(held))
+    ctx.progress(1, 1)
+    return ctx.result()
