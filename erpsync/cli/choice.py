@@ -60,7 +60,7 @@ def agree_that(deed: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"not done without a yes: {deed}", hint="--yes if that is meant")
+        raise UsageError(f"nothing was done without a yes to: {deed}", hint="--yes if that is meant")
     typer.confirm(f"{deed}?", abort=True, err=True)
 
 

@@ -132,4 +132,5 @@ def test_a_no_is_no_fault(ticking: Site) -> None:
     assert site.erpsync("store", "backup", "copy.db").returncode == 0
     refused = site.erpsync("store", "restore", "copy.db")
     assert (refused.returncode, "nothing was done" in refused.stderr) == (2, True)
+    assert "--yes" in refused.stderr
     assert not list((site.folder / "data").glob("*.replaced-*"))
