@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -21,6 +22,8 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [__name__, "erpsync.cli.app", "erpsync.daemon.service", "erpsync.daemon.run_alone"]
 )
+_ONE_AT_A_TIME = threading.Lock()
+"""multiprocessing looks at all its children when it starts another; of two who look at once, one is told 255."""
 _KILLED = 30.0  # seconds until one that was killed is reaped
 
 
@@ -58,7 +61,8 @@ class _Forked:
         self._process = _FORKS.Process(
             target=_be, args=([*arguments], folder, {**environment}, *ends, before)
         )
-        self._process.start()
+        with _ONE_AT_A_TIME:
+            self._process.start()
         for end in ends:
             end.close()
 
@@ -69,20 +73,21 @@ class _Forked:
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        return self.poll()
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        with _ONE_AT_A_TIME:
+            return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit code, negative for a signal. Raises TimeoutExpired."""
-        self._process.join(timeout)
-        if self._process.exitcode is None:
+        wait([self._process.sentinel], timeout)
+        if (code := self.poll()) is None:
             raise subprocess.TimeoutExpired("erpsync", timeout or 0)
-        return self._process.exitcode
+        return code
 
     def send_signal(self, sig: int) -> None:
-        if self._process.exitcode is None:
+        if self.poll() is None:
             os.kill(self.pid, sig)
 
     def kill(self) -> None:
