@@ -124,7 +124,8 @@ class _Server:
             self._ready = None
 
     def _fork(self, descriptors: Sequence[int] = ()) -> _Ready:
-        """A child that prepares itself, then waits; it has none of these descriptors of ours.
+        """A child that waits for its attempt, and rehearses meanwhile; not where one is due, whose `descriptors` are
+        here already and stay ours.
 
         Raises:
             OSError: there can be none.
@@ -141,7 +142,7 @@ class _Server:
                     end.close()
                 for descriptor in descriptors:
                     os.close(descriptor)
-                _become_child(theirs)
+                _become_child(theirs, has_time=not descriptors)
         return _Ready(pid, ours)
 
     def _reap(self) -> None:
@@ -205,8 +206,8 @@ def _signal_group(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _become_child(way: socket.socket) -> NoReturn:
-    """Get ready in the forked process, wait for an attempt, run it and end."""
+def _become_child(way: socket.socket, *, has_time: bool) -> NoReturn:
+    """In the forked process: rehearse where nobody waits, take an attempt, run it and end."""
     code = 70
     try:
         os.setsid()
@@ -217,7 +218,8 @@ def _become_child(way: socket.socket) -> NoReturn:
         from erpsync.running.child import run_child
         from erpsync.running.rehearsal import rehearse
 
-        rehearse()
+        if has_time:
+            rehearse()
         descriptors = _await_attempt(way)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
