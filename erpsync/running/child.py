@@ -174,9 +174,11 @@ class Orders:
                 self._reporter.stop()
                 if isinstance(message, Cancel) and self._cancel is not None:
                     self._cancel()
-        except Exception as error:  # noqa: BLE001 - a broken channel is a daemon that is gone, but for
-            if isinstance(error, OSError) and error.errno in _NO_CHANNEL:
+        except OSError as error:
+            if error.errno in _NO_CHANNEL:
                 return
+        except Exception:  # noqa: BLE001, S110 - a broken channel, too, is a daemon that is gone
+            pass
         os.killpg(0, signal.SIGKILL)
 
 

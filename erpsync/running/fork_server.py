@@ -45,7 +45,7 @@ class _Ready:
     way: socket.socket
 
     def take(self, descriptors: list[int]) -> bool:
-        """Give it its attempt; False where it has died."""
+        """Give it its attempt; False where it is known to have died."""
         with self.way:
             try:
                 socket.send_fds(self.way, [b"!"], descriptors)
@@ -61,7 +61,7 @@ class _Server:
         self._daemon = daemon
         self._children: set[int] = set()
         self._ready: _Ready | None = None
-        self._wants_ready = True  # until one dies before its attempt, and again when there is an attempt
+        self._wants_ready = True  # until it dies or we retire; again when there is an attempt
 
     def serve(self) -> None:
         """Until the daemon closes its end; then end every child."""

@@ -21,7 +21,7 @@ from erpsync.running.plugin_loop import ENTERED, SOMEBODY, Entered, is_any_at_wo
 NOTICE, LIMIT = 1.0, 10.0
 """Seconds after which a blocked loop is told, and after which the plugin is interrupted."""
 _LOOK = 0.5
-_IDLE_LOOK = 5.0  # unless a plugin enters the loop: each look wakes a machine that sleeps
+_IDLE_LOOK = 2.0  # unless a plugin enters the loop: each look wakes a machine that sleeps
 _SIGNAL = signal.SIGURG  # ignored where nobody handles it
 _LIBRARIES = tuple(str(Path(sys.modules[name].__file__ or "").parent) for name in ("asyncio", "erpsync"))
 
@@ -55,13 +55,11 @@ class LoopWatch:
         self._thread.join()
         signal.signal(_SIGNAL, self._before)
 
-    def _is_over_after_pause(self, *, in_trouble: bool) -> bool:
-        if in_trouble or is_any_at_work():
-            return self._over.wait(_LOOK)
+    def _rest(self) -> None:
+        """While no plugin is in the loop, and not for long: others can block it too."""
         SOMEBODY.clear()
         if not is_any_at_work() and not self._over.is_set():
             SOMEBODY.wait(_IDLE_LOOK)
-        return self._over.is_set()
 
     def _answer(self, number: int) -> None:
         self._answered = number
@@ -73,15 +71,20 @@ class LoopWatch:
     def _watch(self) -> None:
         main = threading.main_thread().ident
         assert main is not None
-        looked, told = time.monotonic(), False
-        while not self._is_over_after_pause(in_trouble=told):
-            now = time.monotonic()
-            passed, looked = min(now - looked, 2 * _LOOK), now
+        told = False
+        while not self._over.is_set():
             if self._answered == self._asked:
                 if told:
                     self._emit("loop.freed", blocked_seconds=round(self._blocked, 1))
                 told, self._blocked, self._seen = False, 0.0, None
+                self._rest()
                 self._ask()
+                looked = time.monotonic()
+            if self._over.wait(_LOOK):
+                return
+            now = time.monotonic()
+            passed, looked = min(now - looked, 2 * _LOOK), now
+            if self._answered == self._asked:
                 continue
             self._blocked += passed
             if self._blocked < self._notice:

@@ -11,7 +11,7 @@ import pytest
 
 from erpsync.core.errors import LoopBlockedError
 from erpsync.running.loop_watch import LoopWatch
-from erpsync.running.plugin_loop import Entered, enter
+from erpsync.running.plugin_loop import SOMEBODY, Entered, enter
 
 FAR = 60.0
 
@@ -104,6 +104,42 @@ async def test_what_is_not_a_plugin_is_told_and_not_interrupted(watch: LoopWatch
     assert ear.told.wait(FAR)  # the loop stands still here, well beyond the limit
     assert ear.heard[0][1]["run_id"] is None
     assert "test_loop_watch.py" in ear.heard[0][1]["place"] or "threading.py" in ear.heard[0][1]["place"]
+
+
+@pytest.mark.parametrize("by_a_plugin", [True, False])
+async def test_a_block_of_an_idle_loop_is_told_in_time(ear: Ear, by_a_plugin: bool) -> None:
+    """Nobody was at work before: a plugin is noticed when it enters, and whoever else by the next look."""
+    SOMEBODY.clear()
+    watch = LoopWatch(ear, notice=0.3, limit=FAR)
+    watch.start()
+    await asyncio.to_thread(SOMEBODY.wait, 0.3)  # the watch rests
+
+    async def blocks() -> float:
+        begin = time.monotonic()
+        assert ear.told.wait(FAR)
+        return time.monotonic() - begin
+
+    try:
+        passed = await (_as_plugin(blocks) if by_a_plugin else blocks())
+    finally:
+        watch.stop()
+    event, fields = ear.heard[0]
+    assert (event, fields["run_id"]) == ("loop.blocked", "run-1" if by_a_plugin else None)
+    assert passed < (2.4 if by_a_plugin else 4.5)
+    assert passed - fields["blocked_seconds"] < (1.0 if by_a_plugin else 2.5)
+
+
+async def test_short_plugins_wake_the_watch_twice_a_second_at_most(watch: LoopWatch) -> None:
+    """Each that enters an idle loop is a reason to look, but not to look again at once."""
+
+    async def short() -> None:
+        return None
+
+    end = time.monotonic() + 1.2
+    while time.monotonic() < end:
+        await asyncio.create_task(_as_plugin(short))
+        await asyncio.sleep(0.005)
+    assert 1 <= watch._asked <= 5
 
 
 async def test_who_comes_after_a_plugin_that_blocked_has_its_own_time(ear: Ear) -> None:
